@@ -1,0 +1,1 @@
+"""Files, many molecules and many machines: sources, shards, manifests, sample order and the Ray job."""

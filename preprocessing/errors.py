@@ -1,0 +1,17 @@
+"""The errors a user can meet, in one place: each message says what, where, got, expected, what to do."""
+
+
+class MolstreamError(Exception):
+    """Base of every error that is the input's or the configuration's fault, not a bug of molstream."""
+
+
+class ConfigError(MolstreamError, ValueError):
+    """A configuration that cannot be run: unknown key, wrong type, values that contradict each other."""
+
+
+class DataError(MolstreamError, ValueError):
+    """Input files or a dataset that cannot be used: missing, empty, truncated, damaged, of another schema."""
+
+
+class CheckpointError(MolstreamError, ValueError):
+    """A checkpoint or export that cannot be loaded, or that belongs to another model or dataset."""

@@ -1,0 +1,100 @@
+"""The table of everything stored for a molecule; codec, collate, docs and tests are driven by it.
+
+Symbols in shapes: ``n`` atoms, ``b`` bonds (each once), ``c`` conformers, ``t`` targets. A field with symbolic
+dimensions is stored with those outermost (``bond_index`` [2, b] is stored as b rows of 2).
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+"""Raised whenever the meaning or the type of a stored field changes; readers refuse other versions."""
+
+
+class ConformerStatus(IntEnum):
+    """Which rung of the conformer ladder gave the positions of a molecule."""
+
+    NONE = 0
+    GIVEN = 1
+    ETKDG = 2
+    RANDOM_COORDINATES = 3
+
+
+@dataclass(frozen=True)
+class Field:
+    """One stored array: its name, element type, symbolic shape, level, unit and meaning."""
+
+    name: str
+    dtype: str
+    shape: tuple[str | int, ...]
+    level: Literal["molecule", "atom", "bond", "conformer"]
+    unit: str
+    doc: str
+
+
+FIELDS: tuple[Field, ...] = (
+    Field("key", "string", (), "molecule", "", "full InChIKey, or a hash of the canonical SMILES where InChI fails"),
+    Field("smiles", "string", (), "molecule", "", "canonical isomeric SMILES of the standardized molecule"),
+    Field("source", "string", (), "molecule", "", "name of the input file"),
+    Field("row", "int64", (), "molecule", "", "zero-based record number in the input file"),
+    Field("atom_features", "uint8", ("n", 9), "atom", "", "OGB atom columns; column 0 is the atomic number - 1"),
+    Field("bond_index", "uint16", (2, "b"), "bond", "", "the two atoms of every bond, each bond once"),
+    Field("bond_features", "uint8", ("b", 3), "bond", "", "OGB bond columns: type, stereo, conjugated"),
+    Field("positions", "float32", ("c", "n", 3), "conformer", "angstrom", "centred on the unweighted centroid"),
+    Field("conformer_energy", "float32", ("c",), "conformer", "kcal/mol", "force-field energy; NaN where there is none"),
+    Field("conformer_status", "uint8", (), "molecule", "", "a ConformerStatus"),
+    Field("targets", "float32", ("t",), "molecule", "as in the source", "named in the manifest; NaN where missing"),
+)
+
+
+@dataclass(frozen=True)
+class MoleculeSample:
+    """One featurized molecule: exactly the fields of :data:`FIELDS`, with their dtypes and shapes."""
+
+    key: str
+    smiles: str
+    source: str
+    row: int
+    atom_features: np.ndarray
+    bond_index: np.ndarray
+    bond_features: np.ndarray
+    positions: np.ndarray
+    conformer_energy: np.ndarray
+    conformer_status: int
+    targets: np.ndarray
+
+    @property
+    def num_atoms(self) -> int:
+        """Number of stored atoms n."""
+        return self.atom_features.shape[0]
+
+
+@dataclass(frozen=True)
+class RawMolecule:
+    """One input record before chemistry: its text as read, and where it came from."""
+
+    text: str
+    format: Literal["smiles", "molblock"]
+    source: str
+    row: int
+    targets: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A record that gave no sample: kept as data, never skipped in silence.
+
+    ``stage`` is where it fell (read, parse, standardize, features, conformer, sandbox), ``reason`` a stable word that
+    counts are grouped by, ``detail`` the message for a person, ``seconds`` the CPU time spent on it.
+    """
+
+    source: str
+    row: int
+    text: str
+    stage: str
+    reason: str
+    detail: str
+    seconds: float

@@ -1,0 +1,1 @@
+"""Everything that touches a tensor: batches, models, SDEs, objectives, engine, checkpoints, export, embedding."""
