@@ -1,0 +1,53 @@
+"""Columns of molecules to one graph batch: array arithmetic only, no object per molecule."""
+
+import numpy as np
+import torch
+
+from pipeline.shards.columns import Columns
+from training.data.batch import MoleculeBatch
+
+COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions", "conformer_energy", "targets")
+"""Stored fields that a batch is made of; the others (strings, provenance) are not even decompressed."""
+
+
+def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBatch:
+    """The batch of all rows of ``columns``.
+
+    Args:
+        columns: g molecules with the fields of :data:`COLLATED_FIELDS`.
+        index: int64 [g], position of every molecule in the dataset.
+        draw: uint64 [g], random bits; a molecule with c conformers shows conformer ``draw % c``.
+    """
+    atom_offsets = columns.offsets["atom_features"]
+    num_atoms = np.diff(atom_offsets)
+    ptr = atom_offsets - atom_offsets[0]
+    num_bonds = np.diff(columns.offsets["bond_index"])
+    bonds = columns.values["bond_index"].astype(np.int64) + np.repeat(ptr[:-1], num_bonds)[:, None]
+    return MoleculeBatch(
+        x=torch.from_numpy(columns.values["atom_features"].astype(np.int64)),
+        edge_index=torch.from_numpy(np.stack([bonds, bonds[:, ::-1]], axis=1).reshape(-1, 2).T.copy()),
+        edge_attr=torch.from_numpy(np.repeat(columns.values["bond_features"].astype(np.int64), 2, axis=0)),
+        pos=torch.from_numpy(_positions(columns, num_atoms, draw)),
+        has_pos=torch.from_numpy(np.diff(columns.offsets["conformer_energy"]) > 0),
+        batch=torch.from_numpy(np.repeat(np.arange(len(num_atoms)), num_atoms)),
+        ptr=torch.from_numpy(ptr.astype(np.int64)),
+        y=torch.from_numpy(np.array(columns.values["targets"], np.float32).reshape(len(num_atoms), -1)),
+        index=torch.from_numpy(np.array(index, np.int64)),
+    )
+
+
+def _positions(columns: Columns, num_atoms: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """float32 [n, 3]: the drawn conformer of every molecule, zeros where it has none."""
+    num_conformers = np.diff(columns.offsets["conformer_energy"])
+    stored = columns.values["positions"]
+    if stored.shape[0] == num_atoms.sum() and (num_conformers == 1).all():
+        return np.array(stored, np.float32)
+    has = num_conformers > 0
+    chosen = (draw % np.maximum(num_conformers, 1).astype(np.uint64)).astype(np.int64)
+    first = columns.offsets["positions"][:-1] - columns.offsets["positions"][0] + chosen * num_atoms
+    starts = np.cumsum(num_atoms) - num_atoms
+    rows = np.arange(num_atoms.sum()) + np.repeat(first - starts, num_atoms)
+    positions = np.zeros((int(num_atoms.sum()), 3), np.float32)
+    mask = np.repeat(has, num_atoms)
+    positions[mask] = stored[rows[mask]]
+    return positions

@@ -1,0 +1,68 @@
+"""AdamW with one group per learning-rate scale, and the learning rate as a pure function of the step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from preprocessing.errors import ConfigError
+
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 1e-4
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay; vectors and scalars (biases, norms) are exempt."""
+    beta1: float = 0.9
+    """Decay of the gradient's running mean."""
+    beta2: float = 0.999
+    """Decay of the gradient's running square."""
+    eps: float = 1e-8
+    """Added to the root of the running square."""
+    schedule: str = "constant"
+    """After warm-up: constant, or cosine down to lr x final_lr_fraction at the last step."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    final_lr_fraction: float = 0.0
+    """Where cosine ends, as a fraction of lr."""
+    gradient_clipping: float = 0.0
+    """Bound on the gradient's global L2 norm; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"optim.schedule={self.schedule}: expected one of {', '.join(SCHEDULES)}.")
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """The learning rate of a step (counted from 0) in a run of ``steps`` steps, before group scales."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    floor = config.final_lr_fraction
+    return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def build_optimizer(
+    module: nn.Module, config: OptimConfig, scale_of: Callable[[str], float]
+) -> tuple[torch.optim.AdamW, list[float]]:
+    """AdamW over the module's parameters, and the learning-rate scale of each of its groups.
+
+    Args:
+        scale_of: learning-rate scale of a parameter by its name.
+    """
+    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        decay = config.weight_decay if parameter.ndim > 1 else 0.0
+        grouped.setdefault((scale_of(name), decay), []).append(parameter)
+    groups = [{"params": p, "weight_decay": decay, "lr": config.lr * scale} for (scale, decay), p in grouped.items()]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+    return optimizer, [scale for scale, _ in grouped]
