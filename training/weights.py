@@ -1,5 +1,8 @@
 """Strict loading of weights by name: nothing missing, nothing unexpected, no shape that differs."""
 
+from pathlib import Path
+
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from preprocessing.errors import CheckpointError
@@ -25,3 +28,23 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
             "Use the model configuration that was saved beside them."
         )
     module.load_state_dict(weights)
+
+
+def load_initial_weights(module: nn.Module, source: str) -> str:
+    """Copy the weights of a checkpoint, or the encoders of an export, into a new run's module; says what was loaded.
+
+    Raises:
+        CheckpointError: ``source`` is neither, or does not fit the model.
+    """
+    path = Path(source)
+    if (path / "weights.safetensors").is_file():
+        weights = load_file(path / "weights.safetensors")
+        load_weights(module, weights)
+        return f"all {len(weights)} tensors of a checkpoint"
+    if (path / "model.safetensors").is_file():
+        weights = load_file(path / "model.safetensors")
+        load_weights(module.get_submodule("encoders"), weights)
+        return f"the {len(weights)} tensors of an export's encoders; heads are new"
+    raise CheckpointError(
+        f"init_from={source} is neither a checkpoint (weights.safetensors) nor an export (model.safetensors)."
+    )

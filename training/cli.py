@@ -1,0 +1,73 @@
+"""The console script ``molstream``: one table of commands, each imported only when it is called."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A command: the module whose ``main(argv) -> exit code`` does it, and its line in the help."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "preprocess": Command("pipeline.preprocess", "input=FILE output=FOLDER   raw molecule files to a sharded dataset"),
+    "inspect": Command("training.inspect", "PATH   what is this dataset, run, checkpoint or export?"),
+    "verify": Command("pipeline.verify", "DATASET   checksums, schema and counts; exit 1 on damage"),
+    "pretrain": Command("training.pretrain", "data.path=DATASET run_dir=FOLDER   pretrain, or continue, on one machine"),
+    "export": Command("training.hub", "run_dir=RUN   checkpoint to a folder that can be published"),
+    "embed": Command("training.embed_files", "model=EXPORT input=FILE output=FILE   vectors for a file of molecules"),
+    "evaluate": Command("training.evaluate", "model=EXPORT input=CSV target=COLUMN   ridge on frozen vectors, scaffold split"),
+    "report": Command("training.report", "run_dir=RUN   self-contained HTML with plots"),
+}
+
+
+def usage() -> str:
+    """The help text: every command on a line."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: molstream COMMAND [key=value ...]\n\n"
+        f"{lines}\n\nkeys and defaults are in configs/; exit codes: 0 done, 1 failed, 2 usage, 130 interrupted"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatch; exit codes 0 done, 1 failed, 2 usage, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"error: unknown command '{name}'. Choose one of: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(COMMANDS[name].module).main(rest)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our stdout (head, less) has gone: not an error, but Python would complain when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        if error.name in EXTRAS:
+            print(f"error: '{name}' needs {error.name}: pip install 'molstream[{EXTRAS[error.name]}]'", file=sys.stderr)
+            return 1
+        raise
+
+
+EXTRAS = {
+    "ray": "preprocess",
+    "webdataset": "preprocess",
+    "deepspeed": "train",
+    "tensorboard": "train",
+    "matplotlib": "report",
+    "jinja2": "report",
+}
+"""Optional packages and the extra that brings each."""

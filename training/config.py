@@ -1,0 +1,83 @@
+"""The configuration of a pretraining run: one dataclass per component, composed from ``configs/pretrain.yaml``."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from preprocessing.errors import ConfigError
+from training.data.stream import DataConfig
+from training.engine import EngineConfig
+from training.models.encoders import ModelConfig
+from training.objectives.table import ObjectiveConfig
+from training.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything that determines a pretraining run."""
+
+    run_dir: str = MISSING
+    """Folder of the run; an existing run in it is continued."""
+    data: DataConfig = MISSING
+    """Dataset and order."""
+    model: ModelConfig = MISSING
+    """Encoders and score networks; a preset of configs/model."""
+    objective: ObjectiveConfig = MISSING
+    """What is learned."""
+    deepspeed: EngineConfig = field(default_factory=EngineConfig)
+    """ZeRO stage and precision."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
+    steps: int = 1000
+    """Length of the run in optimizer steps."""
+    stop_at: int | None = None
+    """Stop, with a checkpoint, when this many steps are done; the schedule still spans `steps`."""
+    seed: int = 0
+    """Seed of weights, order, noise and masks."""
+    init_from: str | None = None
+    """Export or checkpoint whose weights start a new run (weights only, step 0)."""
+    log_every: int = 10
+    """Steps between log lines."""
+    save_every: int = 200
+    """Steps between checkpoints; one more is written at the end."""
+    keep_last: int = 3
+    """Checkpoints that are kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "save_every", "keep_last"):
+            if isinstance(value := getattr(self, name), int) and value < 1:
+                raise ConfigError(f"{name}={value}: expected at least 1.")
+
+
+FREE_KEYS = frozenset(
+    {
+        "run_dir",
+        "data.path",  # the dataset's fingerprint is compared instead
+        "data.prefetch",
+        "deepspeed.zero_stage",
+        "deepspeed.bucket_size",
+        "deepspeed.timeout_s",
+        "stop_at",
+        "log_every",
+        "save_every",
+        "keep_last",
+    }
+)
+"""What may differ when a run is continued, because it does not change what is computed."""
+
+
+def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
+    """The keys that differ between two configurations and may not, each with both values."""
+    before, after = dict(_flatten(asdict(old))), dict(_flatten(asdict(new)))
+    changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in changed if k not in FREE_KEYS]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

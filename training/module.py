@@ -1,0 +1,43 @@
+"""What is trained: shared encoders and one objective with its heads, as a single module for the engine."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from preprocessing.errors import ConfigError
+from training.data.batch import MoleculeBatch
+from training.models.encoders import Encoders, ModelConfig
+from training.objectives.base import ObjectiveOutput
+from training.objectives.table import ObjectiveConfig, build_objective
+
+
+class PretrainingModule(nn.Module):
+    """Encoders plus objective; parameter names begin with ``encoders.`` or ``objective.``."""
+
+    def __init__(self, model: ModelConfig, objective: ObjectiveConfig):
+        super().__init__()
+        self.encoders = Encoders(model)
+        self.objective = build_objective(objective, model)
+
+    def forward(self, batch: MoleculeBatch, generator: torch.Generator) -> ObjectiveOutput:
+        """Loss and metrics of one micro-batch; every draw comes from ``generator``."""
+        return self.objective(batch, self.encoders, generator)
+
+
+def build_module(model: ModelConfig, objective: ObjectiveConfig, seed: int) -> PretrainingModule:
+    """A module whose initial weights are a function of ``seed`` alone.
+
+    Raises:
+        ConfigError: an encoder or objective that no table has, or sizes that contradict each other.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return PretrainingModule(model, objective)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def keyed_seed(*key: int) -> int:
+    """A 63-bit seed that belongs to a tuple of non-negative integers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
