@@ -46,7 +46,9 @@ class LaneEpoch:
         self._window_blocks = window_blocks
         self._key = key
         sizes = np.fromiter((piece.rows for piece in pieces), np.int64, len(pieces))
-        self.window_starts = np.concatenate([[0], np.cumsum(np.add.reduceat(sizes, np.arange(0, len(pieces), window_blocks)))])
+        self.window_starts = np.concatenate(
+            [[0], np.cumsum(np.add.reduceat(sizes, np.arange(0, len(pieces), window_blocks)))]
+        )
         """int64 [windows + 1]: position in the lane's order at which every window begins."""
 
     def pieces(self, window: int) -> Sequence[Piece]:

@@ -15,3 +15,7 @@ class DataError(MolstreamError, ValueError):
 
 class CheckpointError(MolstreamError, ValueError):
     """A checkpoint or export that cannot be loaded, or that belongs to another model or dataset."""
+
+
+class TrainingError(MolstreamError, RuntimeError):
+    """A run that cannot go on, such as one whose loss is no longer finite."""

@@ -57,10 +57,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_yaml: str, keep
     if target.exists() and damage(target) is None:
         return target
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".*-step_*"):
+        shutil.rmtree(stale)
+    if target.exists():
+        _drop(target)
     temporary = folder / f".writing-{target.name}"
-    for stale in (temporary, target):
-        if stale.exists():
-            shutil.rmtree(stale)
     temporary.mkdir()
     save_file(checkpoint.weights, temporary / "weights.safetensors")
     save_file(checkpoint.moments, temporary / "moments.safetensors")
@@ -73,7 +74,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_yaml: str, keep
     temporary.rename(target)
     _sync(folder)
     for old in checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old)
+        _drop(old)
     return target
 
 
@@ -130,6 +131,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(load_file(path / "weights.safetensors"), load_file(path / "moments.safetensors"), state)
     except (OSError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}.") from error
+
+
+def _drop(path: Path) -> None:
+    """Remove a checkpoint; renamed first, so that one half removed is never taken for one that is there."""
+    doomed = path.with_name(f".dropping-{path.name}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _sha256(path: Path) -> str:

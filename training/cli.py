@@ -18,10 +18,14 @@ COMMANDS = {
     "preprocess": Command("pipeline.preprocess", "input=FILE output=FOLDER   raw molecule files to a sharded dataset"),
     "inspect": Command("training.inspect", "PATH   what is this dataset, run, checkpoint or export?"),
     "verify": Command("pipeline.verify", "DATASET   checksums, schema and counts; exit 1 on damage"),
-    "pretrain": Command("training.pretrain", "data.path=DATASET run_dir=FOLDER   pretrain, or continue, on one machine"),
+    "pretrain": Command(
+        "training.pretrain", "data.path=DATASET run_dir=FOLDER   pretrain, or continue, on one machine"
+    ),
     "export": Command("training.hub", "run_dir=RUN   checkpoint to a folder that can be published"),
     "embed": Command("training.embed_files", "model=EXPORT input=FILE output=FILE   vectors for a file of molecules"),
-    "evaluate": Command("training.evaluate", "model=EXPORT input=CSV target=COLUMN   ridge on frozen vectors, scaffold split"),
+    "evaluate": Command(
+        "training.evaluate", "model=EXPORT input=CSV target=COLUMN   ridge on frozen vectors, scaffold split"
+    ),
     "report": Command("training.report", "run_dir=RUN   self-contained HTML with plots"),
 }
 

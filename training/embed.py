@@ -1,6 +1,5 @@
 """SMILES in, vectors out: a scikit-learn transformer over an export; needs neither Ray nor DeepSpeed."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path

