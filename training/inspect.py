@@ -77,8 +77,7 @@ def _inspect_run(path: Path) -> str:
     if records:
         last = records[-1]
         lines.append(f"  recorded step {int(last['step'])}, loss {last['train/loss']:.4f}")
-    for checkpoint in checkpoints(run.checkpoints):
-        lines.append(f"  {checkpoint.name}: {damage(checkpoint) or 'whole'}")
+    lines += [f"  {checkpoint.name}: {damage(checkpoint) or 'whole'}" for checkpoint in checkpoints(run.checkpoints)]
     if (path / "command.txt").is_file():
         lines.append(f"  continue with: {(path / 'command.txt').read_text().splitlines()[-1]}")
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """The lane-ordered stream: shuffled blocks of a dataset on disk become ready batches, step by step."""
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +94,7 @@ class _LaneCursor:
 
 
 def conformer_draw(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
-    """uint64 bits that choose a molecule's conformer: a hash (splitmix64) of seed, epoch and position in the dataset."""
+    """uint64 [g] bits that choose conformers: splitmix64 of the seed, the epoch and the position in the dataset."""
     with np.errstate(over="ignore"):
         z = index.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03) % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -103,33 +103,9 @@ def conformer_draw(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
 
 
 def _ahead(steps: Iterator[list[MoleculeBatch]], depth: int) -> Iterator[list[MoleculeBatch]]:
-    """The same items, produced by a daemon thread at most ``depth`` items ahead; its error is raised at its place."""
-    ready: queue.Queue[list[MoleculeBatch] | BaseException | None] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def put(item: list[MoleculeBatch] | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def produce() -> None:
-        try:
-            for item in steps:
-                if not put(item):
-                    return
-            put(None)
-        except BaseException as error:  # handed to the consumer, which raises it
-            put(error)
-
-    threading.Thread(target=produce, name="molstream-prefetch", daemon=True).start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
+    """The same items, produced by one thread at most ``depth`` items ahead; its error is raised at its place."""
+    with ThreadPoolExecutor(1, thread_name_prefix="molstream-prefetch") as pool:
+        pending = deque(pool.submit(next, steps, None) for _ in range(depth))
+        while (item := pending.popleft().result()) is not None:
+            pending.append(pool.submit(next, steps, None))
             yield item
-    finally:
-        stopped.set()
