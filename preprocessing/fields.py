@@ -4,6 +4,7 @@ Symbols in shapes: ``n`` atoms, ``b`` bonds (each once), ``c`` conformers, ``t``
 dimensions is stored with those outermost (``bond_index`` [2, b] is stored as b rows of 2).
 """
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -33,6 +34,28 @@ class Field:
     level: Literal["molecule", "atom", "bond", "conformer"]
     unit: str
     doc: str
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether the number of entries differs between molecules."""
+        return bool({"n", "b", "c"} & set(self.shape))
+
+    @property
+    def width(self) -> int:
+        """Values per stored entry: the product of the fixed dimensions."""
+        return math.prod(size for size in self.shape if isinstance(size, int))
+
+    def to_stored(self, value: np.ndarray) -> np.ndarray:
+        """A ragged field's array as it is stored: symbolic dimensions outermost and flattened, [entries, width]."""
+        symbolic = [axis for axis, size in enumerate(self.shape) if isinstance(size, str)]
+        fixed = [axis for axis, size in enumerate(self.shape) if isinstance(size, int)]
+        return np.ascontiguousarray(value.transpose(symbolic + fixed), self.dtype).reshape(-1, self.width)
+
+    def from_stored(self, entries: np.ndarray, num_atoms: int) -> np.ndarray:
+        """The inverse of :meth:`to_stored`, for a molecule of ``num_atoms`` atoms."""
+        if self.shape == ("c", "n", 3):
+            return entries.reshape(-1, num_atoms, 3)
+        return entries.T if self.shape == (2, "b") else entries
 
 
 FIELDS: tuple[Field, ...] = (

@@ -86,7 +86,7 @@ def standardize(
     mol = _parse(text, format, max_smiles_length)
     with rdkit_errors("standardize"):
         source = _with_geometry(mol)
-        smiles, mol = _fixed_point(Chem.RemoveHs(source) if source.GetNumConformers() else source, config)
+        smiles, mol = _fixed_point(_without_hydrogens(source), config)
         heavy_atoms = mol.GetNumHeavyAtoms()
         if heavy_atoms > max_atoms:
             raise Refused(
@@ -100,7 +100,7 @@ def standardize(
 
 
 def _parse(text: str, format: Literal["smiles", "molblock"], max_smiles_length: int) -> Chem.Mol:
-    """The sanitized molecule of a text; hydrogens stay atoms where the text carries coordinates."""
+    """The sanitized molecule of a text, with hydrogens as atoms where the text has them as atoms."""
     if not text.strip():
         raise Refused("parse", "empty_input", "the text is empty")
     try:
@@ -142,7 +142,7 @@ def _read(text: str, format: Literal["smiles", "molblock"], max_smiles_length: i
             raise Refused("parse", "unparsable", f"text after the SMILES that is no CXSMILES extension: {extension[0]}")
         parameters = Chem.SmilesParserParams()
         parameters.sanitize = sanitize
-        parameters.removeHs = sanitize and not extension
+        parameters.removeHs = False
         return Chem.MolFromSmiles(" ".join([smiles, *extension]), parameters)
 
 
@@ -159,6 +159,32 @@ def _with_geometry(mol: Chem.Mol) -> Chem.Mol:
             return Chem.RenumberAtoms(mol, np.lexsort(positions.T[::-1]).tolist())
     mol.RemoveAllConformers()
     return mol
+
+
+def _without_hydrogens(source: Chem.Mol) -> Chem.Mol:
+    """The molecule with implicit hydrogens where they can be; with a geometry, stereochemistry is read from it.
+
+    The atom order then is that of the stereo-free canonical SMILES first: what RDKit finds in a ring with several
+    dependent stereocentres would otherwise depend on the order of the bonds in the file.
+    """
+    if not source.GetNumConformers():
+        return _remove_hydrogens(source)
+    mol = Chem.Mol(source)
+    Chem.RemoveStereochemistry(mol)
+    mol = _remove_hydrogens(mol)
+    mol = _reread(mol, Chem.MolToSmiles(mol))
+    assert mol.GetNumConformers()
+    Chem.AssignStereochemistryFrom3D(mol)
+    return mol
+
+
+def _remove_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """Also removes hydrogens that only tell the E and Z form of an imine: that proton exchanges."""
+    if mol.GetNumHeavyAtoms() == mol.GetNumAtoms():
+        return mol
+    parameters = Chem.RemoveHsParameters()
+    parameters.removeDefiningBondStereo = True
+    return Chem.RemoveHs(mol, parameters)
 
 
 def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mol]:
@@ -223,7 +249,10 @@ def _clean(mol: Chem.Mol, config: StandardizeConfig) -> Chem.Mol:
     if config.largest_fragment:
         fragments.chooseInPlace(mol)
     if config.neutralise:
-        uncharger.unchargeInPlace(mol)
+        neutral = uncharger.uncharge(mol)
+        # Hexafluorophosphate has no neutral form, but RDKit makes one with seven bonds at phosphorus.
+        if Chem.SanitizeMol(neutral, Chem.SANITIZE_PROPERTIES, catchErrors=True) == Chem.SANITIZE_NONE:
+            mol = neutral
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     return mol
 

@@ -75,3 +75,7 @@ EXTRAS = {
     "jinja2": "report",
 }
 """Optional packages and the extra that brings each."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

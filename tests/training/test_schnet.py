@@ -32,7 +32,8 @@ def plain_schnet(schnet: SchNet, z, pos, batch):
         m = [torch.zeros(config.num_filters, dtype=pos.dtype)] * n
         for j, i in edges:
             d = (pos[i] - pos[j]).norm()
-            rbf = torch.stack([torch.exp(-0.5 / spacing**2 * (d - k * spacing) ** 2) for k in range(config.num_gaussians)])
+            centers = torch.arange(config.num_gaussians, dtype=pos.dtype) * spacing
+            rbf = torch.exp(-0.5 / spacing**2 * (d - centers) ** 2)
             filters = block.filter[2](ssp(block.filter[0](rbf))) * 0.5 * (torch.cos(math.pi * d / config.cutoff) + 1)
             m[i] = m[i] + x[j] * filters
         h = h + block.update[2](ssp(block.update[0](torch.stack(m))))

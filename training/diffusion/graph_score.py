@@ -6,14 +6,14 @@ they are stacked in one tensor and run as one grouped product.
 """
 
 import math
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.config import GraphScoreConfig
-from training.models.graph import in_float32
+from training.models.graph import in_float32, to_dense
 from training.models.layers import xavier_linear
 from training.models.schnet import NUM_ATOM_TYPES
 from training.models.symmetry import INVARIANT, Symmetry
@@ -22,7 +22,7 @@ from training.models.symmetry import INVARIANT, Symmetry
 def mlp(widths: list[int], activation: type[nn.Module]) -> nn.Sequential:
     """Linear layers of these widths with ``activation`` between them, xavier-uniform."""
     layers: list[nn.Module] = [xavier_linear(widths[0], widths[1])]
-    for previous, width in zip(widths[1:-1], widths[2:], strict=True):
+    for previous, width in pairwise(widths[1:]):
         layers += [activation(), xavier_linear(previous, width)]
     return nn.Sequential(*layers)
 
@@ -67,7 +67,7 @@ class DenseGCN(nn.Module):
         diagonal = torch.eye(adj.shape[-1], dtype=torch.bool, device=adj.device)
         adj = in_float32(adj).masked_fill(diagonal, 1.0)
         scale = adj.sum(-1).clamp(min=1.0).rsqrt()
-        adj = (scale.unsqueeze(-1) * adj * scale.unsqueeze(-2)).to(self.weight.dtype)
+        adj = scale.unsqueeze(-1) * adj * scale.unsqueeze(-2)
         projected = torch.einsum("gsi,cio->gcso", x, self.weight)
         return adj.to(projected.dtype) @ projected + self.bias.unsqueeze(1)
 
@@ -118,7 +118,7 @@ class AdjacencyScore(nn.Module):
         channels = [2] + [config.hidden_channels] * (config.num_layers - 1) + [config.final_channels]
         self.layers = nn.ModuleList(
             AdjacencyLayer(width, config.hidden, config.num_heads, before, after)
-            for width, before, after in zip(widths, channels, channels[1:])
+            for width, (before, after) in zip(widths, pairwise(channels))
         )
         self.final = mlp([sum(channels), 2 * sum(channels), 2 * sum(channels), 1], nn.SiLU)
 
@@ -142,7 +142,7 @@ class NodeScore(nn.Module):
     def __init__(self, config: GraphScoreConfig, in_features: int, num_atom_types: int):
         super().__init__()
         widths = [in_features] + [config.hidden] * config.num_layers
-        self.layers = nn.ModuleList(DenseGCN(1, before, after) for before, after in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(DenseGCN(1, before, after) for before, after in pairwise(widths))
         self.final = mlp([sum(widths), 2 * sum(widths), 2 * sum(widths), num_atom_types], nn.SiLU)
 
     def forward(self, x: Tensor, adj: Tensor, flags: Tensor) -> Tensor:
@@ -151,7 +151,10 @@ class NodeScore(nn.Module):
         for layer in self.layers:
             x = torch.tanh(layer(x, adj.unsqueeze(1)).squeeze(1))
             collected.append(x.to(collected[0].dtype))
-        return self.final(torch.cat(collected, dim=2)) * flags.unsqueeze(2)
+        # The last network is most of the work and sees one atom at a time: padding is left out of it.
+        slot = flags.flatten().nonzero().squeeze(1)
+        rows = torch.cat(collected, dim=2).flatten(0, 1).index_select(0, slot)
+        return to_dense(self.final(rows), slot, *flags.shape)
 
 
 class GraphScore(nn.Module):

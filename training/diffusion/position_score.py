@@ -65,17 +65,20 @@ def both_directions(pairs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([pairs[0], pairs[1]]), torch.cat([pairs[1], pairs[0]])
 
 
-class PairLinear(nn.Linear):
+class PairLinear(nn.Module):
     """Linear([z_r ; z_c]) of every edge, as U z_r + V z_c: projected per atom, then gathered and added."""
 
     def __init__(self, in_features: int, out_features: int):
-        super().__init__(2 * in_features, out_features)
+        super().__init__()
+        self.of_source = nn.Linear(in_features, out_features, bias=False)
+        self.of_target = nn.Linear(in_features, out_features)
+        bound = 1.0 / math.sqrt(2 * in_features)  # torch's default for the one layer on both ends
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, z: Tensor, source: Tensor, target: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, z: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """[e, out] from atom rows [n, in]."""
-        of_source, of_target = self.weight.chunk(2, dim=1)
-        at_source, at_target = F.linear(z, of_source), F.linear(z, of_target, self.bias)
-        return at_source.index_select(0, source) + at_target.index_select(0, target)
+        return self.of_source(z).index_select(0, source) + self.of_target(z).index_select(0, target)
 
 
 class FourierFeatures(nn.Module):
@@ -219,7 +222,8 @@ class PositionScore(nn.Module):
 
     Symmetry about the origin: rotations turn the output. Under a reflection M the part along e1 and e3 becomes M o,
     the part along e2 becomes -M o, because e2 is a cross product. It is not translation equivariant: positions must
-    be centred before they are noised. Edges without any pair are fine; atoms without edges get zero.
+    be centred before they are noised. Atoms without edges get zero. The edges of the whole batch are normalised
+    together; a batch with none of them leaves the running statistics alone (:class:`BatchNorm`).
     """
 
     symmetry: ClassVar[Symmetry] = Symmetry(rotation="equivariant", reflection="mixed", translation="none")

@@ -10,7 +10,7 @@ Behaviour = Literal["invariant", "equivariant", "mixed", "none"]
 class Symmetry:
     """Behaviour of an output under rotation, reflection and translation of all coordinates.
 
-    ``mixed`` under reflection: the output is the sum of an equivariant and an antisymmetric vector field, see the class.
+    ``mixed`` under reflection: the sum of an equivariant and an antisymmetric vector field, see the class.
     ``none``: no promise; the input has to be brought to a fixed frame (centred) first.
     """
 

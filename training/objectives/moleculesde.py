@@ -63,9 +63,7 @@ class MoleculeSDE(Objective):
         ConfigError: an unknown name, or encoders whose representations cannot be compared.
     """
 
-    required_fields: ClassVar[frozenset[str]] = frozenset(
-        {"atom_features", "bond_index", "bond_features", "positions"}
-    )
+    required_fields: ClassVar[frozenset[str]] = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
 
     def __init__(self, config: MoleculeSDEConfig, model: ModelConfig):
         super().__init__()
@@ -133,7 +131,7 @@ class MoleculeSDE(Objective):
         to its share of the padded layout, and atoms without any bond are taken for padding. So are, here, the atoms
         of molecules without positions.
         """
-        x, adj, z_dense = _dense_graph(batch, z_3d)
+        x, adj, z_dense = dense_graph(batch, z_3d)
         flags = (adj.abs().sum(2) > 1e-5) & batch.has_pos.unsqueeze(1)
         num_graphs, size = flags.shape
         t = antithetic_times(num_graphs, generator, self.graph_sde.N).to(x)
@@ -150,7 +148,7 @@ class MoleculeSDE(Objective):
         return graph_mean(loss_x, batch.has_pos), graph_mean(loss_adj, batch.has_pos)
 
 
-def _dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One-hot atom types [g, s, 119], adjacency [g, s, s] of bond type + 1, and 3D representations [g, s, d].
 
     All are zero-padded; types and adjacency have the type of the positions, at least float32.

@@ -1,0 +1,86 @@
+"""Molecules as a struct of arrays: what blocks decode to and batches are collated from; no object per molecule."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.fields import FIELDS, Field
+
+FIELD_BY_NAME = {field.name: field for field in FIELDS}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The chosen fields of ``num_rows`` molecules.
+
+    ``values[name]`` holds a scalar field as [rows], a ragged field as all its entries end to end with the symbolic
+    dimensions outermost (``atom_features`` [sum n, 9], ``bond_index`` [sum b, 2], ``positions`` [sum c n, 3]) and
+    ``targets`` as [rows, t]. ``offsets[name]``, int64 [rows + 1] from 0, says where each molecule's entries begin.
+    """
+
+    num_rows: int
+    values: dict[str, np.ndarray]
+    offsets: dict[str, np.ndarray]
+
+    @classmethod
+    def from_batch(cls, batch: pa.RecordBatch, names: Iterable[str]) -> "Columns":
+        """The named fields of an Arrow record batch, without a copy where Arrow allows it."""
+        values, offsets = {}, {}
+        for name in names:
+            field, column = FIELD_BY_NAME[name], batch.column(name)
+            if field.is_ragged:
+                offset = np.asarray(column.offsets).astype(np.int64)
+                values[name] = _dense(column.values, offset[0], offset[-1], field)
+                offsets[name] = offset - offset[0]
+            elif field.shape:
+                values[name] = np.asarray(column.flatten()).reshape(batch.num_rows, -1)
+            else:
+                values[name] = column.to_numpy(zero_copy_only=False)
+        return cls(batch.num_rows, values, offsets)
+
+    def slice(self, start: int, stop: int) -> "Columns":
+        """Rows ``start`` to ``stop`` (excluded), as views."""
+        values, offsets = {}, {}
+        for name, value in self.values.items():
+            if name in self.offsets:
+                offset = self.offsets[name][start : stop + 1]
+                values[name], offsets[name] = value[offset[0] : offset[-1]], offset - offset[0]
+            else:
+                values[name] = value[start:stop]
+        return Columns(stop - start, values, offsets)
+
+    def take(self, rows: np.ndarray) -> "Columns":
+        """The given rows, in that order: one vectorised ragged gather per field."""
+        values, offsets = {}, {}
+        for name, value in self.values.items():
+            if name in self.offsets:
+                lengths = np.diff(self.offsets[name])[rows]
+                offset = np.concatenate([[0], np.cumsum(lengths)])
+                shift = self.offsets[name][:-1][rows] - offset[:-1]
+                values[name] = value[np.arange(offset[-1]) + np.repeat(shift, lengths)]
+                offsets[name] = offset
+            else:
+                values[name] = value[rows]
+        return Columns(len(rows), values, offsets)
+
+    @classmethod
+    def concat(cls, parts: Sequence["Columns"]) -> "Columns":
+        """All rows of ``parts``, which have the same fields, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        values = {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values}
+        offsets = {}
+        for name in parts[0].offsets:
+            lengths = np.concatenate([np.diff(part.offsets[name]) for part in parts])
+            offsets[name] = np.concatenate([[0], np.cumsum(lengths)])
+        return cls(sum(part.num_rows for part in parts), values, offsets)
+
+
+def _dense(values: pa.Array, start: int, stop: int, field: Field) -> np.ndarray:
+    """Entries ``start`` to ``stop`` of a list column's values, with the field's fixed dimensions as the last axis."""
+    part = values.slice(start, stop - start)
+    if field.width == 1:
+        return np.asarray(part)
+    return np.asarray(part.flatten()).reshape(-1, field.width)

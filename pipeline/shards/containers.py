@@ -1,0 +1,113 @@
+"""The two shard containers: blocks of molecules one after the other in a POSIX tar or an Arrow IPC file.
+
+A block is one Arrow record batch, compressed with zstd. In ``webdataset`` shards it is the tar member ``NNNNNN.arrow``,
+an Arrow stream of its own; in ``arrow`` shards it is a message of one Arrow file. Either way a block is a range of
+bytes that can be read without what stands before it, and equal molecules give equal bytes.
+"""
+
+import io
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import pyarrow as pa
+
+ZSTD_LEVEL = 3
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a block lies in its shard."""
+
+    offset: int
+    """First byte."""
+    bytes: int
+    """Length in bytes."""
+    rows: int
+    """Molecules."""
+
+
+class Container(ABC):
+    """A shard being written, block by block, into an open file."""
+
+    extension: str
+
+    @abstractmethod
+    def __init__(self, file: BinaryIO, schema: pa.Schema): ...
+
+    @abstractmethod
+    def write(self, batch: pa.RecordBatch) -> Block:
+        """Append a block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what comes after the last block; the file stays open."""
+
+    @staticmethod
+    @abstractmethod
+    def decode(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
+        """The record batch in a block's bytes; only the named columns are decompressed, the others are left out."""
+
+
+class TarContainer(Container):
+    """What ``webdataset.WebDataset`` iterates: members ``000000.arrow``, ``000001.arrow``, ..."""
+
+    extension = "tar"
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema):
+        self._file, self._schema, self._count = file, schema, 0
+        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
+
+    def write(self, batch: pa.RecordBatch) -> Block:
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, self._schema, options=_write_options()) as writer:
+            writer.write_batch(batch)
+        data = sink.getvalue()
+        # TarInfo's defaults (mode 0644, owner 0, time 0) name no machine and no moment.
+        member = tarfile.TarInfo(f"{self._count:06d}.arrow")
+        member.size = len(data)
+        offset = self._file.tell() + tarfile.BLOCKSIZE
+        self._tar.addfile(member, io.BytesIO(data))
+        self._count += 1
+        return Block(offset, len(data), batch.num_rows)
+
+    def close(self) -> None:
+        self._tar.close()
+
+    @staticmethod
+    def decode(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
+        options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
+        return pa.ipc.open_stream(pa.py_buffer(data), options=options).read_next_batch()
+
+
+class ArrowContainer(Container):
+    """An Arrow IPC file, as ``pyarrow.ipc.open_file`` reads it."""
+
+    extension = "arrow"
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema):
+        self._sink = pa.PythonFile(file, mode="w")
+        self._writer = pa.ipc.new_file(self._sink, schema, options=_write_options())
+
+    def write(self, batch: pa.RecordBatch) -> Block:
+        offset = self._sink.tell()
+        self._writer.write_batch(batch)
+        return Block(offset, self._sink.tell() - offset, batch.num_rows)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    @staticmethod
+    def decode(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
+        # A message alone cannot be read in part, so the columns that were not asked for are dropped afterwards.
+        batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(data)), schema)
+        return batch.select(list(names))
+
+
+CONTAINERS: dict[str, type[Container]] = {"webdataset": TarContainer, "arrow": ArrowContainer}
+
+
+def _write_options() -> pa.ipc.IpcWriteOptions:
+    return pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=ZSTD_LEVEL))

@@ -1,0 +1,191 @@
+"""manifest.json: written last, it is the commit of a dataset and says everything about it.
+
+It holds no time, host or path, so that preparing the same input again gives the same bytes.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import write_atomically
+from pipeline.shards.containers import Block
+from preprocessing.errors import DataError
+from preprocessing.fields import SCHEMA_VERSION, ConformerStatus
+
+FORMAT_VERSION = 1
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of molecules."""
+
+    name: str
+    rows: int
+    atoms: int
+    bytes: int
+    sha256: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of the rows of an input split, or of all of them: ``in = written + duplicates + rejected``."""
+
+    rows_in: int
+    written: int
+    duplicates: int
+    rejected: dict[str, int]
+    """Rows by reason."""
+
+    def check(self, where: str) -> None:
+        """Make sure that no row is lost or counted twice.
+
+        Raises:
+            DataError: the law does not hold.
+        """
+        total = self.written + self.duplicates + sum(self.rejected.values())
+        if total != self.rows_in:
+            raise DataError(
+                f"{where}: {self.rows_in} rows in, but {self.written} written + {self.duplicates} duplicates + "
+                f"{sum(self.rejected.values())} rejected = {total}. The dataset is damaged: preprocess it again."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As stored, under the names that people read."""
+        return {
+            "in": self.rows_in,
+            "written": self.written,
+            "duplicates": self.duplicates,
+            "rejected": dict(sorted(self.rejected.items())),
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Account":
+        """From :meth:`to_dict`."""
+        return cls(record["in"], record["written"], record["duplicates"], record["rejected"])
+
+    @classmethod
+    def total(cls, accounts: list["Account"]) -> "Account":
+        """The sum."""
+        rejected: dict[str, int] = {}
+        for account in accounts:
+            for reason, count in account.rejected.items():
+                rejected[reason] = rejected.get(reason, 0) + count
+        return cls(
+            sum(a.rows_in for a in accounts),
+            sum(a.written for a in accounts),
+            sum(a.duplicates for a in accounts),
+            rejected,
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A committed dataset."""
+
+    container: str
+    block_rows: int
+    hydrogens: str
+    """Which atoms are stored: heavy or all."""
+    target_names: tuple[str, ...]
+    config: dict[str, Any]
+    """Everything that the records depend on; ``featurize`` holds the featurizer's configuration."""
+    versions: dict[str, str]
+    """rdkit and pyarrow."""
+    counts: Account
+    splits: tuple[tuple[str, Account], ...]
+    """Every input split, by name, and its account."""
+    shards: tuple[Shard, ...]
+    conformer_status: dict[str, int]
+    """Molecules by ConformerStatus name."""
+    histograms: dict[str, dict[str, int]]
+    """Counts for reports: heavy atoms, elements."""
+    fingerprint: str = ""
+    """sha256 of all of the above; goes into every run and export."""
+
+    @property
+    def num_rows(self) -> int:
+        """Molecules in the shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def num_with_conformer(self) -> int:
+        """Molecules that have at least one conformer."""
+        return sum(n for name, n in self.conformer_status.items() if name != ConformerStatus.NONE.name.lower())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As stored in manifest.json."""
+        record = asdict(self)
+        record["counts"] = self.counts.to_dict()
+        record["splits"] = [{"name": name, **account.to_dict()} for name, account in self.splits]
+        return {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **record}
+
+    def with_fingerprint(self) -> "Manifest":
+        """The same manifest with its fingerprint filled in."""
+        record = self.to_dict()
+        del record["fingerprint"]
+        text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+        return replace(self, fingerprint=hashlib.sha256(text.encode()).hexdigest())
+
+    def check(self) -> None:
+        """Make sure that every row is accounted for, in every split and in total.
+
+        Raises:
+            DataError: the conservation law does not hold, or the shards hold another number of rows.
+        """
+        self.counts.check("all splits")
+        for name, account in self.splits:
+            account.check(f"split {name}")
+        if Account.total([account for _, account in self.splits]) != self.counts:
+            raise DataError("manifest: the splits do not add up to the total. Preprocess the dataset again.")
+        if self.num_rows != self.counts.written:
+            raise DataError(f"manifest: {self.counts.written} rows written, but the shards hold {self.num_rows}.")
+
+    def write(self, folder: Path) -> None:
+        """Commit: check, then write manifest.json atomically."""
+        self.check()
+        text = json.dumps(self.with_fingerprint().to_dict(), indent=1)
+        write_atomically(folder / NAME, (text + "\n").encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a committed dataset.
+
+    Raises:
+        DataError: there is none (never finished, or no dataset at all), it is damaged, or of another version.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise DataError(
+            f"{folder} is not a committed dataset: it has no {NAME}. If its preparation was interrupted, run the same "
+            "`molstream preprocess` command again."
+        )
+    try:
+        record = json.loads(path.read_text())
+        versions = (record.pop("format_version"), record.pop("schema_version"))
+        if versions != (FORMAT_VERSION, SCHEMA_VERSION):
+            raise DataError(
+                f"{folder} has format and schema versions {versions}, this molstream reads "
+                f"{(FORMAT_VERSION, SCHEMA_VERSION)}. Preprocess the molecules again, or install the molstream that "
+                "wrote it."
+            )
+        manifest = Manifest(
+            **{
+                **record,
+                "target_names": tuple(record["target_names"]),
+                "counts": Account.from_dict(record["counts"]),
+                "splits": tuple((split["name"], Account.from_dict(split)) for split in record["splits"]),
+                "shards": tuple(
+                    Shard(**{**shard, "blocks": tuple(Block(**b) for b in shard["blocks"])})
+                    for shard in record["shards"]
+                ),
+            }
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}. Preprocess again.") from error
+    if manifest.with_fingerprint().fingerprint != manifest.fingerprint:
+        raise DataError(f"{path} was changed after it was written: its fingerprint does not fit. Preprocess again.")
+    return manifest

@@ -1,0 +1,78 @@
+"""A shard file, written block by block: there whole, synced and under its name, or not at all."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.files import sync
+from pipeline.shards.codec import schema
+from pipeline.shards.containers import CONTAINERS
+from pipeline.shards.manifest import Shard
+
+
+def shard_name(index: int, container: str) -> str:
+    """``shard-00012.tar`` or ``shard-00012.arrow``."""
+    return f"shard-{index:05d}.{CONTAINERS[container].extension}"
+
+
+def write_shard(
+    folder: Path, index: int, container: str, block_rows: int, num_targets: int, batches: Iterable[pa.RecordBatch]
+) -> Shard | None:
+    """Write the molecules of ``batches`` as shard ``index``; None, and no file, when there are none.
+
+    The temporary name, sync and rename make a half-written file impossible to mistake for a shard.
+    """
+    target = folder / shard_name(index, container)
+    temporary = folder / f".writing-{target.name}"
+    blocks, atoms = [], 0
+    with temporary.open("wb") as file:
+        writer = CONTAINERS[container](file, schema(num_targets))
+        for block in _blocks(batches, block_rows):
+            blocks.append(writer.write(block))
+            atoms += len(block.column("atom_features").flatten())
+        writer.close()
+        file.flush()
+        os.fsync(file.fileno())
+    if not blocks:
+        temporary.unlink()
+        return None
+    shard = Shard(
+        name=target.name,
+        rows=sum(block.rows for block in blocks),
+        atoms=atoms,
+        bytes=temporary.stat().st_size,
+        sha256=file_sha256(temporary),
+        blocks=tuple(blocks),
+    )
+    temporary.rename(target)
+    sync(folder)
+    return shard
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _blocks(batches: Iterable[pa.RecordBatch], block_rows: int) -> Iterator[pa.RecordBatch]:
+    """The same rows cut into blocks of ``block_rows``, the last one possibly smaller."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += batch.num_rows
+        while count >= block_rows:
+            joined = pa.concat_batches(waiting)
+            yield _compact(joined.slice(0, block_rows))
+            waiting, count = [joined.slice(block_rows)], count - block_rows
+    if count:
+        yield _compact(pa.concat_batches(waiting))
+
+
+def _compact(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch without what a slice still refers to, so that its bytes do not depend on how it was cut."""
+    return batch.take(pa.array(range(batch.num_rows)))

@@ -1,0 +1,183 @@
+"""One harness for every encoder and score network: each behaves under each motion as its class declares.
+
+Errors are relative to the largest output. Each motion is tried in float32 and float64; that the error falls by the
+ratio of the precisions shows that it is rounding and not a broken symmetry hidden below a tolerance.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.molecules import AWKWARD, DRUGS, model_config, molecule_batch, permuted, rotation, seeded, with_pos
+from training.data.batch import MoleculeBatch
+from training.diffusion.graph_score import GraphScore
+from training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
+from training.models.encoders import ENCODERS_2D, ENCODERS_3D
+from training.models.graph import extended_edges
+from training.models.symmetry import Symmetry
+from training.objectives.moleculesde import dense_graph
+
+MODEL = model_config("tiny")
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-11}
+
+Outputs = tuple[torch.Tensor, torch.Tensor]
+"""Rows per atom [n, k], and a value per ordered atom pair [n, n], zero between molecules or where there is none."""
+
+
+@dataclass
+class Subject:
+    """A network in evaluation mode, and how to run it on a batch."""
+
+    modules: nn.ModuleList
+    symmetry: Symmetry
+    run: Callable[[MoleculeBatch], Outputs]
+
+
+def encoder_2d(name: str) -> Subject:
+    row = ENCODERS_2D[name]
+    encoder = row.build(row.config(MODEL))
+    run = lambda batch: no_pairs(encoder(batch.x, batch.edge_index, batch.edge_attr, batch.batch))  # noqa: E731
+    return Subject(nn.ModuleList([encoder]), encoder.symmetry, run)
+
+
+def encoder_3d(name: str) -> Subject:
+    row = ENCODERS_3D[name]
+    encoder = row.build(row.config(MODEL))
+    return Subject(
+        nn.ModuleList([encoder]),
+        encoder.symmetry,
+        lambda batch: no_pairs(encoder(batch.x[:, 0], batch.pos, batch.batch)),
+    )
+
+
+def position_score(variant: str, kept: tuple[int, ...] = (0, 1, 2)) -> Subject:
+    """On the representations of a 2D encoder; only the ``kept`` of e1, e2, e3 enter the output."""
+    row = ENCODERS_2D["gin"]
+    encoder, net = row.build(row.config(MODEL)), PositionScore(MODEL.position_score, MODEL.hidden_2d, variant)
+    for block in net.blocks:
+        for dropped in {0, 1, 2} - set(kept):
+            block.readout[2].weight.data[dropped] = 0.0
+            block.readout[2].bias.data[dropped] = 0.0
+
+    def run(batch):
+        edges = extended_edges(batch.edge_index, batch.num_nodes, 4)
+        z = encoder(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+        return no_pairs(net(z, batch.pos, edges[:, edges[0] < edges[1]]))
+
+    return Subject(nn.ModuleList([encoder, net]), net.symmetry, run)
+
+
+def graph_score() -> Subject:
+    """On the representations of a 3D encoder, with the clean graph in place of a noised one."""
+    row = ENCODERS_3D["schnet"]
+    encoder, net = row.build(row.config(MODEL)), GraphScore(MODEL.graph_score, MODEL.hidden_3d)
+
+    def run(batch):
+        x, adj, z = dense_graph(batch, encoder(batch.x[:, 0], batch.pos, batch.batch))
+        flags = x.sum(2) > 0
+        m_x, m_a = net(z, x, adj, flags)
+        return m_x[flags], torch.block_diag(*(m[:n, :n] for m, n in zip(m_a, batch.ptr.diff(), strict=True)))
+
+    return Subject(nn.ModuleList([encoder, net]), net.symmetry, run)
+
+
+def no_pairs(rows: torch.Tensor) -> Outputs:
+    return rows, rows.new_zeros(len(rows), len(rows))
+
+
+SUBJECTS = {
+    **{f"2d-{name}": lambda name=name: encoder_2d(name) for name in ENCODERS_2D},
+    **{f"3d-{name}": lambda name=name: encoder_3d(name) for name in ENCODERS_3D},
+    **{f"position_score-{name}": lambda name=name: position_score(name) for name in EDGE_ATTRIBUTES},
+    "graph_score": graph_score,
+}
+
+
+def prepared(subject: Subject, dtype: torch.dtype, smiles=DRUGS[:10]) -> MoleculeBatch:
+    subject.modules.to(dtype).eval()
+    batch = molecule_batch(smiles)
+    noise = 0.2 * torch.randn(batch.pos.shape, generator=seeded(5))
+    return with_pos(batch, (batch.pos + noise).to(dtype))
+
+
+def moved(batch: MoleculeBatch, matrix: torch.Tensor, shift: float = 0.0) -> MoleculeBatch:
+    return with_pos(batch, (batch.pos.double() @ matrix.T + shift).to(batch.pos.dtype))
+
+
+@torch.no_grad()
+def error(got: Outputs, expected: Outputs) -> float:
+    scale = torch.cat([part.flatten() for part in expected]).abs().max()
+    assert scale > 0
+    return max(((a - b).abs().max() / scale).item() for a, b in zip(got, expected, strict=True))
+
+
+def assert_rounding_only(errors: dict[torch.dtype, float]) -> None:
+    for dtype, tolerance in TOLERANCE.items():
+        assert errors[dtype] < tolerance, errors
+    assert errors[torch.float64] < 1e-6 * max(errors[torch.float32], 1e-7), errors
+
+
+@pytest.fixture(autouse=True)
+def _same_weights():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_permuting_atoms_permutes_the_output(name):
+    subject, errors = SUBJECTS[name](), {}
+    for dtype in TOLERANCE:
+        batch = prepared(subject, dtype)
+        shuffled, order = permuted(batch, seeded(1))
+        rows, pairs = subject.run(batch)
+        errors[dtype] = error(subject.run(shuffled), (rows[order], pairs[order][:, order]))
+    assert_rounding_only(errors)
+
+
+@pytest.mark.parametrize("motion", ["rotation", "reflection", "translation"])
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_motion_acts_as_declared(name, motion):
+    subject, errors = SUBJECTS[name](), {}
+    declared = getattr(subject.symmetry, motion)
+    matrix = {"rotation": rotation(seeded(2)), "reflection": -rotation(seeded(2)), "translation": torch.eye(3).double()}
+    for dtype in TOLERANCE:
+        batch = prepared(subject, dtype)
+        rows, pairs = subject.run(batch)
+        turned = (rows.double() @ matrix[motion].T).to(dtype) if declared == "equivariant" else rows
+        shift = 3.0 if motion == "translation" else 0.0
+        errors[dtype] = error(subject.run(moved(batch, matrix[motion], shift)), (turned, pairs))
+    if declared in ("invariant", "equivariant"):
+        assert_rounding_only(errors)
+    else:  # "mixed" and "none" have to be true as well: a symmetry that is there should be declared
+        assert errors[torch.float64] > 1e-2
+
+
+@pytest.mark.parametrize("variant", EDGE_ATTRIBUTES)
+@pytest.mark.parametrize(("kept", "sign"), [((0, 2), 1.0), ((1,), -1.0)], ids=["e1_e3", "e2"])
+def test_mixed_reflection_is_an_equivariant_and_an_antisymmetric_field(variant, kept, sign):
+    subject, errors = position_score(variant, kept), {}
+    mirror = -rotation(seeded(3))
+    for dtype in TOLERANCE:
+        batch = prepared(subject, dtype)
+        rows, pairs = subject.run(batch)
+        expected = sign * (rows.double() @ mirror.T).to(dtype)
+        errors[dtype] = error(subject.run(moved(batch, mirror)), (expected, pairs))
+    assert_rounding_only(errors)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_a_batch_is_its_molecules_one_by_one(name):
+    subject = SUBJECTS[name]()
+    smiles = [*DRUGS[:4], *AWKWARD]
+    together = subject.run(prepared(subject, torch.float64, smiles))
+    whole = prepared(subject, torch.float64, smiles)
+    apart = []
+    for number, text in enumerate(smiles):
+        alone = molecule_batch([text])
+        apart.append(subject.run(with_pos(alone, whole.pos[whole.ptr[number] : whole.ptr[number + 1]])))
+    rows, pairs = zip(*apart, strict=True)
+    assert error(together, (torch.cat(rows), torch.block_diag(*pairs))) < 1e-11
