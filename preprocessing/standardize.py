@@ -154,11 +154,16 @@ def _with_geometry(mol: Chem.Mol) -> Chem.Mol:
     """
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
         positions = mol.GetConformer().GetPositions()
-        distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)[np.triu_indices(len(positions), 1)]
-        if np.isfinite(positions).all() and (distances >= MIN_ATOM_DISTANCE).all():
+        if np.isfinite(positions).all() and _closest_pair(mol) >= MIN_ATOM_DISTANCE:
             return Chem.RenumberAtoms(mol, np.lexsort(positions.T[::-1]).tolist())
     mol.RemoveAllConformers()
     return mol
+
+
+def _closest_pair(mol: Chem.Mol) -> float:
+    """Smallest distance between two atoms in angstrom; infinite for a single atom."""
+    distances = Chem.Get3DDistanceMatrix(mol)
+    return distances[np.triu_indices(len(distances), 1)].min(initial=np.inf)
 
 
 def _without_hydrogens(source: Chem.Mol) -> Chem.Mol:
@@ -219,39 +224,48 @@ def _reread(mol: Chem.Mol, smiles: str) -> Chem.Mol:
     return reread
 
 
+@dataclass(frozen=True)
+class _Tools:
+    """RDKit's standardizers; building their rule tables costs as much as using them once."""
+
+    metals: rdMolStandardize.MetalDisconnector
+    normalizer: rdMolStandardize.Normalizer
+    reionizer: rdMolStandardize.Reionizer
+    fragments: rdMolStandardize.LargestFragmentChooser
+    uncharger: rdMolStandardize.Uncharger
+    charged: Chem.Mol
+    """Query for what reionizer and uncharger act on: charges, and atoms without neighbours that should have one."""
+
+
 @functools.cache
-def _tools() -> tuple[
-    rdMolStandardize.MetalDisconnector,
-    rdMolStandardize.Normalizer,
-    rdMolStandardize.Reionizer,
-    rdMolStandardize.LargestFragmentChooser,
-    rdMolStandardize.Uncharger,
-]:
-    """RDKit's standardizers, built once per process: building their rule tables costs as much as using them."""
-    return (
+def _tools() -> _Tools:
+    return _Tools(
         rdMolStandardize.MetalDisconnector(),
         rdMolStandardize.Normalizer(),
         rdMolStandardize.Reionizer(),
         rdMolStandardize.LargestFragmentChooser(),
         rdMolStandardize.Uncharger(),
+        Chem.MolFromSmarts("[!+0,X0]"),
     )
 
 
 def _clean(mol: Chem.Mol, config: StandardizeConfig) -> Chem.Mol:
     """One pass of RDKit's standardization (the steps of ``Cleanup``, ``FragmentParent`` and ``ChargeParent``)."""
-    metals, normalizer, reionizer, fragments, uncharger = _tools()
+    tools = _tools()
     mol = Chem.RWMol(mol)
     if config.disconnect_metals:
-        metals.DisconnectInPlace(mol)
+        tools.metals.DisconnectInPlace(mol)
     # Not normalizeInPlace, nor Cleanup: they write impossible aromatic rings for one ZINC molecule in a thousand.
-    mol = normalizer.normalize(mol)
-    reionizer.reionizeInPlace(mol)
+    mol = tools.normalizer.normalize(mol)
+    charged = mol.HasSubstructMatch(tools.charged)
+    if charged:
+        tools.reionizer.reionizeInPlace(mol)
     if config.largest_fragment:
-        fragments.chooseInPlace(mol)
-    if config.neutralise:
-        neutral = uncharger.uncharge(mol)
-        # Hexafluorophosphate has no neutral form, but RDKit makes one with seven bonds at phosphorus.
-        if Chem.SanitizeMol(neutral, Chem.SANITIZE_PROPERTIES, catchErrors=True) == Chem.SANITIZE_NONE:
+        tools.fragments.chooseInPlace(mol)
+    if config.neutralise and charged:
+        neutral = tools.uncharger.uncharge(mol)
+        # Hexafluorophosphate and cyclopentadienyl have no neutral form, but RDKit makes an impossible one.
+        if Chem.SanitizeMol(neutral, catchErrors=True) == Chem.SANITIZE_NONE:
             mol = neutral
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     return mol

@@ -58,7 +58,7 @@ class TarContainer(Container):
 
     def __init__(self, file: BinaryIO, schema: pa.Schema):
         self._file, self._schema, self._count = file, schema, 0
-        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def write(self, batch: pa.RecordBatch) -> Block:
         sink = io.BytesIO()
@@ -90,11 +90,14 @@ class ArrowContainer(Container):
     def __init__(self, file: BinaryIO, schema: pa.Schema):
         self._sink = pa.PythonFile(file, mode="w")
         self._writer = pa.ipc.new_file(self._sink, schema, options=_write_options())
+        # The magic bytes and the schema are written together with the first batch.
+        self._end = len(b"ARROW1\0\0") + schema.serialize().size
 
     def write(self, batch: pa.RecordBatch) -> Block:
-        offset = self._sink.tell()
+        offset = self._end
         self._writer.write_batch(batch)
-        return Block(offset, self._sink.tell() - offset, batch.num_rows)
+        self._end = self._sink.tell()
+        return Block(offset, self._end - offset, batch.num_rows)
 
     def close(self) -> None:
         self._writer.close()

@@ -58,7 +58,7 @@ class ShardDataset:
             return Columns.from_batch(self._container.decode(data, self._schema, names), names)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{path}, block {block} (bytes {where.offset} to {where.offset + where.bytes}) cannot be read: {error}. "
+                f"{path}, block {block} ({where.bytes} bytes from {where.offset}) cannot be read: {error}. "
                 f"Run `molstream verify {self.path}`, then preprocess again."
             ) from error
 

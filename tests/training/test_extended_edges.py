@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preprocessing import pairwise
 from tests.training.molecules import AWKWARD, DRUGS, molecule_batch
 from training.models.graph import extended_edges, segment_mean, segment_sum, to_dense
 
@@ -24,6 +25,8 @@ def test_molecules_give_the_pairs_within_reach(max_hops):
     edges = extended_edges(batch.edge_index, batch.num_nodes, max_hops)
     assert edges.T.tolist() == by_networkx(batch.edge_index, batch.num_nodes, max_hops)
     assert torch.equal(batch.batch[edges[0]], batch.batch[edges[1]])
+    featurizers = pairwise.extended_edges(batch.num_nodes, batch.edge_index.numpy(), max_hops)
+    assert edges.tolist() == featurizers.tolist()
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,9 +20,13 @@ from tests.training.molecules import (
 )
 from training.diffusion.sde import POSITION_SDES
 from training.models.encoders import Encoders, ModelConfig
+from training.models.graph import extended_edges
 from training.objectives import OBJECTIVES, ObjectiveConfig, build_objective
 from training.objectives.base import graph_mean
+from training.objectives.contrastive import ebm_nce
 from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
+
+MODEL_WIDTH = model_config("tiny").hidden_3d
 
 
 def build(model="tiny", dtype=torch.float32, **values):
@@ -95,6 +99,55 @@ def test_heads_that_predict_zero_leave_the_squared_noise():
     assert mean["graph_score_x"] == pytest.approx((counts / counts.max()).mean().item(), rel=0.02)
     pairs = counts * (counts - 1) / counts.max() ** 2
     assert mean["graph_score_adj"] == pytest.approx(pairs.mean().item(), rel=0.03)
+
+
+def test_losses_are_the_formulas_molecule_by_molecule():
+    """Specification 3, 4.3 and 5.3 with the networks as black boxes and the draws repeated in their order."""
+    encoders, objective = (module.eval() for module in build(position_sde="VE", graph_sde="VP02", anneal_power=1.0))
+    smiles = ["CC(=O)N", "CCO", "C", "OCC=O"]
+    batch = molecule_batch(smiles, [True, False, True, True])
+    metrics = objective(batch, encoders, seeded(4)).metrics
+
+    draw, g, s, kept = seeded(4), 4, 4, [0, 2, 3]
+    z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+    z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
+    atoms = [i for i in range(batch.num_nodes) if batch.batch[i] in kept]
+    torch.testing.assert_close(metrics["contrastive"], ebm_nce(z_2d[atoms], z_3d[atoms], 0.1, draw)[0])
+
+    def times():
+        k = torch.randint(1000, (3,), generator=draw).tolist()
+        return [step / 1000 * (1 - 1e-6) + 1e-6 for step in [*k, *(999 - step for step in k)][:g]]
+
+    t, noise = times(), torch.randn(batch.num_nodes, 3, generator=draw)
+    std = [0.2 * 5**time for time in t]
+    pos = torch.stack([batch.pos[i] + std[batch.batch[i]] * noise[i] for i in range(batch.num_nodes)])
+    edges = extended_edges(batch.edge_index, batch.num_nodes, 4)
+    wrong = objective.position_score(z_2d, pos, edges[:, edges[0] < edges[1]]) - noise
+    losses = [(wrong[batch.batch == b] ** 2).sum(1).mean() * std[b] for b in kept]
+    torch.testing.assert_close(metrics["position_score"], torch.stack(losses).mean())
+
+    t, noise_x = times(), torch.randn(g, s, 119, generator=draw)
+    noise_a = torch.randn(g, s, s, generator=draw).triu(1)
+    noise_a = noise_a + noise_a.transpose(1, 2)
+    losses_x, losses_a = [], []
+    for b in kept:
+        first, n = int(batch.ptr[b]), int(batch.ptr[b + 1] - batch.ptr[b])
+        x, adj, z, flags = torch.zeros(s, 119), torch.zeros(s, s), torch.zeros(s, MODEL_WIDTH), torch.zeros(s).bool()
+        z[:n] = z_3d[first : first + n]
+        x[range(n), batch.x[first : first + n, 0]] = 1.0
+        for (i, j), kind in zip((batch.edge_index - first).T.tolist(), batch.edge_attr[:, 0].tolist(), strict=True):
+            if 0 <= i < n:
+                adj[i, j] = kind + 1.0
+                flags[i] = True
+        log_mean = -0.25 * t[b] ** 2 * (30 - 0.1) - 0.5 * t[b] * 0.1
+        factor, std_b = math.exp(log_mean), math.sqrt(1 - math.exp(2 * log_mean))
+        zx, za = noise_x[b] * flags[:, None], noise_a[b] * flags[:, None] * flags[None]
+        noised_x = (factor * x + std_b * zx) * flags[:, None]
+        m_x, m_a = objective.graph_score(z[None], noised_x[None], (factor * adj + std_b * za)[None], flags[None])
+        losses_x.append(((-m_x[0] / std_b + zx) ** 2).mean() * std_b)
+        losses_a.append(((-m_a[0] / std_b + za) ** 2).mean() * std_b)
+    torch.testing.assert_close(metrics["graph_score_x"], torch.stack(losses_x).mean(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(metrics["graph_score_adj"], torch.stack(losses_a).mean(), rtol=1e-4, atol=1e-6)
 
 
 def test_loss_is_the_weighted_sum():

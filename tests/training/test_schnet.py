@@ -44,6 +44,17 @@ def test_number_of_parameters_is_the_papers():
     assert num_parameters(SchNet(SchNetConfig())) == 1_359_708
 
 
+def test_initialisation_is_the_originals():
+    schnet = SchNet(SchNetConfig())
+    first, _, second = schnet.interactions[0].filter
+    assert (first.bias == 0).all()
+    assert (second.bias != 0).any()
+    for linear, fan in ((first, 51 + 128), (second, 128 + 128), (schnet.interactions[0].project, 300 + 128)):
+        bound = (6 / fan) ** 0.5
+        assert 0.98 * bound < linear.weight.abs().max() <= bound
+    assert schnet.atom_embedding.weight.std().item() == pytest.approx(1.0, rel=0.02)
+
+
 def test_outputs_and_gradients_equal_a_plain_loop_in_float64():
     schnet = SchNet(SMALL).double()
     batch = molecule_batch(["CC(=O)Nc1ccc(O)cc1", "C", "CCO"])

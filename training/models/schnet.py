@@ -41,11 +41,10 @@ class Interaction(nn.Module):
     def __init__(self, config: SchNetConfig):
         super().__init__()
         hidden, filters = config.hidden, config.num_filters
-        self.filter = nn.Sequential(
-            xavier_linear(config.num_gaussians, filters), ShiftedSoftplus(), nn.Linear(filters, filters)
-        )
+        filter_out = nn.Linear(filters, filters)
         # Only the weight: the original zeroes the first layer's bias twice and leaves this one at torch's default.
-        nn.init.xavier_uniform_(self.filter[2].weight)
+        nn.init.xavier_uniform_(filter_out.weight)
+        self.filter = nn.Sequential(xavier_linear(config.num_gaussians, filters), ShiftedSoftplus(), filter_out)
         self.project = nn.Linear(hidden, filters, bias=False)
         nn.init.xavier_uniform_(self.project.weight)
         self.update = nn.Sequential(xavier_linear(filters, hidden), ShiftedSoftplus(), xavier_linear(hidden, hidden))

@@ -128,11 +128,10 @@ class MoleculeSDE(Objective):
         """L_X and L_A: mean over molecules of the mean over all padded entries of (z - m / std)^2 (section 5.3).
 
         Kept from the original: the loss lacks the factor std of the usual weighting, a molecule counts in proportion
-        to its share of the padded layout, and atoms without any bond are taken for padding. So are, here, the atoms
-        of molecules without positions.
+        to its share of the padded layout, and atoms without any bond are taken for padding.
         """
         x, adj, z_dense = dense_graph(batch, z_3d)
-        flags = (adj.abs().sum(2) > 1e-5) & batch.has_pos.unsqueeze(1)
+        flags = adj.abs().sum(2) > 1e-5
         num_graphs, size = flags.shape
         t = antithetic_times(num_graphs, generator, self.graph_sde.N).to(x)
         noise_x = normal(x.shape, generator).to(x) * flags.unsqueeze(2)

@@ -1,0 +1,301 @@
+"""RDKit in a child process: molecules that hang, exhaust memory or crash the C++ below cost themselves, nobody else.
+
+The child takes frames of molecules through a pipe and answers with opaque Arrow bytes, so a frame costs next to nothing.
+It writes the number of the molecule under way into shared memory; the parent kills it when that molecule has used more
+CPU time than the deadline. A molecule is blamed only after it failed alone in a fresh child: a kill from outside must
+not become the verdict on a molecule.
+"""
+
+import ctypes
+import json
+import mmap
+import os
+import resource
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from pipeline.shards.codec import encode
+from preprocessing.conformers import ConformerConfig
+from preprocessing.errors import ConfigError
+from preprocessing.featurize import FeaturizeConfig, featurize, standardized
+from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from preprocessing.standardize import StandardizeConfig
+
+FRAME = 64
+"""Molecules per frame: many enough to make the pipe free, few enough to do again after a death."""
+
+POLL_S = 0.1
+WALL_FACTOR = 20
+"""A molecule may take so many times the deadline in wall time, as a backstop for a child that sleeps for ever."""
+
+IDLE = -1
+_LENGTH = struct.Struct("<Q")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """Bounds on a single molecule."""
+
+    deadline_s: float = 60.0
+    """CPU seconds that a molecule may take in one stage."""
+    memory_mib: int = 8192
+    """Address space of the child process, in MiB."""
+
+    def __post_init__(self) -> None:
+        if self.deadline_s <= 0:
+            raise ConfigError(f"sandbox.deadline_s={self.deadline_s}: expected more than 0.")
+        if self.memory_mib < 1024:
+            raise ConfigError(f"sandbox.memory_mib={self.memory_mib}: expected at least 1024, which RDKit itself needs.")
+
+
+@dataclass(frozen=True)
+class _Death:
+    """Why a child ended before it answered, and the position in the frame that it was working on."""
+
+    position: int
+    reason: str
+    detail: str
+    seconds: float
+
+
+class Sandbox:
+    """A child process that does the chemistry of raw molecules; a context manager."""
+
+    def __init__(self, config: SandboxConfig, featurize: FeaturizeConfig):
+        self._config, self._featurize = config, featurize
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._kill()
+
+    def keys(self, molecules: Sequence[RawMolecule]) -> list[str | Rejection]:
+        """Key of every molecule after standardizing, or its rejection."""
+        answers: list[str | Rejection] = []
+        for start in range(0, len(molecules), FRAME):
+            for answer, _ in self._run("keys", molecules[start : start + FRAME]):
+                answers += [a if isinstance(a, str) else Rejection(**a) for a in answer]
+        return answers
+
+    def samples(self, molecules: Sequence[RawMolecule]) -> tuple[list[pa.RecordBatch], list[Rejection]]:
+        """The featurized molecules as record batches, in order, and the rejections."""
+        batches, rejections = [], []
+        for start in range(0, len(molecules), FRAME):
+            for answer, data in self._run("samples", molecules[start : start + FRAME]):
+                rejections += [Rejection(**a) for a in answer]
+                if data:
+                    batches.append(pa.ipc.open_stream(pa.py_buffer(data)).read_next_batch())
+        return batches, rejections
+
+    @property
+    def child_pid(self) -> int | None:
+        """Process id of the living child, if there is one."""
+        return self._child.pid if self._child else None
+
+    def _run(self, stage: str, molecules: Sequence[RawMolecule]) -> list[tuple[list[Any], bytes]]:
+        """Answers that together cover the frame; after a death the parts before and behind the culprit go again."""
+        if not molecules:
+            return []
+        outcome = self._attempt(stage, molecules)
+        if not isinstance(outcome, _Death):
+            return [outcome]
+        k = outcome.position
+        return [
+            *self._run(stage, molecules[:k]),
+            self._alone(stage, molecules[k]),
+            *self._run(stage, molecules[k + 1 :]),
+        ]
+
+    def _alone(self, stage: str, molecule: RawMolecule) -> tuple[list[Any], bytes]:
+        self._kill()
+        outcome = self._attempt(stage, [molecule])
+        if not isinstance(outcome, _Death):
+            return outcome
+        place = (molecule.source, molecule.row, molecule.text)
+        rejection = Rejection(*place, "sandbox", outcome.reason, outcome.detail, outcome.seconds)
+        return [asdict(rejection)], b""
+
+    def _attempt(self, stage: str, molecules: Sequence[RawMolecule]) -> tuple[list[Any], bytes] | _Death:
+        child = self._start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        self._progress[0] = IDLE
+        try:
+            _write_frame(child.stdin, json.dumps([stage, [asdict(m) for m in molecules]]).encode())
+        except BrokenPipeError:
+            return self._death("worker_died", 0.0)
+        if death := self._watch(child):
+            return death
+        try:
+            answer, data = _read_frame(child.stdout), _read_frame(child.stdout)
+        except EOFError:
+            return self._death("worker_died", 0.0)
+        return json.loads(answer), data
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> _Death | None:
+        """Wait until the child begins to answer, or kill it when a molecule has passed its deadline."""
+        position, cpu, wall = IDLE, _cpu_seconds(child.pid), time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
+            while not selector.select(POLL_S):
+                now = self._progress[0]
+                if now != position:
+                    position, cpu, wall = now, _cpu_seconds(child.pid), time.monotonic()
+                used = _cpu_seconds(child.pid) - cpu
+                deadline = self._config.deadline_s
+                if used > deadline or time.monotonic() - wall > WALL_FACTOR * deadline:
+                    return self._death("deadline", used)
+        return None
+
+    def _death(self, reason: str, seconds: float) -> _Death:
+        assert self._child is not None
+        position = max(self._progress[0], 0)
+        code = None if reason == "deadline" else self._child.wait()
+        self._kill()
+        if reason == "deadline":
+            detail = f"more than {self._config.deadline_s:g} s of CPU time"
+        elif code is not None and code < 0:
+            detail = f"the chemistry process died of {signal.Signals(-code).name}"
+        else:
+            detail = f"the chemistry process ended with code {code}, out of {self._config.memory_mib} MiB or by a crash"
+        return _Death(position, reason, detail, seconds)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._child is not None:
+            return self._child
+        shared = os.memfd_create("molstream-progress")
+        os.ftruncate(shared, mmap.PAGESIZE)
+        self._memory = mmap.mmap(shared, mmap.PAGESIZE)
+        self._progress = memoryview(self._memory).cast("q")
+        root = str(Path(__file__).resolve().parent.parent)
+        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.sandbox", str(shared), str(self._config.memory_mib)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[shared],
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        )
+        os.close(shared)
+        assert self._child.stdin is not None
+        _write_frame(self._child.stdin, json.dumps(asdict(self._featurize)).encode())
+        return self._child
+
+    def _kill(self) -> None:
+        if self._child is None:
+            return
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
+        self._child = None
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time that a process has used; fields 14 and 15 of its stat, behind its bracketed name."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _write_frame(pipe: BinaryIO | Any, data: bytes) -> None:
+    pipe.write(_LENGTH.pack(len(data)))
+    pipe.write(data)
+    pipe.flush()
+
+
+def _read_frame(pipe: BinaryIO | Any) -> bytes:
+    header = pipe.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(header)
+    data = pipe.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data
+
+
+# --- the child ------------------------------------------------------------------------------------------------------
+
+
+def featurize_config(record: dict[str, Any]) -> FeaturizeConfig:
+    """The configuration from its ``asdict``."""
+    nested = {
+        "standardize": StandardizeConfig(**record["standardize"]),
+        "conformers": ConformerConfig(**record["conformers"]),
+    }
+    return FeaturizeConfig(**{**record, **nested})
+
+
+def _keys(raws: Sequence[RawMolecule], config: FeaturizeConfig, at: Callable[[int], None]) -> tuple[list[Any], bytes]:
+    answer: list[Any] = []
+    for k, raw in enumerate(raws):
+        at(k)
+        result = standardized(raw, config)
+        answer.append(asdict(result) if isinstance(result, Rejection) else result.key)
+    return answer, b""
+
+
+def _samples(raws: Sequence[RawMolecule], config: FeaturizeConfig, at: Callable[[int], None]) -> tuple[list[Any], bytes]:
+    rejections: list[Any] = []
+    samples: list[MoleculeSample] = []
+    for k, raw in enumerate(raws):
+        at(k)
+        result = featurize(raw, config)
+        if isinstance(result, Rejection):
+            rejections.append(asdict(result))
+        else:
+            samples.append(result)
+    if not samples:
+        return rejections, b""
+    batch, sink = encode(samples), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return rejections, sink.getvalue().to_pybytes()
+
+
+STAGES = {"keys": _keys, "samples": _samples}
+
+
+def _child(shared: int, memory_mib: int) -> None:
+    """Serve frames until the parent closes the pipe or dies."""
+    prctl_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(prctl_set_pdeathsig, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    progress = memoryview(mmap.mmap(shared, mmap.PAGESIZE)).cast("q")
+    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    # Whatever a library prints must not get between the frames.
+    os.dup2(2, 1)
+    config = featurize_config(json.loads(_read_frame(source)))
+    with suppress(EOFError):
+        while True:
+            stage, records = json.loads(_read_frame(source))
+            raws = [RawMolecule(**{**record, "targets": tuple(record["targets"])}) for record in records]
+            answer, data = STAGES[stage](raws, config, lambda k: progress.__setitem__(0, k))
+            _write_frame(target, json.dumps(answer).encode())
+            _write_frame(target, data)
+
+
+if __name__ == "__main__":
+    _child(int(sys.argv[1]), int(sys.argv[2]))
