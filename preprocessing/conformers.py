@@ -28,7 +28,7 @@ class ConformerConfig:
     max_iterations: int = 30
     """Attempts of ETKDG per conformer, from distance geometry."""
     random_coordinates_max_iterations: int = 10
-    """Attempts per conformer of a second pass from random coordinates, where the first gave nothing; 0 = no such pass."""
+    """Attempts per conformer of a second pass from random coordinates, where the first gave none; 0 = no such pass."""
     timeout_s: int = 60
     """Wall-clock limit of a pass in seconds, 0 = none. A backstop only: what it cuts off is not reproducible."""
     force_field: str = "MMFF94s"

@@ -13,7 +13,13 @@ from preprocessing.conformers import ConformerConfig, conformers
 from preprocessing.errors import ConfigError
 from preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from preprocessing.graph import atom_features, bonds
-from preprocessing.standardize import Refused, StandardizeConfig, StandardizedMolecule, rdkit_errors, standardize
+from preprocessing.standardize import (
+    MoleculeError,
+    StandardizeConfig,
+    StandardizedMolecule,
+    rdkit_errors,
+    standardize,
+)
 
 HYDROGENS = ("heavy", "all")
 
@@ -52,8 +58,8 @@ def standardized(raw: RawMolecule, config: FeaturizeConfig) -> StandardizedMolec
     start = time.process_time()
     try:
         return _standardized(raw, config)
-    except Refused as refusal:
-        return _rejection(raw, refusal, start)
+    except MoleculeError as error:
+        return _rejection(raw, error, start)
 
 
 def featurize(raw: RawMolecule, config: FeaturizeConfig) -> MoleculeSample | Rejection:
@@ -61,8 +67,8 @@ def featurize(raw: RawMolecule, config: FeaturizeConfig) -> MoleculeSample | Rej
     start = time.process_time()
     try:
         return _sample(raw, _standardized(raw, config), config)
-    except Refused as refusal:
-        return _rejection(raw, refusal, start)
+    except MoleculeError as error:
+        return _rejection(raw, error, start)
 
 
 def _standardized(raw: RawMolecule, config: FeaturizeConfig) -> StandardizedMolecule:
@@ -79,7 +85,7 @@ def _sample(raw: RawMolecule, molecule: StandardizedMolecule, config: FeaturizeC
             bond_index, bond_features = bonds(stored)
         result = conformers(with_hydrogens, len(features), molecule.key, molecule.given, config.conformers)
     if config.conformers.require_conformer and result.status is ConformerStatus.NONE:
-        raise Refused("conformer", "no_conformer", result.detail)
+        raise MoleculeError("conformer", "no_conformer", result.detail)
     return MoleculeSample(
         key=molecule.key,
         smiles=molecule.smiles,
@@ -95,13 +101,13 @@ def _sample(raw: RawMolecule, molecule: StandardizedMolecule, config: FeaturizeC
     )
 
 
-def _rejection(raw: RawMolecule, refusal: Refused, start: float) -> Rejection:
+def _rejection(raw: RawMolecule, error: MoleculeError, start: float) -> Rejection:
     return Rejection(
         source=raw.source,
         row=raw.row,
         text=raw.text,
-        stage=refusal.stage,
-        reason=refusal.reason,
-        detail=refusal.detail,
+        stage=error.stage,
+        reason=error.reason,
+        detail=error.detail,
         seconds=time.process_time() - start,
     )

@@ -22,7 +22,7 @@ MIN_ATOM_DISTANCE = 0.5
 """Angstrom: a given geometry with a closer pair of atoms is no geometry (the shortest bond, H-H, has 0.74)."""
 
 
-class Refused(MolstreamError):
+class MoleculeError(MolstreamError):
     """One molecule cannot be featurized; ``featurize`` turns it into a ``Rejection``."""
 
     def __init__(self, stage: str, reason: str, detail: str):
@@ -34,11 +34,11 @@ class Refused(MolstreamError):
 
 @contextmanager
 def rdkit_errors(stage: str) -> Iterator[None]:
-    """Turns the exceptions of RDKit's C++ (failed invariants, sanitization) into :class:`Refused` at ``stage``."""
+    """Turns the exceptions of RDKit's C++ (failed invariants, sanitization) into a :class:`MoleculeError`."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        raise Refused(stage, "rdkit_error", f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise MoleculeError(stage, "rdkit_error", f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class StandardizedMolecule:
     smiles: str
     """Canonical isomeric SMILES."""
     mol: Chem.Mol
-    """Hydrogens implicit, but for those that RDKit keeps as atoms: isotopes, hydride, H2, bridging ones."""
+    """Hydrogens implicit, but for those that RDKit keeps as atoms, which are stored: isotopes, ions, H2, bridges."""
     given: np.ndarray | None
     """float64 [m, 3], angstrom: the input's own 3D coordinates of ``mol``'s n atoms (m = n), followed by those of its
     hydrogens in the order of ``Chem.AddHs`` where the input has every one of them. None without a 3D geometry."""
@@ -81,7 +81,7 @@ def standardize(
     atoms of a mol block before anything expensive: RDKit's canonicalization overflows the stack on long chains.
 
     Raises:
-        Refused: the text is no molecule that can be stored; stage is ``parse`` or ``standardize``.
+        MoleculeError: the text is no molecule that can be stored; stage is ``parse`` or ``standardize``.
     """
     mol = _parse(text, format, max_smiles_length)
     with rdkit_errors("standardize"):
@@ -89,24 +89,26 @@ def standardize(
         smiles, mol = _fixed_point(_without_hydrogens(source), config)
         heavy_atoms = mol.GetNumHeavyAtoms()
         if heavy_atoms > max_atoms:
-            raise Refused(
+            raise MoleculeError(
                 "standardize", "too_many_atoms", f"{heavy_atoms} heavy atoms; the limit max_atoms is {max_atoms}"
             )
         if "*" in smiles:
-            raise Refused("standardize", "dummy_atom", f"attachment point, R group, atom list or wildcard in {smiles}")
+            raise MoleculeError(
+                "standardize", "dummy_atom", f"attachment point, R group, atom list or wildcard in {smiles}"
+            )
         given = _given(mol, source) if mol.GetNumConformers() else None
         mol.RemoveAllConformers()
         return StandardizedMolecule(_key(mol, smiles), smiles, mol, given)
 
 
 def _parse(text: str, format: Literal["smiles", "molblock"], max_smiles_length: int) -> Chem.Mol:
-    """The sanitized molecule of a text, with hydrogens as atoms where the text has them as atoms."""
+    """The sanitized molecule of a text, hydrogens as atoms where the text has them so; no atom maps."""
     if not text.strip():
-        raise Refused("parse", "empty_input", "the text is empty")
+        raise MoleculeError("parse", "empty_input", "the text is empty")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Refused("parse", "unparsable", f"not valid Unicode: {error}") from error
+        raise MoleculeError("parse", "unparsable", f"not valid Unicode: {error}") from error
     with rdBase.CaptureErrorLog() as log:
         mol = _read(text, format, max_smiles_length, sanitize=True)
     if mol is None:
@@ -115,9 +117,11 @@ def _parse(text: str, format: Literal["smiles", "molblock"], max_smiles_length: 
             broken = _read(text, format, max_smiles_length, sanitize=False)
         message = " ".join(line.split("] ", 1)[-1].strip() for line in log.messages.splitlines() if line.strip())
         reason = "unparsable" if broken is None else "unsanitizable"
-        raise Refused("parse", reason, message or f"RDKit cannot read this {format}")
+        raise MoleculeError("parse", reason, message or f"RDKit cannot read this {format}")
     if mol.GetNumAtoms() == 0:
-        raise Refused("parse", "no_atoms", "a molecule without atoms")
+        raise MoleculeError("parse", "no_atoms", "a molecule without atoms")
+    for atom in mol.GetAtoms():
+        atom.SetAtomMapNum(0)
     return mol
 
 
@@ -127,7 +131,7 @@ def _read(text: str, format: Literal["smiles", "molblock"], max_smiles_length: i
         if format == "molblock":
             mol = Chem.MolFromMolBlock(text, sanitize=sanitize, removeHs=False)
             if mol is not None and mol.GetNumAtoms() > max_smiles_length:
-                raise Refused(
+                raise MoleculeError(
                     "parse",
                     "too_many_atoms",
                     f"{mol.GetNumAtoms()} atoms in the mol block; the limit max_smiles_length is {max_smiles_length}",
@@ -135,11 +139,13 @@ def _read(text: str, format: Literal["smiles", "molblock"], max_smiles_length: i
             return mol
         smiles, *extension = text.split(maxsplit=1)
         if len(smiles) > max_smiles_length:
-            raise Refused(
+            raise MoleculeError(
                 "parse", "too_long", f"{len(smiles)} characters; the limit max_smiles_length is {max_smiles_length}"
             )
         if extension and not extension[0].startswith("|"):
-            raise Refused("parse", "unparsable", f"text after the SMILES that is no CXSMILES extension: {extension[0]}")
+            raise MoleculeError(
+                "parse", "unparsable", f"text after the SMILES that is no CXSMILES extension: {extension[0]}"
+            )
         parameters = Chem.SmilesParserParams()
         parameters.sanitize = sanitize
         parameters.removeHs = False
@@ -178,7 +184,6 @@ def _without_hydrogens(source: Chem.Mol) -> Chem.Mol:
     Chem.RemoveStereochemistry(mol)
     mol = _remove_hydrogens(mol)
     mol = _reread(mol, Chem.MolToSmiles(mol))
-    assert mol.GetNumConformers()
     Chem.AssignStereochemistryFrom3D(mol)
     return mol
 
@@ -212,11 +217,13 @@ def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mo
 def _reread(mol: Chem.Mol, smiles: str) -> Chem.Mol:
     """The molecule parsed from the SMILES just written for ``mol``, with ``mol``'s conformer if it has one."""
     if not smiles:
-        raise Refused("standardize", "no_atoms", "standardizing left no atom")
+        raise MoleculeError("standardize", "no_atoms", "standardizing left no atom")
     reread = Chem.MolFromSmiles(smiles)
     if reread is None:
-        raise Refused("standardize", "rdkit_error", f"RDKit cannot read back its own SMILES {smiles}")
-    if mol.GetNumConformers() and reread.GetNumAtoms() == mol.GetNumAtoms():
+        raise MoleculeError("standardize", "rdkit_error", f"RDKit cannot read back its own SMILES {smiles}")
+    if mol.GetNumConformers():
+        if reread.GetNumAtoms() != mol.GetNumAtoms():
+            raise MoleculeError("standardize", "rdkit_error", f"RDKit reads back other hydrogens from {smiles}")
         written = [int(index) for index in mol.GetProp("_smilesAtomOutputOrder").strip("[],").split(",")]
         conformer = Chem.Conformer(reread.GetNumAtoms())
         conformer.SetPositions(mol.GetConformer().GetPositions()[written])

@@ -1,0 +1,154 @@
+"""The plan of a dataset: what goes in, cut into splits, and every setting that the result depends on."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from pipeline.files import write_atomically
+from pipeline.sandbox import SandboxConfig
+from pipeline.shards.containers import CONTAINERS
+from pipeline.shards.manifest import NAME as MANIFEST
+from pipeline.sources import InputSplit, cut, find_files, open_sources
+from preprocessing.errors import ConfigError
+from preprocessing.featurize import FeaturizeConfig
+from preprocessing.fields import SCHEMA_VERSION
+
+PLAN = "plan.json"
+WORK = "work"
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """Where the work is done."""
+
+    address: str = "local"
+    """`local` starts Ray on this machine; `auto` or an address joins a running cluster."""
+    num_cpus: int | None = None
+    """Cores of a local Ray; all of them by default."""
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """`molstream preprocess`: raw molecule files to a dataset."""
+
+    input: Any = MISSING
+    """File, glob or folder, or a list of them: csv, tsv, smi or sdf, plain or .gz, .bz2, .xz."""
+    output: str = MISSING
+    """Folder of the dataset; on a cluster, one that all nodes share."""
+    smiles_column: str | None = None
+    """Column of the SMILES in tables; guessed by name by default."""
+    target_columns: list[str] = field(default_factory=list)
+    """Columns (or SDF data items) that are stored as targets; an empty cell is a missing value."""
+    limit: int | None = None
+    """Only the first so many records of the whole input."""
+    container: str = "webdataset"
+    """Shard files: webdataset (tar) or arrow."""
+    rows_per_shard: int = 2048
+    """Input rows per shard; also the unit of work and of restart."""
+    block_rows: int = 256
+    """Molecules per block, the unit of reading and shuffling."""
+    max_rejected_fraction: float = 0.05
+    """More rejected rows than this fraction fail the job, after everything was written down."""
+    log_interval_s: float = 30.0
+    """Seconds between progress lines where there is no terminal."""
+    featurize: FeaturizeConfig = field(default_factory=FeaturizeConfig)
+    """Chemistry."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """Bounds on a single molecule."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """Where the work is done."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows_per_shard", "block_rows", "limit"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1:
+                raise ConfigError(f"{name}={value}: expected at least 1.")
+        if self.container not in CONTAINERS:
+            raise ConfigError(f"container={self.container}: expected one of {', '.join(CONTAINERS)}.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Splits to be made into shards, and the record of all that decides their bytes."""
+
+    splits: tuple[InputSplit, ...]
+    record: dict[str, Any]
+    """Sources with checksums, settings and versions: the content of plan.json."""
+
+
+def make_plan(config: PreprocessConfig) -> Plan:
+    """Read the inputs once, decompressing what is compressed into the work folder, and cut them.
+
+    Raises:
+        DataError: an input that cannot be used; nothing is written but the work folder then.
+        ConfigError: the output folder holds something else, or a dataset of another plan.
+    """
+    output = Path(config.output)
+    _check_free(output)
+    inputs: Sequence[str] = [config.input] if isinstance(config.input, str) else list(config.input)
+    files = find_files([str(item) for item in inputs])
+    work = output / WORK
+    fresh = not output.exists()
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        sources = open_sources(files, work)
+        splits = cut(sources, config.rows_per_shard, config.smiles_column, config.target_columns, config.limit)
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "sources": [{"name": s.name, "bytes": s.bytes, "sha256": s.sha256} for s in sources],
+            "settings": _settings(config),
+            "versions": {name: version(name) for name in ("rdkit", "pyarrow", "numpy")},
+        }
+        _check_same(output, record)
+    except BaseException:
+        if fresh:
+            shutil.rmtree(output)
+        raise
+    write_atomically(output / PLAN, (json.dumps(record, indent=1) + "\n").encode())
+    return Plan(tuple(splits), record)
+
+
+def _settings(config: PreprocessConfig) -> dict[str, Any]:
+    """What the bytes of the dataset depend on; not where or how fast it is made, nor how many rejections are borne."""
+    unrelated = {"input", "output", "max_rejected_fraction", "log_interval_s", "ray"}
+    return {name: value for name, value in asdict(config).items() if name not in unrelated}
+
+
+def _check_free(output: Path) -> None:
+    if output.is_file():
+        raise ConfigError(f"output={output} is a file: expected a folder that does not exist yet, or a dataset.")
+    if output.is_dir() and not (output / PLAN).is_file():
+        foreign = sorted(p.name for p in output.iterdir() if p.name != WORK)
+        if foreign:
+            raise ConfigError(f"output={output} holds other files ({', '.join(foreign[:5])}): give a new folder.")
+
+
+def _check_same(output: Path, record: dict[str, Any]) -> None:
+    path = output / PLAN
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Give a new output folder.") from error
+    changed = _differences(before, json.loads(json.dumps(record)))
+    if changed:
+        state = "a finished dataset" if (output / MANIFEST).is_file() else "an unfinished dataset"
+        raise ConfigError(
+            f"output={output} holds {state} of another plan: {'; '.join(changed[:6])}. Give a new output folder, or "
+            "the same input and settings to continue this one."
+        )
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Keys that differ between two JSON values, with both."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted(old.keys() | new.keys())
+        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{key}.{n}" if key else n)]
+    return [] if old == new else [f"{key}: {old!r} -> {new!r}"]
