@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from preprocessing.errors import ConfigError
@@ -28,7 +28,7 @@ def compose(name: str, schema: type[T], overrides: Sequence[str]) -> T:
     Raises:
         ConfigError: unknown key (with the nearest known ones), unknown group option, wrong type or a missing value.
     """
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    ConfigStore.instance().store(name=f"{name}_schema", node=_writable(schema))
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base=None, config_dir=str(CONFIG_DIR)):
@@ -51,11 +51,26 @@ def from_yaml(schema: type[T], text: str, where: str) -> T:
         ConfigError: unknown key, wrong type or a missing value; ``where`` names the file in the message.
     """
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text)))
+        config = OmegaConf.to_object(OmegaConf.merge(_writable(schema), OmegaConf.create(text)))
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(where, schema, error, ())) from error
     assert isinstance(config, schema)
     return config
+
+
+def _writable(schema: type) -> DictConfig:
+    """The typed node of a dataclass, open to values although the dataclass itself is frozen."""
+    node = OmegaConf.structured(schema)
+
+    def unlock(node: DictConfig) -> None:
+        OmegaConf.set_readonly(node, False)
+        for key in node:
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
+                unlock(child)
+
+    unlock(node)
+    return node
 
 
 def known_keys(schema: type, prefix: str = "") -> list[str]:

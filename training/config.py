@@ -20,11 +20,11 @@ class PretrainConfig:
 
     run_dir: str = MISSING
     """Folder of the run; an existing run in it is continued."""
-    data: DataConfig = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
     """Dataset and order."""
-    model: ModelConfig = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
     """Encoders and score networks; a preset of configs/model."""
-    objective: ObjectiveConfig = MISSING
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What is learned."""
     deepspeed: EngineConfig = field(default_factory=EngineConfig)
     """ZeRO stage and precision."""

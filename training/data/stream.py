@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from omegaconf import MISSING
 
 from pipeline.order import LaneEpoch, LaneOrder
 from pipeline.shards.columns import Columns
@@ -18,7 +19,7 @@ from training.data.collate import COLLATED_FIELDS, collate
 class DataConfig:
     """Which dataset is streamed, and in what order."""
 
-    path: str
+    path: str = MISSING
     """Folder of a dataset written by `molstream preprocess`."""
     lanes: int = 8
     """Lanes L: the global batch is lanes x micro_batch molecules on any number of processes that divides L."""

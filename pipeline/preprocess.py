@@ -1,0 +1,25 @@
+"""``molstream preprocess input=... output=...``: the command that makes a dataset."""
+
+import sys
+from collections.abc import Sequence
+
+from pipeline.config import compose
+from pipeline.inspect import inspect_dataset
+from pipeline.job import preprocess
+from pipeline.plan import PreprocessConfig
+from preprocessing.errors import ConfigError, MolstreamError
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; exit code 0 done, 1 failed, 2 usage, 130 interrupted (the same command continues)."""
+    try:
+        config = compose("preprocess", PreprocessConfig, argv)
+        preprocess(config)
+    except MolstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    print(inspect_dataset(config.output))
+    return 0
