@@ -28,10 +28,10 @@ step "export: checkpoint to a hub folder"
 molstream export run_dir="$out/run" output="$out/encoder" purpose=test
 
 step "embed: SMILES to vectors"
-molstream embed model="$out/encoder" input="$molecules/freesolv.csv" output="$out/freesolv.parquet"
+molstream embed export="$out/encoder" input="$molecules/freesolv.csv" output="$out/freesolv.parquet"
 
 step "evaluate: ridge on frozen vectors, scaffold split of FreeSolv"
-molstream evaluate model="$out/encoder" input="$molecules/freesolv.csv" target=expt output="$out/run/eval.json"
+molstream evaluate export="$out/encoder" input="$molecules/freesolv.csv" target=expt output="$out/run/eval.json"
 
 step "report"
 molstream report run_dir="$out/run" embeddings="$out/freesolv.parquet" output="$out/report.html"

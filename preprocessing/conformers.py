@@ -116,8 +116,9 @@ def _embed(mol: Chem.Mol, key: str, config: ConformerConfig, max_iterations: int
 
 def _relax(mol: Chem.Mol, config: ConformerConfig) -> np.ndarray:
     """Minimizes the energy of every conformer in place; their energies in kcal/mol, float64 [c], NaN where unknown."""
-    if config.force_field == "none" or not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
-        return np.full(mol.GetNumConformers(), np.nan)
+    num_conformers = mol.GetNumConformers()
+    if num_conformers == 0 or config.force_field == "none" or not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+        return np.full(num_conformers, np.nan)
     results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(
         mol,
         numThreads=1,

@@ -42,8 +42,9 @@ def scaffold_split(
             if mol is None:
                 raise DataError(f"scaffold split: row {row}: RDKit cannot read the SMILES '{text}'; remove the row")
             groups[murcko_scaffold(mol, include_chirality)].append(row)
-    train_size = fractions[0] * len(smiles)
-    train_valid_size = (fractions[0] + fractions[1]) * len(smiles)
+    # Rounded because 0.7 + 0.2 is a little less than 0.9.
+    train_size = round(fractions[0] * len(smiles), 6)
+    train_valid_size = round((fractions[0] + fractions[1]) * len(smiles), 6)
     train: list[int] = []
     valid: list[int] = []
     test: list[int] = []

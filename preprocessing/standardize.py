@@ -271,7 +271,7 @@ def _clean(mol: Chem.Mol, config: StandardizeConfig) -> Chem.Mol:
         tools.fragments.chooseInPlace(mol)
     if config.neutralise and charged:
         neutral = tools.uncharger.uncharge(mol)
-        # Hexafluorophosphate and cyclopentadienyl have no neutral form, but RDKit makes an impossible one.
+        # Hexafluorophosphate has no neutral form, but RDKit makes one with seven bonds at phosphorus.
         if Chem.SanitizeMol(neutral, catchErrors=True) == Chem.SANITIZE_NONE:
             mol = neutral
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)

@@ -22,9 +22,9 @@ COMMANDS = {
         "training.pretrain", "data.path=DATASET run_dir=FOLDER   pretrain, or continue, on one machine"
     ),
     "export": Command("training.hub", "run_dir=RUN   checkpoint to a folder that can be published"),
-    "embed": Command("training.embed_files", "model=EXPORT input=FILE output=FILE   vectors for a file of molecules"),
+    "embed": Command("training.embed_files", "export=EXPORT input=FILE output=FILE   vectors for a file of molecules"),
     "evaluate": Command(
-        "training.evaluate", "model=EXPORT input=CSV target=COLUMN   ridge on frozen vectors, scaffold split"
+        "training.evaluate", "export=EXPORT input=CSV target=COLUMN   ridge on frozen vectors, scaffold split"
     ),
     "report": Command("training.report", "run_dir=RUN   self-contained HTML with plots"),
 }

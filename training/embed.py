@@ -64,7 +64,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         embedder._load()
         return embedder
 
-    def fit(self, X: Iterable[str], y: object = None) -> "MoleculeEmbedder":
+    def fit(self, X: Iterable[str | RawMolecule], y: object = None) -> "MoleculeEmbedder":
         """Nothing to learn; loads the model, so that pipelines fail early."""
         self._load()
         return self
@@ -72,20 +72,21 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def transform(self, X: Iterable[str]) -> np.ndarray:
-        """Vectors, float32 [g, d]; row i belongs to input i, and is NaN where that molecule failed.
+    def transform(self, X: Iterable[str | RawMolecule]) -> np.ndarray:
+        """Vectors, float32 [g, d], of SMILES (or records of a file); row i belongs to input i, NaN where it failed.
 
         Raises:
             DataError: with ``on_error="raise"``, on the first molecule that fails.
         """
         export, device = self._load()
         # A bare string is iterable too, and would be embedded letter by letter.
-        smiles = [X] if isinstance(X, str) else list(X)
+        items = [X] if isinstance(X, str) else X
+        raws = [i if isinstance(i, RawMolecule) else RawMolecule(str(i), "smiles", "", row) for row, i in enumerate(items)]
         config = self._featurize_config(export)
-        vectors = np.full((len(smiles), self._width(export)), np.nan, np.float32)
+        vectors = np.full((len(raws), self._width(export)), np.nan, np.float32)
         self.failures_: dict[int, str] = {}
-        for start in range(0, len(smiles), self.batch_size):
-            rows, samples = self._featurize(smiles, range(start, min(start + self.batch_size, len(smiles))), config)
+        for start in range(0, len(raws), self.batch_size):
+            rows, samples = self._featurize(raws, range(start, min(start + self.batch_size, len(raws))), config)
             if samples:
                 vectors[rows] = self._encode(export.encoders, samples, device)
         return vectors
@@ -135,15 +136,15 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return replace(export.featurize, conformers=conformers)
 
     def _featurize(
-        self, smiles: Sequence[str], rows: Iterable[int], config: FeaturizeConfig
+        self, raws: Sequence[RawMolecule], rows: Iterable[int], config: FeaturizeConfig
     ) -> tuple[list[int], list[MoleculeSample]]:
         kept, samples = [], []
         for row in rows:
-            result = featurize(RawMolecule(str(smiles[row]), "smiles", "embed", row), config)
+            result = featurize(replace(raws[row], targets=()), config)
             if isinstance(result, Rejection):
                 reason = f"{result.stage}: {result.reason}: {result.detail}"
                 if self.on_error == "raise":
-                    raise DataError(f"row {row}, {smiles[row]!r}: {reason}. Use on_error='nan' to go on without it.")
+                    raise DataError(f"row {row}, {raws[row].text!r}: {reason}. Use on_error='nan' to go on without it.")
                 self.failures_[row] = reason
             else:
                 kept.append(row)

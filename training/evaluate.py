@@ -32,7 +32,7 @@ ALPHAS = tuple(10.0**k for k in range(-3, 5))
 class EvaluateConfig:
     """`molstream evaluate`: one regression target of a CSV."""
 
-    model: str = MISSING
+    export: str = MISSING
     """Export folder."""
     input: str = MISSING
     """CSV (or .csv.gz) with a header."""
@@ -66,11 +66,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, object]:
 
     Raises:
         DataError: the file lacks a column, or holds too few usable rows.
-        CheckpointError: ``model`` is no export.
+        CheckpointError: ``export`` is no export.
     """
     smiles, target = _read(config)
     parts = scaffold_split(smiles)
-    pretrained = MoleculeEmbedder.from_pretrained(config.model, representation=config.representation)
+    pretrained = MoleculeEmbedder.from_pretrained(config.export, representation=config.representation)
     features: dict[str, Callable[[Sequence[str]], np.ndarray]] = {
         "pretrained": pretrained.transform,
         "untrained": pretrained.untrained(config.seed).transform,
@@ -151,11 +151,11 @@ def score_table(result: dict[str, object]) -> Table:
 
 
 def main(argv: Sequence[str]) -> int:
-    """`molstream evaluate model=... input=... target=...`: a table, and the numbers as JSON."""
+    """`molstream evaluate export=... input=... target=...`: a table, and the numbers as JSON."""
     try:
         config = compose("evaluate", EvaluateConfig, argv)
         result = evaluate(config)
-        output = Path(config.output) if config.output else Path(config.model).resolve().parent / "eval.json"
+        output = Path(config.output) if config.output else Path(config.export).resolve().parent / "eval.json"
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n")
     except MolstreamError as error:

@@ -158,6 +158,7 @@ class Trainer:
         values = torch.stack([rows for _, rows, *_ in self._pending], dim=1)
         lanes = self.engine.gather_lanes(values).double().cpu()
         molecules = self.config.data.lanes * self.config.data.micro_batch
+        records: list[dict[str, float]] = []
         for k, (step, _, rate, norm, timing) in enumerate(self._pending):
             # Summed in lane order in fp64, so that the recorded loss does not depend on the world size.
             means = lanes[:, k].mean(dim=0).tolist()
@@ -170,6 +171,7 @@ class Trainer:
                 "data/padding": timing.padding,
                 "data/epoch": float(self.order.locate(step - 1)[0]),
             }
+            records.append(record)
             if self._metrics:
                 self._metrics.write(record)
             if not is_finite(record):
@@ -177,8 +179,9 @@ class Trainer:
         if self._metrics:
             self._metrics.flush()
         seconds = float(np.mean([timing.seconds for *_, timing in self._pending]))
+        mean = {name: float(np.mean([record[name] for record in records])) for name in records[0]}
         memory = peak_memory_gib(self.place.device)
-        self._say(log_line(record, self.config.steps, seconds, memory))
+        self._say(log_line({**mean, "step": records[-1]["step"]}, self.config.steps, seconds, memory))
         self._pending.clear()
 
     def _report_non_finite(self, step: int, losses: Tensor) -> None:

@@ -44,8 +44,11 @@ DIVERSE = {
 }
 """Name -> SMILES: charges, salts, stereochemistry, isotopes, metals, radicals, small and polycyclic ones."""
 
-UNEMBEDDABLE = "C1=CC2=CC3=CC=C(N3)C=C4C=CC(=N4)C=C5C=CC(=CC1=N2)N5"
-"""Placeholder"""
+IMPOSSIBLE_STEREO = "F[C@@]12CC[C@](F)(C1)C2"
+"""A bicycle whose bridgeheads cannot both be as written: no conformer exists."""
+
+TRILAURIN = "CCCCCCCCCCCC(=O)OCC(COC(=O)CCCCCCCCCCC)OC(=O)CCCCCCCCCCC"
+"""So flexible that ETKDG gives up; random coordinates work."""
 
 
 def smiles_record(text: str) -> RawMolecule:

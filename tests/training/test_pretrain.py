@@ -23,7 +23,7 @@ SETTINGS = [
     "steps=12",
     "save_every=3",
     "log_every=2",
-    "optim.lr=1e-3",
+    "optim.lr=2e-5",
 ]
 
 
@@ -168,7 +168,7 @@ def test_more_processes_than_lanes_are_refused(dataset, tmp_path):
 def test_another_configuration_or_a_foreign_folder_is_refused(whole_run, dataset, tmp_path):
     code, output = fails(dataset, whole_run, "optim.lr=5e-4", "data.micro_batch=2")
     assert code == 2
-    assert "data.micro_batch: 4 -> 2; optim.lr: 0.001 -> 0.0005" in output
+    assert "data.micro_batch: 4 -> 2; optim.lr: 2e-05 -> 0.0005" in output
     (tmp_path / "thesis.txt").write_text("mine")
     code, output = fails(dataset, tmp_path)
     assert code == 2

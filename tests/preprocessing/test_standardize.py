@@ -1,0 +1,214 @@
+"""Parent molecules: the same for every spelling, their own standardized form, and the coordinates stay with the atoms."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem, rdBase
+from rdkit.Chem.MolStandardize import rdMolStandardize
+
+from preprocessing.featurize import FeaturizeConfig, standardized
+from preprocessing.fields import RawMolecule, Rejection
+from preprocessing.standardize import (
+    MoleculeError,
+    StandardizeConfig,
+    StandardizedMolecule,
+    rdkit_errors,
+    standardize,
+)
+from tests.preprocessing.molecules import DIVERSE, mol_blocks, pubchem_substances, smiles_record, zinc
+
+
+def parent(text: str, format: str = "smiles", **changes: bool) -> StandardizedMolecule:
+    return standardize(text, format, StandardizeConfig(**changes), max_atoms=256, max_smiles_length=2000)
+
+
+def random_spellings(text: str, count: int) -> list[str]:
+    with rdBase.BlockLogs():
+        return Chem.MolToRandomSmilesVect(Chem.MolFromSmiles(text), count, randomSeed=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "smiles"),
+    [
+        ("CC(=O)[O-].[Na+]", "CC(=O)O"),
+        ("CC(=O)O[Na]", "CC(=O)O"),
+        ("C[N+](C)(C)CC(=O)[O-]", "C[N+](C)(C)CC(=O)[O-]"),
+        ("O=N(=O)c1ccccc1", "O=[N+]([O-])c1ccccc1"),
+        ("F[P-](F)(F)(F)(F)F", "F[P-](F)(F)(F)(F)F"),
+        ("[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1", "C1=CCC=C1"),
+        ("[CH3:7][OH:2]", "CO"),
+        ("[H]/N=C(/C)CC", "CCC(C)=N"),
+        ("[2H]C([H])([H])O", "[2H]CO"),
+        ("Cc1c([O-])on[n+]1Cc1ccccc1", "Cc1c([O-])on[n+]1Cc1ccccc1"),
+    ],
+)
+def test_parent_molecule(text, smiles):
+    assert parent(text).smiles == smiles
+
+
+def test_steps_can_be_switched_off():
+    assert parent("CC(=O)O.CO", largest_fragment=False).smiles == "CC(=O)O.CO"
+    assert parent("CC(=O)[O-].[Na+]", neutralise=False).smiles == "CC(=O)[O-]"
+    assert "Na" in parent("CC(=O)O[Na]", disconnect_metals=False, largest_fragment=False).smiles
+
+
+def test_key_is_the_inchikey_or_a_hash_of_the_smiles():
+    assert parent("OCC").key == "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"
+    without_inchi = parent("C~C")
+    assert without_inchi.key.startswith("SMILES-")
+    assert without_inchi.key == parent("C~C").key != parent("C~CC").key
+
+
+def test_agrees_with_the_parent_of_rdkit(shared_data):
+    """RDKit's own ChargeParent (cleanup, fragment, charge), where it does not stumble, gives the same molecule."""
+    differing = []
+    with rdBase.BlockLogs():
+        for text in zinc(shared_data)[::1200]:
+            expected = Chem.MolToSmiles(rdMolStandardize.ChargeParent(Chem.MolFromSmiles(text)))
+            if Chem.CanonSmiles(expected) != parent(text).smiles:
+                differing.append(text)
+    assert len(differing) <= 2, differing
+
+
+@pytest.mark.parametrize("text", DIVERSE.values(), ids=DIVERSE)
+def test_every_spelling_gives_the_same_parent(text):
+    expected = parent(text)
+    for spelling in [*random_spellings(text, 10), expected.smiles]:
+        again = parent(spelling)
+        assert (again.smiles, again.key) == (expected.smiles, expected.key), spelling
+
+
+def test_every_spelling_of_real_molecules_gives_the_same_parent(shared_data):
+    config, checked = FeaturizeConfig(), 0
+    for text in zinc(shared_data)[::900] + pubchem_substances(shared_data)[::400]:
+        expected = standardized(smiles_record(text), config)
+        if isinstance(expected, Rejection):
+            assert expected.reason in ("dummy_atom", "unsanitizable", "unparsable", "too_many_atoms")
+            continue
+        checked += 1
+        for spelling in [*random_spellings(text, 2), expected.smiles]:
+            again = standardized(smiles_record(spelling), config)
+            assert isinstance(again, StandardizedMolecule), (text, spelling)
+            assert (again.smiles, again.key) == (expected.smiles, expected.key), (text, spelling)
+    assert checked > 450
+
+
+def test_atoms_are_in_the_order_of_the_smiles():
+    for text in DIVERSE.values():
+        result = parent(text)
+        reread = Chem.MolFromSmiles(result.smiles)
+        assert [a.GetAtomicNum() for a in result.mol.GetAtoms()] == [a.GetAtomicNum() for a in reread.GetAtoms()]
+        assert result.mol.GetNumConformers() == 0
+
+
+def shuffled(block: str, rng: np.random.Generator) -> str:
+    """A V2000 mol block with its atom and bond lines in another order."""
+    lines = block.splitlines()
+    num_atoms, num_bonds = int(lines[3][:3]), int(lines[3][3:6])
+    order = rng.permutation(num_atoms)
+    new = np.argsort(order) + 1
+    atoms = [lines[4 + i] for i in order]
+    bonds = [
+        f"{new[int(line[:3]) - 1]:3d}{new[int(line[3:6]) - 1]:3d}{line[6:]}"
+        for line in lines[4 + num_atoms : 4 + num_atoms + num_bonds]
+    ]
+    bonds = [bonds[i] for i in rng.permutation(num_bonds)]
+    properties = []
+    for line in lines[4 + num_atoms + num_bonds :]:
+        if line[:6] in ("M  CHG", "M  RAD", "M  ISO"):
+            fields = line.split()[2:]
+            pairs = zip(fields[1::2], fields[2::2], strict=True)
+            line = line[:9] + "".join(f"{new[int(atom) - 1]:4d}{int(value):4d}" for atom, value in pairs)
+        properties.append(line)
+    return "\n".join([*lines[:4], *atoms, *bonds, *properties]) + "\n"
+
+
+def test_order_of_a_mol_block_does_not_matter(shared_data):
+    """Atoms that are equal in the graph are told apart by their coordinates, so even those do not change places."""
+    rng = np.random.default_rng(0)
+    files = ["genentech_pubLigsNeutralGoodDensity.sdf.gz", "qm9/gdb1k.sdf.gz", "MMFF94_dative.sdf.gz"]
+    for block in [b for name in files for b in mol_blocks(shared_data / "geom3d" / name)[::20]]:
+        try:
+            expected = parent(block, "molblock")
+        except MoleculeError as error:
+            assert error.reason == "unsanitizable"  # noqa: PT017
+            continue
+        again = parent(shuffled(block, rng), "molblock")
+        assert (again.smiles, again.key) == (expected.smiles, expected.key)
+        assert expected.given is not None
+        assert np.array_equal(again.given, expected.given)
+
+
+def test_given_coordinates_stay_with_their_atoms(shared_data):
+    """Bonds have the lengths of bonds, to heavy atoms and to hydrogens, after standardizing and renumbering."""
+    complete = 0
+    for block in mol_blocks(shared_data / "geom3d" / "genentech_pubLigsNeutralGoodDensity.sdf.gz")[::20]:
+        result = parent(block, "molblock")
+        with_hydrogens = Chem.AddHs(result.mol)
+        assert result.given is not None
+        mol = with_hydrogens if len(result.given) == with_hydrogens.GetNumAtoms() else result.mol
+        complete += mol is with_hydrogens
+        assert len(result.given) == mol.GetNumAtoms()
+        for bond in mol.GetBonds():
+            i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+            longest = 1.25 if 1 in (mol.GetAtomWithIdx(i).GetAtomicNum(), mol.GetAtomWithIdx(j).GetAtomicNum()) else 2.3
+            assert 0.8 < np.linalg.norm(result.given[i] - result.given[j]) < longest
+    assert complete >= 20
+
+
+def test_stereochemistry_is_read_from_the_geometry(shared_data):
+    for block in mol_blocks(shared_data / "geom3d" / "genentech_pubLigsNeutralGoodDensity.sdf.gz")[::40]:
+        lines = block.splitlines()
+        num_atoms = int(lines[3][:3])
+        mirrored = [f"{-float(line[:10]):10.4f}{line[10:]}" for line in lines[4 : 4 + num_atoms]]
+        image = parent("\n".join([*lines[:4], *mirrored, *lines[4 + num_atoms :]]) + "\n", "molblock")
+        original = parent(block, "molblock")
+        opposite = original.smiles.replace("@@", "!").replace("@", "@@").replace("!", "@")
+        assert image.smiles == parent(opposite).smiles
+
+
+def test_cxsmiles_with_coordinates_is_a_geometry():
+    result = parent("OC |(1.43,0,0.1;0,0,0)|")
+    assert result.smiles == "CO"
+    np.testing.assert_allclose(result.given, [[0, 0, 0], [1.43, 0, 0.1]])
+
+
+@pytest.mark.parametrize("second", ["0.1,0,0.1", "nan,0,0.1"], ids=["atoms collide", "not finite"])
+def test_an_unusable_geometry_is_ignored(second):
+    assert parent(f"CC |(0,0,0.1;{second})|").given is None
+
+
+def test_exceptions_of_rdkit_are_refusals():
+    with pytest.raises(MoleculeError) as caught, rdkit_errors("features"), rdBase.BlockLogs():
+        Chem.SanitizeMol(Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False))
+    assert (caught.value.stage, caught.value.reason) == ("features", "rdkit_error")
+    assert "valence" in caught.value.detail
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="CNOScn[]()=#+-@H1234%.*/\\~ |:\n\0é\ud800", max_size=30))
+def test_any_text_gives_a_molecule_or_a_rejection(text):
+    assert isinstance(standardized(smiles_record(text), FeaturizeConfig()), StandardizedMolecule | Rejection)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_damage_to_a_mol_block_gives_a_molecule_or_a_rejection(data):
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("C[C@H](N)C(=O)[O-]"))
+    start, stop = sorted(data.draw(st.lists(st.integers(0, len(block)), min_size=2, max_size=2)))
+    text = block[:start] + data.draw(st.text(alphabet="0 9CM-\nX", max_size=8)) + block[stop:]
+    result = standardized(RawMolecule(text, "molblock", "test.sdf", 0), FeaturizeConfig())
+    assert isinstance(result, StandardizedMolecule | Rejection)
+
+
+def test_rules_that_chase_each_other_end(monkeypatch):
+    """A standardizer without a fixed point (here one that toggles a charge) still gives one form for all of a circle."""
+    forms = {"C[NH3+]": "CN", "CN": "C[NH3+]"}
+    monkeypatch.setattr(
+        "preprocessing.standardize._clean", lambda mol, config: Chem.MolFromSmiles(forms[Chem.MolToSmiles(mol)])
+    )
+    results = {parent(text).smiles for pair in pairwise(forms) for text in pair}
+    assert results == {"CN"}
