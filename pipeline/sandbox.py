@@ -57,7 +57,9 @@ class SandboxConfig:
         if self.deadline_s <= 0:
             raise ConfigError(f"sandbox.deadline_s={self.deadline_s}: expected more than 0.")
         if self.memory_mib < 1024:
-            raise ConfigError(f"sandbox.memory_mib={self.memory_mib}: expected at least 1024, which RDKit itself needs.")
+            raise ConfigError(
+                f"sandbox.memory_mib={self.memory_mib}: expected at least 1024, which RDKit itself needs."
+            )
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,9 @@ def _keys(raws: Sequence[RawMolecule], config: FeaturizeConfig, at: Callable[[in
     return answer, b""
 
 
-def _samples(raws: Sequence[RawMolecule], config: FeaturizeConfig, at: Callable[[int], None]) -> tuple[list[Any], bytes]:
+def _samples(
+    raws: Sequence[RawMolecule], config: FeaturizeConfig, at: Callable[[int], None]
+) -> tuple[list[Any], bytes]:
     rejections: list[Any] = []
     samples: list[MoleculeSample] = []
     for k, raw in enumerate(raws):

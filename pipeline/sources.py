@@ -342,7 +342,9 @@ def _cut(
 def _layout(
     source: SourceFile, header: bytes, smiles_column: str | None, targets: Sequence[str], delimiter: str
 ) -> Layout:
-    names = [n.strip() for n in next(csv.reader(io.StringIO(header.decode("utf-8-sig", "replace")), delimiter=delimiter), [])]
+    names = [
+        n.strip() for n in next(csv.reader(io.StringIO(header.decode("utf-8-sig", "replace")), delimiter=delimiter), [])
+    ]
     lower = [name.lower() for name in names]
     if smiles_column is None:
         guessed = next((name for name in SMILES_NAMES if name in lower), None)

@@ -145,9 +145,7 @@ def write_split(task: SplitTask, keep: np.ndarray) -> SplitCommit:
                     _count(batch, status, atoms, elements)
                     yield batch
 
-    shard = write_shard(
-        Path(task.folder), task.index, task.container, task.block_rows, len(task.split.target_names), batches()
-    )
+    shard = write_shard(Path(task.folder), task.index, task.container, task.block_rows, batches())
     write_parquet(task.path("rejected.parquet"), [asdict(r) for r in sorted(rejections, key=_row)], REJECTED_SCHEMA)
     write_parquet(task.path("duplicates.parquet"), duplicates, DUPLICATES_SCHEMA)
     account = Account(

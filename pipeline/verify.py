@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.shards.codec import schema
-from pipeline.shards.containers import CONTAINERS
-from pipeline.shards.manifest import Manifest, Shard, read_manifest
+from pipeline.shards.codec import SCHEMA
+from pipeline.shards.containers import CONTAINERS, Container
+from pipeline.shards.manifest import Shard, read_manifest
 from pipeline.shards.writer import file_sha256
 from preprocessing.errors import DataError, MolstreamError
 
@@ -26,7 +26,10 @@ def verify(path: Path) -> list[str]:
     except DataError as error:
         problems.append(str(error))
     for shard in manifest.shards:
-        problems += [f"shard {shard.name}: {problem}" for problem in _verify_shard(path / shard.name, shard, manifest)]
+        problems += [
+            f"shard {shard.name}: {problem}"
+            for problem in _verify_shard(path / shard.name, shard, CONTAINERS[manifest.container])
+        ]
     for name, expected in (
         ("rejected.parquet", sum(manifest.counts.rejected.values())),
         ("duplicates.parquet", manifest.counts.duplicates),
@@ -37,21 +40,19 @@ def verify(path: Path) -> list[str]:
     return problems + [f"{name} is a shard that the manifest does not name" for name in strangers]
 
 
-def _verify_shard(file: Path, shard: Shard, manifest: Manifest) -> list[str]:
+def _verify_shard(file: Path, shard: Shard, container: type[Container]) -> list[str]:
     if not file.is_file():
         return ["the file is missing"]
     if file.stat().st_size != shard.bytes:
         return [f"{file.stat().st_size} bytes, expected {shard.bytes}"]
     if (found := file_sha256(file)) != shard.sha256:
         return [f"its sha256 is {found}, expected {shard.sha256}: some byte was changed"]
-    table = schema(len(manifest.target_names))
-    container = CONTAINERS[manifest.container]
     rows = atoms = 0
     with file.open("rb") as stream:
         for number, block in enumerate(shard.blocks):
             stream.seek(block.offset)
             try:
-                batch = container.decode(stream.read(block.bytes), table, table.names)
+                batch = container.decode(stream.read(block.bytes), SCHEMA, SCHEMA.names)
                 batch.validate(full=True)
             except (OSError, ValueError) as error:
                 return [f"block {number} cannot be decoded: {error}"]

@@ -37,8 +37,8 @@ class Field:
 
     @property
     def is_ragged(self) -> bool:
-        """Whether the number of entries differs between molecules."""
-        return bool({"n", "b", "c"} & set(self.shape))
+        """Whether the number of entries is not the same for every dataset or molecule."""
+        return any(isinstance(size, str) for size in self.shape)
 
     @property
     def width(self) -> int:

@@ -81,7 +81,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         export, device = self._load()
         # A bare string is iterable too, and would be embedded letter by letter.
         items = [X] if isinstance(X, str) else X
-        raws = [i if isinstance(i, RawMolecule) else RawMolecule(str(i), "smiles", "", row) for row, i in enumerate(items)]
+        raws = [
+            i if isinstance(i, RawMolecule) else RawMolecule(str(i), "smiles", "", row) for row, i in enumerate(items)
+        ]
         config = self._featurize_config(export)
         vectors = np.full((len(raws), self._width(export)), np.nan, np.float32)
         self.failures_: dict[int, str] = {}

@@ -15,9 +15,9 @@ FIELD_BY_NAME = {field.name: field for field in FIELDS}
 class Columns:
     """The chosen fields of ``num_rows`` molecules.
 
-    ``values[name]`` holds a scalar field as [rows], a ragged field as all its entries end to end with the symbolic
-    dimensions outermost (``atom_features`` [sum n, 9], ``bond_index`` [sum b, 2], ``positions`` [sum c n, 3]) and
-    ``targets`` as [rows, t]. ``offsets[name]``, int64 [rows + 1] from 0, says where each molecule's entries begin.
+    ``values[name]`` holds a scalar field as [rows], and a ragged field as all its entries end to end with the symbolic
+    dimensions outermost: ``atom_features`` [sum n, 9], ``bond_index`` [sum b, 2], ``positions`` [sum c n, 3], ``targets``
+    [rows t]. ``offsets[name]``, int64 [rows + 1] from 0, says where each molecule's entries begin.
     """
 
     num_rows: int
@@ -34,8 +34,6 @@ class Columns:
                 offset = np.asarray(column.offsets).astype(np.int64)
                 values[name] = _dense(column.values, offset[0], offset[-1], field)
                 offsets[name] = offset - offset[0]
-            elif field.shape:
-                values[name] = np.asarray(column.flatten()).reshape(batch.num_rows, -1)
             else:
                 values[name] = column.to_numpy(zero_copy_only=False)
         return cls(batch.num_rows, values, offsets)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.shards.codec import schema
+from pipeline.shards.codec import SCHEMA
 from pipeline.shards.columns import Columns
 from pipeline.shards.containers import CONTAINERS
 from pipeline.shards.manifest import read_manifest
@@ -23,7 +23,6 @@ class ShardDataset:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
-        self._schema = schema(len(self.manifest.target_names))
         self._container = CONTAINERS[self.manifest.container]
         self._first = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])
         for shard in self.manifest.shards:
@@ -55,7 +54,7 @@ class ShardDataset:
         try:
             with path.open("rb") as file:
                 data = os.pread(file.fileno(), where.bytes, where.offset)
-            return Columns.from_batch(self._container.decode(data, self._schema, names), names)
+            return Columns.from_batch(self._container.decode(data, SCHEMA, names), names)
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{path}, block {block} ({where.bytes} bytes from {where.offset}) cannot be read: {error}. "

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.files import sync
-from pipeline.shards.codec import schema
+from pipeline.shards.codec import SCHEMA
 from pipeline.shards.containers import CONTAINERS
 from pipeline.shards.manifest import Shard
 
@@ -19,7 +19,7 @@ def shard_name(index: int, container: str) -> str:
 
 
 def write_shard(
-    folder: Path, index: int, container: str, block_rows: int, num_targets: int, batches: Iterable[pa.RecordBatch]
+    folder: Path, index: int, container: str, block_rows: int, batches: Iterable[pa.RecordBatch]
 ) -> Shard | None:
     """Write the molecules of ``batches`` as shard ``index``; None, and no file, when there are none.
 
@@ -29,7 +29,7 @@ def write_shard(
     temporary = folder / f".writing-{target.name}"
     blocks, atoms = [], 0
     with temporary.open("wb") as file:
-        writer = CONTAINERS[container](file, schema(num_targets))
+        writer = CONTAINERS[container](file, SCHEMA)
         for block in _blocks(batches, block_rows):
             blocks.append(writer.write(block))
             atoms += len(block.column("atom_features").flatten())

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers
 
 from preprocessing.conformers import ConformerConfig, Conformers, conformers, seed
@@ -13,6 +13,12 @@ from preprocessing.fields import ConformerStatus
 from tests.preprocessing.molecules import IMPOSSIBLE_STEREO, TRILAURIN, mol_blocks
 
 BRIEF = ConformerConfig(force_field="none", max_iterations=3, random_coordinates_max_iterations=3)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with rdBase.BlockLogs():
+        yield
 
 
 def with_hydrogens(text: str) -> Chem.Mol:
@@ -102,7 +108,7 @@ def test_rung_random_coordinates():
 def test_rung_none():
     result = generate(IMPOSSIBLE_STEREO, ConformerConfig())
     assert result.status is ConformerStatus.NONE
-    assert (result.positions.shape, result.positions.dtype) == ((0, 18, 3), np.float32)
+    assert (result.positions.shape, result.positions.dtype) == ((0, 16, 3), np.float32)
     assert (result.energies.shape, result.energies.dtype) == ((0,), np.float32)
     assert "ETKDG" in result.detail
     assert "RANDOM_COORDINATES" in result.detail
@@ -115,7 +121,7 @@ def test_a_timeout_is_no_conformer():
 
 
 def test_exceptions_of_the_embedding_are_told():
-    """An atom without a neighbour list of its own (here: no sanitization) makes RDKit raise."""
+    """RDKit raises on a molecule that was never sanitized; on the road it does so on some metal complexes."""
     mol = Chem.MolFromSmiles("CCO", sanitize=False)
     result = conformers(mol, 3, "key", None, ConformerConfig())
     assert result.status is ConformerStatus.NONE
@@ -146,7 +152,7 @@ def test_ladder_on_molecules_that_break_embedding(shared_data):
             seen.add(result.status)
             assert np.isfinite(result.positions).all()
             assert (len(result.positions) == 0) == (result.status is ConformerStatus.NONE)
-    assert seen >= {ConformerStatus.NONE, ConformerStatus.ETKDG}
+    assert seen >= {ConformerStatus.NONE, ConformerStatus.RANDOM_COORDINATES}
 
 
 def test_bond_lengths_of_generated_conformers_are_those_of_crystal_structures(shared_data):

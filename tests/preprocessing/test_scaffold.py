@@ -35,7 +35,7 @@ def test_chirality_tells_scaffolds_apart_where_asked():
 
 
 def test_split_by_hand():
-    """Seven benzenes; two pyridines, which would overfill a training part of eight; one cyclopropane, which would not."""
+    """Seven benzenes; two pyridines, which would overfill a training part of eight; a cyclopropane, which would not."""
     smiles = ["C" * n + "c1ccccc1" for n in range(1, 8)] + ["Cc1ccncc1", "CCc1ccncc1", "C1CC1"]
     train, valid, test = scaffold_split(smiles)
     assert (train.tolist(), valid.tolist(), test.tolist()) == ([0, 1, 2, 3, 4, 5, 6, 9], [7, 8], [])

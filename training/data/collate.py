@@ -31,7 +31,7 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBa
         has_pos=torch.from_numpy(np.diff(columns.offsets["conformer_energy"]) > 0),
         batch=torch.from_numpy(np.repeat(np.arange(len(num_atoms)), num_atoms)),
         ptr=torch.from_numpy(ptr.astype(np.int64)),
-        y=torch.from_numpy(np.array(columns.values["targets"], np.float32).reshape(len(num_atoms), -1)),
+        y=torch.from_numpy(np.array(columns.values["targets"]).reshape(len(num_atoms), -1)),
         index=torch.from_numpy(np.array(index, np.int64)),
     )
 
