@@ -13,7 +13,9 @@ CS(=O)(=O)N ClC=C(Cl)Cl N#Cc1ccncc1 O=C1CCCN1 CC1=CC(=O)C=CC1=O CCN(CC)CC C1=CSC
 BrCCBr O=[N+]([O-])c1ccccc1 C[C@H](N)C(=O)O c1ccoc1 CSC OCCN CC1CO1 Cc1ccccc1 C O CC""".split()
 """Small molecules, single atoms among them."""
 
-HOMOLOGUES = [f"{chain}{end}" for chain in ("C" * n for n in range(2, 10)) for end in ("O", "N", "Cl", "C#N", "C(=O)O", "S")]
+HOMOLOGUES = [
+    f"{chain}{end}" for chain in ("C" * n for n in range(2, 10)) for end in ("O", "N", "Cl", "C#N", "C(=O)O", "S")
+]
 """Chains that fill a dataset up without costing much embedding."""
 
 

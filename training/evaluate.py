@@ -97,6 +97,7 @@ def ecfp4(smiles: Sequence[str]) -> np.ndarray:
 
 
 def _score(name: str, vectors: np.ndarray, target: np.ndarray, parts: Sequence[np.ndarray]) -> Score:
+    vectors = vectors.astype(np.float64)
     usable = np.isfinite(vectors).all(axis=1) & np.isfinite(target)
     train, valid, test = (part[usable[part]] for part in parts)
     if min(len(train), len(valid), len(test)) < 2:
