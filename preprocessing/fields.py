@@ -67,7 +67,9 @@ FIELDS: tuple[Field, ...] = (
     Field("bond_index", "uint16", (2, "b"), "bond", "", "the two atoms of every bond, each bond once"),
     Field("bond_features", "uint8", ("b", 3), "bond", "", "OGB bond columns: type, stereo, conjugated"),
     Field("positions", "float32", ("c", "n", 3), "conformer", "angstrom", "centred on the unweighted centroid"),
-    Field("conformer_energy", "float32", ("c",), "conformer", "kcal/mol", "force-field energy; NaN where there is none"),
+    Field(
+        "conformer_energy", "float32", ("c",), "conformer", "kcal/mol", "force-field energy; NaN where there is none"
+    ),
     Field("conformer_status", "uint8", (), "molecule", "", "a ConformerStatus"),
     Field("targets", "float32", ("t",), "molecule", "as in the source", "named in the manifest; NaN where missing"),
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.datasets import REPOSITORY, molecules, molstream, write_csv
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +19,6 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A committed dataset of about 80 small molecules with conformers and one target, in several shards and blocks."""
-    from tests.datasets import molecules, molstream, write_csv
-
     folder = tmp_path_factory.mktemp("dataset")
     source = write_csv(folder / "molecules.csv", molecules())
     molstream(
@@ -32,3 +30,29 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "block_rows=8",
     )
     return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def small_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished pretraining run of a few steps."""
+    run_dir = tmp_path_factory.mktemp("small") / "run"
+    molstream(
+        "pretrain",
+        f"data.path={dataset}",
+        f"run_dir={run_dir}",
+        "model=tiny",
+        "data.lanes=2",
+        "data.micro_batch=8",
+        "steps=6",
+        "save_every=3",
+        "log_every=2",
+    )
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def export(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of that run."""
+    output = tmp_path_factory.mktemp("export") / "encoder"
+    molstream("export", f"run_dir={small_run}", f"output={output}", "purpose=test")
+    return output

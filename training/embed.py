@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, TransformerMixin
 
 from pipeline.shards.codec import encode
 from pipeline.shards.columns import Columns
@@ -100,7 +100,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     def untrained(self, seed: int) -> "MoleculeEmbedder":
         """The same embedder with freshly initialised weights: the baseline of every claim about pretraining."""
-        other = clone(self)
+        other = MoleculeEmbedder(**self.get_params())
         export, device = self._load()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -158,12 +158,14 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         columns = Columns.from_batch(encode(samples), COLLATED_FIELDS)
         zeros = np.zeros(len(samples), np.int64)
         batch = collate(columns, zeros, zeros.astype(np.uint64)).to(device)
+        encoder_2d: Any = encoders.encoder_2d
+        encoder_3d: Any = encoders.encoder_3d
         with torch.inference_mode():
             parts = []
             if self.representation != "3d":
-                nodes = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
-                parts.append(encoders.encoder_2d.readout(nodes, batch.batch, batch.num_graphs))
+                nodes = encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+                parts.append(encoder_2d.readout(nodes, batch.batch, batch.num_graphs))
             if self.representation != "2d":
-                nodes = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
-                parts.append(encoders.encoder_3d.readout(nodes, batch.batch, batch.num_graphs))
+                nodes = encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
+                parts.append(encoder_3d.readout(nodes, batch.batch, batch.num_graphs))
             return torch.cat(parts, dim=1).float().cpu().numpy()

@@ -61,7 +61,7 @@ def start_processes(config: EngineConfig) -> Place:
     import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
 
-    accelerator = get_accelerator()
+    accelerator: Any = get_accelerator()
     if accelerator.device_name() == "cpu":
         # Otherwise every CPU run compiles a shared-memory kernel for inference that training never calls.
         deepspeed.ops.__dict__["__compatible_ops__"] = collections.defaultdict(bool)
@@ -123,7 +123,8 @@ class Engine:
                 "dtype": "bfloat16",
                 "lower_precision_safe_modules": [],
             }
-        self._engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+        # Any: what DeepSpeed returns, and what its optimizer is, depends on the stage.
+        self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         self.module = module
         self._base: torch.optim.Optimizer = optimizer
         self._statistics = LaneAveragedStatistics(module, lanes)

@@ -121,13 +121,12 @@ def summary(story: Story) -> Table:
 def _count_embeddings(path: str | None) -> tuple[int, int] | None:
     if path is None:
         return None
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if not Path(path).is_file():
         raise DataError(f"embeddings={path}: no such file. Write it with `molstream embed output=...`.")
     reasons = pq.read_table(path, columns=["failure"])["failure"]
-    return len(reasons), len(reasons) - pc.count(reasons, mode="only_null").as_py()
+    return len(reasons), len(reasons) - reasons.null_count
 
 
 def _figure(columns: int, rows: int = 1) -> "tuple[Figure, list[Any]]":

@@ -17,8 +17,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 
 from preprocessing.errors import CheckpointError, ConfigError, DataError
-from tests.conftest import REPOSITORY
-from tests.datasets import SMILES, molstream
+from tests.datasets import REPOSITORY, SMILES, molstream
 from training.checkpoint import checkpoints, load_checkpoint
 from training.embed import MoleculeEmbedder
 from training.hub import load_export
@@ -135,7 +134,8 @@ def test_a_fresh_process_without_ray_and_deepspeed_gets_the_same_vectors(embedde
         + f"""
 import numpy as np
 from training.embed import MoleculeEmbedder
-np.save({str(tmp_path / "vectors.npy")!r}, MoleculeEmbedder.from_pretrained({str(export)!r}).transform(["CCO", "c1ccccc1"]))
+embedder = MoleculeEmbedder.from_pretrained({str(export)!r})
+np.save({str(tmp_path / "vectors.npy")!r}, embedder.transform(["CCO", "c1ccccc1"]))
 """
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
