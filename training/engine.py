@@ -3,7 +3,7 @@
 import collections
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -80,12 +80,18 @@ def stop_processes() -> None:
 class Engine:
     """A module under DeepSpeed: accumulate over lanes, step, and read or write its whole state by parameter name.
 
+    Gradients of the lanes are added in fp64 before DeepSpeed sees them. A sum of fp32 numbers of similar size is exact
+    there, whatever its order, so a step is the same to the last bit however the lanes are spread over processes (a
+    power of two of them: DeepSpeed then averages equal numbers, which is exact too). In fp32 the order of the sums
+    would differ with the number of processes, and training amplifies that: 1e-7 at one step became 1e-2 in the loss
+    of MoleculeSDE within fifty. The price is 8 bytes per parameter and process, and as much to send.
+
     Args:
         module: fp32 parameters; its forward returns an object with a scalar ``loss``.
         optimizer: AdamW over the module's parameters.
         config: ZeRO stage and precision.
         place: from :func:`start_processes`.
-        lanes, micro_batch: the global batch is their product; ``lanes / world_size`` micro-batches are accumulated.
+        lanes, micro_batch: the global batch is their product; a process accumulates ``lanes / world_size`` lanes.
         gradient_clipping: bound on the global L2 norm of the gradient; 0 for none.
     """
 
@@ -103,12 +109,14 @@ class Engine:
         import deepspeed
 
         self.place, self.config = place, config
-        self._accumulation = lanes // place.world_size
+        self._lanes, self._clipping = lanes, gradient_clipping
+        per_process = lanes // place.world_size * micro_batch
         settings: dict[str, Any] = {
             "train_batch_size": lanes * micro_batch,
-            "train_micro_batch_size_per_gpu": micro_batch,
-            "gradient_accumulation_steps": self._accumulation,
-            "gradient_clipping": gradient_clipping,
+            "train_micro_batch_size_per_gpu": per_process,
+            "gradient_accumulation_steps": 1,
+            # Clipped in `step`, by the norm of the exact sum; left out, DeepSpeed would clip at its own default.
+            "gradient_clipping": 0.0,
             "steps_per_print": 2**31,
             "zero_optimization": {
                 "stage": config.zero_stage,
@@ -116,48 +124,52 @@ class Engine:
                 "allgather_bucket_size": config.bucket_size,
             },
         }
-        if config.precision == "bf16":
-            # An empty list of "safe" modules keeps gradient reduction in fp32.
-            settings["torch_autocast"] = {
-                "enabled": True,
-                "dtype": "bfloat16",
-                "lower_precision_safe_modules": [],
-            }
         # Any: what DeepSpeed returns, and what its optimizer is, depends on the stage.
         self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         self.module = module
         self._base: torch.optim.Optimizer = optimizer
+        self._parameters = list(module.parameters())
+        self._sum = torch.zeros(sum(p.numel() for p in self._parameters), dtype=torch.float64, device=place.device)
+        self._sums = [part.view_as(p) for part, p in zip(self._split(self._sum), self._parameters)]
         self._statistics = LaneAveragedStatistics(module, lanes)
-        self._micro_step = 0
+        self._accumulated = 0
 
     def accumulate(self, *inputs: Any) -> Any:
         """Forward and backward of one lane's micro-batch; returns what the module returned."""
-        if self._micro_step == 0:
+        if self._accumulated == 0:
             self._statistics.begin_step()
+            self._sum.zero_()
         self._statistics.begin_lane()
-        output = self._engine(*inputs)
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=bf16):
+            output = self.module(*inputs)
         self._statistics.end_lane()
-        self._engine.backward(output.loss)
-        self._micro_step += 1
-        if self._micro_step < self._accumulation:
-            self._engine.step()
+        gradients = torch.autograd.grad(output.loss, self._parameters, materialize_grads=True)
+        torch._foreach_add_(self._sums, [gradient.double() for gradient in gradients])
+        self._accumulated += 1
         return output
 
     def step(self, learning_rates: Iterable[float]) -> float:
         """The optimizer's step after all lanes, with one learning rate per parameter group; the gradient's norm."""
-        assert self._micro_step == self._accumulation, "a step takes every lane of this process once"
-        self._micro_step = 0
+        assert self._accumulated == self._lanes // self.place.world_size, "a step takes every lane of a process once"
+        self._accumulated = 0
         self._statistics.end_step()
+        if self.place.world_size > 1:
+            dist.all_reduce(self._sum)
+        self._sum /= self._lanes
+        norm = float(torch.linalg.vector_norm(self._sum))
+        if self._clipping and norm > self._clipping:
+            self._sum *= self._clipping / norm
         for group, rate in zip(self._engine.optimizer.param_groups, learning_rates, strict=True):
             group["lr"] = rate
-        norm = self._replicated_norm() if self.config.zero_stage == 0 else None
+        # The gradient of sum(p g) is g: so DeepSpeed's own hooks get it, in every stage.
+        gradient = [part.view_as(p) for part, p in zip(self._split(self._sum.float()), self._parameters)]
+        self._engine.backward(torch.stack([(p * g).sum() for p, g in zip(self._parameters, gradient)]).sum())
         self._engine.step()
-        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+        return norm
 
-    def _replicated_norm(self) -> Tensor:
-        # DeepSpeed reports no norm for stage 0 without fp16; there every rank holds the reduced gradient.
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+    def _split(self, flat: Tensor) -> Sequence[Tensor]:
+        return flat.split([p.numel() for p in self._parameters])
 
     def gather_lanes(self, values: Tensor) -> Tensor:
         """[L, ...] from each process's [L / W, ...], in lane order, on every process (collective)."""

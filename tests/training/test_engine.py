@@ -70,22 +70,17 @@ def test_the_curve_is_that_of_plain_pytorch(six_steps):
 @pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (1, 1), (2, 0), (2, 2), (4, 1)])
 def test_a_state_continues_at_any_world_size_and_stage(six_steps, tmp_path, world_size, stage):
     source, whole = six_steps
-    continued = train(world_size, stage, 6, 10, source, tmp_path / "continued")
-    if (world_size, stage) == (1, 1):
-        np.testing.assert_array_equal(continued, whole[6:])
-    else:
-        np.testing.assert_allclose(continued, whole[6:], rtol=3e-6)
+    np.testing.assert_array_equal(train(world_size, stage, 6, 10, source, tmp_path / "continued"), whole[6:])
 
 
-def test_two_processes_from_the_start_agree_in_losses_and_statistics(six_steps, tmp_path):
+def test_two_processes_from_the_start_agree_to_the_last_bit(six_steps, tmp_path):
     source, whole = six_steps
-    pair = train(2, 2, 0, 6, "-", tmp_path / "pair")
-    np.testing.assert_allclose(pair, whole[:6], rtol=3e-6)
+    np.testing.assert_array_equal(train(2, 2, 0, 6, "-", tmp_path / "pair"), whole[:6])
     for kind in ("weights", "moments"):
         one, two = load_file(f"{source}.{kind}"), load_file(f"{tmp_path}/pair.{kind}")
         assert one.keys() == two.keys()
         for name in one:
-            torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6, msg=name)
+            assert torch.equal(one[name], two[name]), name
     # One update per step, however many lanes a process serves.
     assert int(one_counter(source)) == int(one_counter(tmp_path / "pair")) == 6
 

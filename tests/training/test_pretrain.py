@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.training.processes import ENVIRONMENT, REPOSITORY, run_ranks, start_ranks
@@ -23,7 +22,7 @@ SETTINGS = [
     "steps=12",
     "save_every=3",
     "log_every=2",
-    "optim.lr=2e-5",
+    "optim.lr=1e-3",
 ]
 
 
@@ -63,8 +62,7 @@ def test_a_run_directory_tells_the_story(whole_run, dataset):
 @pytest.mark.parametrize(("world_size", "stage"), [(2, 2), (4, 1)])
 def test_the_curve_does_not_depend_on_the_number_of_processes(whole_run, dataset, tmp_path, world_size, stage):
     run_ranks(world_size, arguments(dataset, tmp_path / "run", f"deepspeed.zero_stage={stage}"))
-    one, many = losses(whole_run), losses(tmp_path / "run")
-    np.testing.assert_allclose([many[k] for k in sorted(many)], [one[k] for k in sorted(one)], rtol=1e-4, atol=1e-6)
+    assert losses(tmp_path / "run") == losses(whole_run)
 
 
 def test_stop_and_go_at_another_world_size_continues_the_curve(whole_run, dataset, tmp_path):
@@ -73,9 +71,7 @@ def test_stop_and_go_at_another_world_size_continues_the_curve(whole_run, datase
     output = run_ranks(2, arguments(dataset, tmp_path / "run", "deepspeed.zero_stage=0"))
     assert "restored step 5" in output
     assert "written by 1 processes at ZeRO 1, now 2 at 0" in output
-    one, both = losses(whole_run), losses(tmp_path / "run")
-    assert [both[k] for k in range(1, 6)] == [one[k] for k in range(1, 6)]
-    np.testing.assert_allclose([both[k] for k in range(6, 13)], [one[k] for k in range(6, 13)], rtol=1e-4, atol=1e-6)
+    assert losses(tmp_path / "run") == losses(whole_run)
 
 
 @pytest.mark.parametrize("after_step", [4, 8])
@@ -128,8 +124,7 @@ def test_the_deepspeed_launcher_starts_two_processes(whole_run, dataset, tmp_pat
     )
     assert result.returncode == 0, result.stderr
     assert "on 2 process(es)" in result.stderr
-    one, two = losses(whole_run), losses(tmp_path / "run")
-    np.testing.assert_allclose([two[k] for k in range(1, 5)], [one[k] for k in range(1, 5)], rtol=1e-4, atol=1e-6)
+    assert losses(tmp_path / "run") == {step: losses(whole_run)[step] for step in range(1, 5)}
 
 
 def fails(dataset: Path, run_dir: Path, *more: str, world_size: int = 1) -> tuple[int, str]:
@@ -168,7 +163,7 @@ def test_more_processes_than_lanes_are_refused(dataset, tmp_path):
 def test_another_configuration_or_a_foreign_folder_is_refused(whole_run, dataset, tmp_path):
     code, output = fails(dataset, whole_run, "optim.lr=5e-4", "data.micro_batch=2")
     assert code == 2
-    assert "data.micro_batch: 4 -> 2; optim.lr: 2e-05 -> 0.0005" in output
+    assert "data.micro_batch: 4 -> 2; optim.lr: 0.001 -> 0.0005" in output
     (tmp_path / "thesis.txt").write_text("mine")
     code, output = fails(dataset, tmp_path)
     assert code == 2
