@@ -1,7 +1,16 @@
 """Writing files so that a crash at any moment leaves the old content or the new, never half of it."""
 
+import fcntl
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from preprocessing.errors import DataError
+
+UNFINISHED = ".writing-*"
+"""Pattern of temporary names: what a process that was killed leaves behind."""
 
 
 def sync(path: Path) -> None:
@@ -13,10 +22,44 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; synced and renamed to ``path`` at the end if it is there, removed on an error.
+
+    No two writers share a temporary name, not even of the same file: a task that outlived its driver does no harm.
+    """
+    temporary = path.with_name(f".writing-{uuid.uuid4().hex[:12]}-{path.name}")
+    try:
+        yield temporary
+        if temporary.exists():
+            sync(temporary)
+            temporary.rename(path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """The only process at work in ``folder``; the lock goes with the process, however that ends.
+
+    Raises:
+        DataError: another process is.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"another process is at work in {folder}: wait for it, or stop it, then try again."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name, sync, rename, sync the folder."""
-    temporary = path.with_name(f".writing-{path.name}")
-    temporary.write_bytes(content)
-    sync(temporary)
-    temporary.rename(path)
-    sync(path.parent)
+    """Write a file that is there with all its content or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)

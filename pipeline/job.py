@@ -1,22 +1,27 @@
 """The Ray job: the only module that imports ray. One split is one task; Ray retries lost nodes, never molecules."""
 
 import os
+import secrets
 import shutil
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
 from pipeline.dedupe import keep_first
-from pipeline.files import sync
+from pipeline.files import UNFINISHED, exclusive, written_whole
 from pipeline.plan import WORK, Plan, PreprocessConfig, RayConfig, make_plan
 from pipeline.progress import JobProgress
 from pipeline.shards.manifest import NAME as MANIFEST
-from pipeline.shards.manifest import Account, Manifest, read_manifest
+from pipeline.shards.manifest import Account, Manifest
+from pipeline.shards.reader import ShardDataset
 from pipeline.stages import (
     DUPLICATES_SCHEMA,
     REJECTED_SCHEMA,
@@ -27,10 +32,13 @@ from pipeline.stages import (
     read_keys,
     write_split,
 )
-from preprocessing.errors import DataError
+from preprocessing.errors import ConfigError, DataError, MolstreamError
 
 IN_FLIGHT_PER_CPU = 2
 """Tasks that are handed to Ray per core: enough to keep every core busy, few enough to bound the driver's memory."""
+
+OBJECT_STORE_BYTES = 128 << 20
+"""Shared memory of a local Ray: only plans and accounts pass through it, molecules never do."""
 
 Result = TypeVar("Result")
 
@@ -44,10 +52,18 @@ def preprocess(config: PreprocessConfig) -> Manifest:
     """
     plan = make_plan(config)
     output = Path(config.output)
-    if (output / MANIFEST).is_file():
-        print(f"{output} is finished already: nothing to do", file=sys.stderr)
+    with exclusive(output):
+        if (output / MANIFEST).is_file():
+            print(f"{output} is finished already: nothing to do", file=sys.stderr)
+        else:
+            _make(plan, config, output)
         shutil.rmtree(output / WORK, ignore_errors=True)
-        return read_manifest(output)
+    # Opening it checks that the shards are there.
+    return ShardDataset(output).manifest
+
+
+def _make(plan: Plan, config: PreprocessConfig, output: Path) -> None:
+    """Do the work that is missing and commit the dataset."""
     tasks = _tasks(plan, config)
     _clean(output)
     commits = _run(tasks, config)
@@ -56,8 +72,6 @@ def preprocess(config: PreprocessConfig) -> Manifest:
     manifest = _manifest(plan, config, tasks, commits)
     _bear(manifest, config.max_rejected_fraction, output)
     manifest.write(output)
-    shutil.rmtree(output / WORK)
-    return read_manifest(output)
 
 
 def _tasks(plan: Plan, config: PreprocessConfig) -> list[SplitTask]:
@@ -80,7 +94,7 @@ def _tasks(plan: Plan, config: PreprocessConfig) -> list[SplitTask]:
 def _clean(output: Path) -> None:
     """Remove what processes that were killed had begun to write."""
     for folder in (output, output / WORK):
-        for stale in folder.glob(".writing-*"):
+        for stale in folder.glob(UNFINISHED):
             stale.unlink()
 
 
@@ -116,23 +130,48 @@ def _progress(stage: str, tasks: Sequence[SplitTask], config: PreprocessConfig) 
 
 @contextmanager
 def _ray(config: RayConfig) -> Iterator[None]:
-    """A Ray of our own, or a connection to one that runs."""
+    """A Ray of our own, which leaves nothing behind, or a connection to one that runs.
+
+    Raises:
+        ConfigError: no Ray answers at the address.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if config.address == "local":
+        # Ray would write a token to the user's home, and warn about it; one in the environment serves as well.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
+    from ray.exceptions import AuthenticationError
 
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     runtime_env = {"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}}
-    options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": "warning", "log_to_driver": False}
-    if config.address == "local":
-        # Loopback: a Ray of one machine must not depend on, or be reachable through, that machine's network.
-        options |= {"num_cpus": config.num_cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    ray.init(address=config.address, **options)
-    try:
+    options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": "error", "log_to_driver": False}
+    with ExitStack() as stack:
+        if config.address == "local":
+            # A folder of our own: Ray's default belongs to whoever came first on a machine of several users.
+            folder = stack.enter_context(TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True))
+            options |= {
+                "num_cpus": config.num_cpus,
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_temp_dir": folder,
+                # Loopback: a Ray of one machine must not depend on, or be reachable through, its network.
+                "_node_ip_address": "127.0.0.1",
+            }
+        try:
+            ray.init(address=config.address, **options)
+        except (ConnectionError, AuthenticationError) as error:
+            raise ConfigError(
+                f"ray.address={config.address}: no Ray cluster answers ({error}). Start one (`ray up "
+                "infra/cluster.yaml`, or `ray start --head`), or leave the address out to use this machine."
+            ) from error
+        stack.callback(ray.shutdown)
+        if threading.current_thread() is threading.main_thread():
+            # End as on Ctrl-C; Ray's own handler exits with the code 15.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield
-    finally:
-        ray.shutdown()
 
 
 def _map(
@@ -143,6 +182,7 @@ def _map(
 ) -> None:
     """Call ``function`` on every tuple as a Ray task; ``done(first argument, result)`` as each one ends."""
     import ray
+    from ray.exceptions import RayTaskError
 
     # Without bound, because only a lost node counts here: an exception in a task is ours, and is raised at once.
     remote = ray.remote(num_cpus=1, max_retries=-1, retry_exceptions=False)(function)
@@ -158,8 +198,10 @@ def _map(
             for reference in finished:
                 try:
                     result = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.as_instanceof_cause() from None
+                except RayTaskError as error:
+                    if isinstance(error.cause, MolstreamError):
+                        raise error.cause from None
+                    raise
                 done(running.pop(reference), result)
             progress.tick()
     finally:
@@ -169,14 +211,14 @@ def _map(
 
 def _join(tasks: Sequence[SplitTask], kind: str, schema: Any, output: Path) -> None:
     """All splits' rows of one kind in one Parquet file, in input order, one split in memory at a time."""
-    temporary = output / f".writing-{kind}"
-    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        written_whole(output / kind) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         for task in tasks:
             table = pq.read_table(task.path(kind))
             if table.num_rows:
                 writer.write_table(table)
-    sync(temporary)
-    temporary.rename(output / kind)
 
 
 def _manifest(
@@ -215,9 +257,13 @@ def _bear(manifest: Manifest, fraction: float, output: Path) -> None:
     if rejected > fraction * counts.rows_in:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.rejected.items())
         raise DataError(
-            f"{rejected} of {counts.rows_in} rows were rejected ({reasons}), more than max_rejected_fraction={fraction} "
-            f"allows. They are listed in {output / 'rejected.parquet'}. The work is kept: if this is what you expect, "
-            "give the same command with a larger max_rejected_fraction and it finishes at once."
+            f"{rejected} of {counts.rows_in} rows were rejected ({reasons}), more than "
+            f"max_rejected_fraction={fraction} allows. They are listed in "
+            f"{output / 'rejected.parquet'}. The work is kept: if this is what you expect, give the same command with "
+            "a larger max_rejected_fraction and it finishes at once."
         )
     if manifest.num_rows == 0:
-        raise DataError(f"no molecule of {counts.rows_in} rows is left: see {output / 'rejected.parquet'}.")
+        raise DataError(
+            f"no molecule of {counts.rows_in} rows is left: a dataset needs one. The reasons are in "
+            f"{output / 'rejected.parquet'}."
+        )

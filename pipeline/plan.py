@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipeline.files import write_atomically
 from pipeline.sandbox import SandboxConfig
 from pipeline.shards.containers import CONTAINERS
 from pipeline.shards.manifest import NAME as MANIFEST
-from pipeline.sources import InputSplit, cut, find_files, open_sources
+from pipeline.sources import InputSplit, cut, decompress, describe_sources, find_files
 from preprocessing.errors import ConfigError
 from preprocessing.featurize import FeaturizeConfig
 from preprocessing.fields import SCHEMA_VERSION
@@ -31,6 +32,10 @@ class RayConfig:
     """`local` starts Ray on this machine; `auto` or an address joins a running cluster."""
     num_cpus: int | None = None
     """Cores of a local Ray; all of them by default."""
+
+    def __post_init__(self) -> None:
+        if self.num_cpus is not None and self.num_cpus < 1:
+            raise ConfigError(f"ray.num_cpus={self.num_cpus}: expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class PreprocessConfig:
                 raise ConfigError(f"{name}={value}: expected at least 1.")
         if self.container not in CONTAINERS:
             raise ConfigError(f"container={self.container}: expected one of {', '.join(CONTAINERS)}.")
+        if not 0 <= self.max_rejected_fraction <= 1:
+            raise ConfigError(f"max_rejected_fraction={self.max_rejected_fraction}: expected 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Plan:
     """Splits to be made into shards, and the record of all that decides their bytes."""
 
     splits: tuple[InputSplit, ...]
+    """Empty if the dataset is finished."""
     record: dict[str, Any]
     """Sources with checksums, settings and versions: the content of plan.json."""
 
@@ -86,32 +94,41 @@ def make_plan(config: PreprocessConfig) -> Plan:
     """Read the inputs once, decompressing what is compressed into the work folder, and cut them.
 
     Raises:
-        DataError: an input that cannot be used; nothing is written but the work folder then.
+        DataError: an input that cannot be used; nothing new is left in the output folder then.
         ConfigError: the output folder holds something else, or a dataset of another plan.
     """
     output = Path(config.output)
     _check_free(output)
-    inputs: Sequence[str] = [config.input] if isinstance(config.input, str) else list(config.input)
-    files = find_files([str(item) for item in inputs])
-    work = output / WORK
-    fresh = not output.exists()
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        sources = open_sources(files, work)
+    inputs = config.input if isinstance(config.input, list) else [config.input]
+    sources = describe_sources(find_files([str(item) for item in inputs]), output.resolve() / WORK)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "sources": [{"name": s.name, "bytes": s.bytes, "sha256": s.sha256} for s in sources],
+        "settings": _settings(config),
+        "versions": {name: version(name) for name in ("rdkit", "pyarrow", "numpy")},
+    }
+    _check_same(output, record)
+    if (output / MANIFEST).is_file():
+        return Plan((), record)
+    with _new_folders(output / WORK):
+        for source in sources:
+            decompress(source)
         splits = cut(sources, config.rows_per_shard, config.smiles_column, config.target_columns, config.limit)
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "sources": [{"name": s.name, "bytes": s.bytes, "sha256": s.sha256} for s in sources],
-            "settings": _settings(config),
-            "versions": {name: version(name) for name in ("rdkit", "pyarrow", "numpy")},
-        }
-        _check_same(output, record)
-    except BaseException:
-        if fresh:
-            shutil.rmtree(output)
-        raise
-    write_atomically(output / PLAN, (json.dumps(record, indent=1) + "\n").encode())
+        write_atomically(output / PLAN, (json.dumps(record, indent=1) + "\n").encode())
     return Plan(tuple(splits), record)
+
+
+@contextmanager
+def _new_folders(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents; those that were not there before go again if the body fails."""
+    new = next((p for p in reversed((folder, *folder.parents)) if not p.exists()), None)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new is not None:
+            shutil.rmtree(new)
+        raise
 
 
 def _settings(config: PreprocessConfig) -> dict[str, Any]:

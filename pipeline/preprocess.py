@@ -18,6 +18,9 @@ def main(argv: Sequence[str]) -> int:
     except MolstreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        print(f"error: {error}. The same command continues.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130

@@ -1,36 +1,32 @@
 """RDKit in a child process: molecules that hang, exhaust memory or crash the C++ below cost themselves, nobody else.
 
-The child takes frames of molecules through a pipe and answers with opaque Arrow bytes, so a frame costs next to nothing.
+The child takes frames of molecules through a pipe and answers with opaque Arrow bytes: a frame costs next to nothing.
 It writes the number of the molecule under way into shared memory; the parent kills it when that molecule has used more
 CPU time than the deadline. A molecule is blamed only after it failed alone in a fresh child: a kill from outside must
 not become the verdict on a molecule.
 """
 
-import ctypes
 import json
 import mmap
 import os
-import resource
 import selectors
 import signal
-import struct
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pyarrow as pa
 
-from pipeline.shards.codec import encode
-from preprocessing.conformers import ConformerConfig
-from preprocessing.errors import ConfigError
-from preprocessing.featurize import FeaturizeConfig, featurize, standardized
-from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
-from preprocessing.standardize import StandardizeConfig
+from pipeline.sandbox_child import read_frame, write_frame
+from preprocessing.errors import ConfigError, DataError
+from preprocessing.featurize import FeaturizeConfig
+from preprocessing.fields import RawMolecule, Rejection
 
 FRAME = 64
 """Molecules per frame: many enough to make the pipe free, few enough to do again after a death."""
@@ -39,8 +35,10 @@ POLL_S = 0.1
 WALL_FACTOR = 20
 """A molecule may take so many times the deadline in wall time, as a backstop for a child that sleeps for ever."""
 
+STARTS = 3
+"""Attempts to start a child: one that is killed from outside while it starts is no reason to give up."""
+
 IDLE = -1
-_LENGTH = struct.Struct("<Q")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -132,18 +130,18 @@ class Sandbox:
         return [asdict(rejection)], b""
 
     def _attempt(self, stage: str, molecules: Sequence[RawMolecule]) -> tuple[list[Any], bytes] | _Death:
-        child = self._start()
+        child = self._child or self._start()
         assert child.stdin is not None
         assert child.stdout is not None
         self._progress[0] = IDLE
         try:
-            _write_frame(child.stdin, json.dumps([stage, [asdict(m) for m in molecules]]).encode())
+            write_frame(child.stdin, json.dumps([stage, [asdict(m) for m in molecules]]).encode())
         except BrokenPipeError:
             return self._death("worker_died", 0.0)
         if death := self._watch(child):
             return death
         try:
-            answer, data = _read_frame(child.stdout), _read_frame(child.stdout)
+            answer, data = read_frame(child.stdout), read_frame(child.stdout)
         except EOFError:
             return self._death("worker_died", 0.0)
         return json.loads(answer), data
@@ -177,26 +175,48 @@ class Sandbox:
         return _Death(position, reason, detail, seconds)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        if self._child is not None:
-            return self._child
+        """A child that has shown that it works.
+
+        Raises:
+            DataError: it cannot, which must not become the verdict on any molecule.
+        """
+        failure = ""
+        for _ in range(STARTS):
+            with tempfile.TemporaryFile() as errors:
+                self._child = child = self._spawn(errors)
+                assert child.stdin is not None
+                assert child.stdout is not None
+                with suppress(BrokenPipeError, EOFError):
+                    write_frame(child.stdin, json.dumps(asdict(self._featurize)).encode())
+                    read_frame(child.stdout)
+                    return child
+                code = child.wait()
+                self._kill()
+                errors.seek(0)
+                last = errors.read().decode(errors="replace").strip().rsplit("\n", 1)[-1]
+                failure = f"exit code {code}, {last or 'no message'}"
+        raise DataError(
+            f"the chemistry process does not start ({failure}). It may use "
+            f"sandbox.memory_mib={self._config.memory_mib} of address space: try more."
+        )
+
+    def _spawn(self, errors: IO[bytes]) -> subprocess.Popen[bytes]:
         shared = os.memfd_create("molstream-progress")
         os.ftruncate(shared, mmap.PAGESIZE)
         self._memory = mmap.mmap(shared, mmap.PAGESIZE)
         self._progress = memoryview(self._memory).cast("q")
         root = str(Path(__file__).resolve().parent.parent)
         paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.sandbox", str(shared), str(self._config.memory_mib)],
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.sandbox_child", str(shared), str(self._config.memory_mib)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=errors,
             pass_fds=[shared],
             env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         )
         os.close(shared)
-        assert self._child.stdin is not None
-        _write_frame(self._child.stdin, json.dumps(asdict(self._featurize)).encode())
-        return self._child
+        return child
 
     def _kill(self) -> None:
         if self._child is None:
@@ -217,89 +237,3 @@ def _cpu_seconds(pid: int) -> float:
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def _write_frame(pipe: BinaryIO | Any, data: bytes) -> None:
-    pipe.write(_LENGTH.pack(len(data)))
-    pipe.write(data)
-    pipe.flush()
-
-
-def _read_frame(pipe: BinaryIO | Any) -> bytes:
-    header = pipe.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(header)
-    data = pipe.read(length)
-    if len(data) < length:
-        raise EOFError
-    return data
-
-
-# --- the child ------------------------------------------------------------------------------------------------------
-
-
-def featurize_config(record: dict[str, Any]) -> FeaturizeConfig:
-    """The configuration from its ``asdict``."""
-    nested = {
-        "standardize": StandardizeConfig(**record["standardize"]),
-        "conformers": ConformerConfig(**record["conformers"]),
-    }
-    return FeaturizeConfig(**{**record, **nested})
-
-
-def _keys(raws: Sequence[RawMolecule], config: FeaturizeConfig, at: Callable[[int], None]) -> tuple[list[Any], bytes]:
-    answer: list[Any] = []
-    for k, raw in enumerate(raws):
-        at(k)
-        result = standardized(raw, config)
-        answer.append(asdict(result) if isinstance(result, Rejection) else result.key)
-    return answer, b""
-
-
-def _samples(
-    raws: Sequence[RawMolecule], config: FeaturizeConfig, at: Callable[[int], None]
-) -> tuple[list[Any], bytes]:
-    rejections: list[Any] = []
-    samples: list[MoleculeSample] = []
-    for k, raw in enumerate(raws):
-        at(k)
-        result = featurize(raw, config)
-        if isinstance(result, Rejection):
-            rejections.append(asdict(result))
-        else:
-            samples.append(result)
-    if not samples:
-        return rejections, b""
-    batch, sink = encode(samples), pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return rejections, sink.getvalue().to_pybytes()
-
-
-STAGES = {"keys": _keys, "samples": _samples}
-
-
-def _child(shared: int, memory_mib: int) -> None:
-    """Serve frames until the parent closes the pipe or dies."""
-    prctl_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(prctl_set_pdeathsig, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    progress = memoryview(mmap.mmap(shared, mmap.PAGESIZE)).cast("q")
-    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    # Whatever a library prints must not get between the frames.
-    os.dup2(2, 1)
-    config = featurize_config(json.loads(_read_frame(source)))
-    with suppress(EOFError):
-        while True:
-            stage, records = json.loads(_read_frame(source))
-            raws = [RawMolecule(**{**record, "targets": tuple(record["targets"])}) for record in records]
-            answer, data = STAGES[stage](raws, config, lambda k: progress.__setitem__(0, k))
-            _write_frame(target, json.dumps(answer).encode())
-            _write_frame(target, data)
-
-
-if __name__ == "__main__":
-    _child(int(sys.argv[1]), int(sys.argv[2]))

@@ -5,6 +5,7 @@ conformers of what is kept and writes the shard. A row that stage one rejects is
 """
 
 import json
+import socket
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import sync, write_atomically
+from pipeline.files import write_atomically, written_whole
 from pipeline.sandbox import Sandbox, SandboxConfig
 from pipeline.shards.columns import Columns
 from pipeline.shards.containers import Block
 from pipeline.shards.manifest import Account, Shard
 from pipeline.shards.writer import file_sha256, shard_name, write_shard
 from pipeline.sources import InputSplit, read_split
+from preprocessing.errors import DataError
 from preprocessing.featurize import FeaturizeConfig
 from preprocessing.fields import ConformerStatus, RawMolecule, Rejection
 
@@ -92,6 +94,8 @@ class SplitCommit:
 
 def key_split(task: SplitTask) -> int:
     """Stage one: the key or the rejection of every row, committed as ``keys.parquet``; the number of rejected rows."""
+    if not Path(task.work).is_dir():
+        raise DataError(f"{task.work} is not there on {socket.gethostname()}: all nodes must share the output folder.")
     done = task.path("keys.parquet")
     if not done.exists():
         results: list[str | Rejection] = []
@@ -175,11 +179,9 @@ def read_commit(task: SplitTask) -> SplitCommit | None:
 
 
 def write_parquet(path: Path, records: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows under a temporary name, sync, rename."""
-    temporary = path.with_name(f".writing-{path.name}")
-    pq.write_table(pa.Table.from_pylist(list(records), schema), temporary, compression="zstd")
-    sync(temporary)
-    temporary.rename(path)
+    """Write rows as a Parquet file, whole or not at all."""
+    with written_whole(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(records), schema), temporary, compression="zstd")
 
 
 def _row(rejection: Rejection) -> int:

@@ -54,7 +54,7 @@ def _array(field: Field, items: Sequence[Any]) -> pa.Array:
 def _sample(columns: Columns, row: int) -> MoleculeSample:
     one = columns.slice(row, row + 1)
     num_atoms = len(one.values["atom_features"])
-    values = {
+    values: dict[str, Any] = {
         f.name: f.from_stored(one.values[f.name], num_atoms) if f.is_ragged else one.values[f.name][0] for f in FIELDS
     }
     values |= {name: int(values[name]) for name in ("row", "conformer_status")}

@@ -16,8 +16,8 @@ class Columns:
     """The chosen fields of ``num_rows`` molecules.
 
     ``values[name]`` holds a scalar field as [rows], and a ragged field as all its entries end to end with the symbolic
-    dimensions outermost: ``atom_features`` [sum n, 9], ``bond_index`` [sum b, 2], ``positions`` [sum c n, 3], ``targets``
-    [rows t]. ``offsets[name]``, int64 [rows + 1] from 0, says where each molecule's entries begin.
+    dimensions outermost: ``atom_features`` [sum n, 9], ``bond_index`` [sum b, 2], ``positions`` [sum c n, 3],
+    ``targets`` [rows t]. ``offsets[name]``, int64 [rows + 1] from 0, says where each molecule's entries begin.
     """
 
     num_rows: int
@@ -57,7 +57,7 @@ class Columns:
                 lengths = np.diff(self.offsets[name])[rows]
                 offset = np.concatenate([[0], np.cumsum(lengths)])
                 shift = self.offsets[name][:-1][rows] - offset[:-1]
-                values[name] = value[np.arange(offset[-1]) + np.repeat(shift, lengths)]
+                values[name] = value.take(np.arange(offset[-1]) + np.repeat(shift, lengths), axis=0)
                 offsets[name] = offset
             else:
                 values[name] = value[rows]

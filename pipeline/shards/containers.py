@@ -78,8 +78,7 @@ class TarContainer(Container):
 
     @staticmethod
     def decode(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
-        options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
-        return pa.ipc.open_stream(pa.py_buffer(data), options=options).read_next_batch()
+        return _read_stream(data, schema, names)
 
 
 class ArrowContainer(Container):
@@ -104,12 +103,19 @@ class ArrowContainer(Container):
 
     @staticmethod
     def decode(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
-        # A message alone cannot be read in part, so the columns that were not asked for are dropped afterwards.
-        batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(data)), schema)
-        return batch.select(list(names))
+        # A message alone cannot be read in part; behind a schema message it is an Arrow stream, which can.
+        return _read_stream(schema.serialize().to_pybytes() + data, schema, names)
 
 
 CONTAINERS: dict[str, type[Container]] = {"webdataset": TarContainer, "arrow": ArrowContainer}
+
+
+def _read_stream(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
+    options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
+    batch = next(iter(pa.ipc.open_stream(pa.py_buffer(data), options=options)), None)
+    if batch is None:
+        raise ValueError("the bytes hold no record batch")
+    return batch
 
 
 def _write_options() -> pa.ipc.IpcWriteOptions:

@@ -1,13 +1,12 @@
 """A shard file, written block by block: there whole, synced and under its name, or not at all."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.files import sync
+from pipeline.files import written_whole
 from pipeline.shards.codec import SCHEMA
 from pipeline.shards.containers import CONTAINERS
 from pipeline.shards.manifest import Shard
@@ -26,30 +25,25 @@ def write_shard(
     The temporary name, sync and rename make a half-written file impossible to mistake for a shard.
     """
     target = folder / shard_name(index, container)
-    temporary = folder / f".writing-{target.name}"
     blocks, atoms = [], 0
-    with temporary.open("wb") as file:
-        writer = CONTAINERS[container](file, SCHEMA)
-        for block in _blocks(batches, block_rows):
-            blocks.append(writer.write(block))
-            atoms += len(block.column("atom_features").flatten())
-        writer.close()
-        file.flush()
-        os.fsync(file.fileno())
-    if not blocks:
-        temporary.unlink()
-        return None
-    shard = Shard(
+    with written_whole(target) as temporary:
+        with temporary.open("wb") as file:
+            writer = CONTAINERS[container](file, SCHEMA)
+            for block in _blocks(batches, block_rows):
+                blocks.append(writer.write(block))
+                atoms += len(block.column("atom_features").flatten())
+            writer.close()
+        if not blocks:
+            temporary.unlink()
+            return None
+    return Shard(
         name=target.name,
         rows=sum(block.rows for block in blocks),
         atoms=atoms,
-        bytes=temporary.stat().st_size,
-        sha256=file_sha256(temporary),
+        bytes=target.stat().st_size,
+        sha256=file_sha256(target),
         blocks=tuple(blocks),
     )
-    temporary.rename(target)
-    sync(folder)
-    return shard
 
 
 def file_sha256(path: Path) -> str:

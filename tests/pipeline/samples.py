@@ -1,12 +1,17 @@
-"""Random records of the right dtypes and shapes, for what moves data and does not care about chemistry."""
+"""Records of the right dtypes and shapes but random content, for what moves data and does not care about chemistry."""
+
+from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import strategies as st
 
+from pipeline.shards.codec import decode
+from pipeline.shards.columns import Columns
 from preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample
 
 
-def random_sample(rng: np.random.Generator, num_targets: int = 1, row: int = 0) -> MoleculeSample:
+def random_sample(rng: np.random.Generator, num_targets: int, row: int) -> MoleculeSample:
     """A record of up to 12 atoms; some have no bonds, some no conformer, values are anything the dtype allows."""
     n, b, c = int(rng.integers(1, 13)), int(rng.integers(0, 13)), int(rng.integers(0, 4))
     return MoleculeSample(
@@ -24,22 +29,49 @@ def random_sample(rng: np.random.Generator, num_targets: int = 1, row: int = 0) 
     )
 
 
-def random_samples(seed: int, count: int, num_targets: int = 1) -> list[MoleculeSample]:
-    """``count`` records that belong to ``seed``."""
+def random_samples(seed: int, count: int, num_targets: int) -> list[MoleculeSample]:
+    """``count`` records that belong to ``seed``, numbered from row 0."""
     rng = np.random.default_rng(seed)
     return [random_sample(rng, num_targets, row) for row in range(count)]
+
+
+def varied(count: int) -> list[MoleculeSample]:
+    """``count`` records with two targets, always the same."""
+    return random_samples(0, count, 2)
 
 
 sample_lists = st.builds(random_samples, st.integers(0, 2**32), st.integers(1, 20), st.integers(0, 3))
 
 
+def decoded(stream: bytes) -> list[MoleculeSample]:
+    """The records of all batches of an Arrow stream."""
+    return [sample for batch in pa.ipc.open_stream(pa.py_buffer(stream)) for sample in decode(batch)]
+
+
+def per_row(columns: Columns, names: Sequence[str]) -> list[dict[str, tuple]]:
+    """Dtype, shape and content of every molecule's fields, cut out with plain Python slices; NaN equals NaN."""
+
+    def cell(name: str, row: int) -> tuple:
+        start, stop = columns.offsets[name][row : row + 2] if name in columns.offsets else (row, row + 1)
+        part = columns.values[name][start:stop]
+        return part.dtype.str, part.shape, part.tolist() if part.dtype == object else part.tobytes()
+
+    return [{name: cell(name, row) for name in names} for row in range(columns.num_rows)]
+
+
 def assert_same(found: MoleculeSample, expected: MoleculeSample) -> None:
-    """Equality of every field, in value, dtype and shape; NaN equals NaN."""
+    """Equality of every field in value, dtype and shape; NaN equals NaN."""
     for field in FIELDS:
         a, b = getattr(found, field.name), getattr(expected, field.name)
         if isinstance(b, np.ndarray):
-            assert a.dtype == b.dtype, field.name
             np.testing.assert_array_equal(a, b, err_msg=field.name, strict=True)
         else:
             assert type(a) is type(b), field.name
             assert a == b, field.name
+
+
+def assert_all_same(found: Sequence[MoleculeSample], expected: Sequence[MoleculeSample]) -> None:
+    """:func:`assert_same` for lists of the same length."""
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected):
+        assert_same(a, b)
