@@ -145,7 +145,8 @@ class Engine:
             output = self.module(*inputs)
         self._statistics.end_lane()
         gradients = torch.autograd.grad(output.loss, self._parameters, materialize_grads=True)
-        torch._foreach_add_(self._sums, [gradient.double() for gradient in gradients])
+        for total, gradient in zip(self._sums, gradients):
+            total += gradient
         self._accumulated += 1
         return output
 

@@ -32,13 +32,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Account:
-    """What became of the rows of an input split, or of all of them: ``in = written + duplicates + rejected``."""
+    """What became of the rows of an input split, or of all of them.
+
+    The conservation law: ``in = written + duplicates + decontaminated + rejected``.
+    """
 
     rows_in: int
     written: int
     duplicates: int
     rejected: dict[str, int]
     """Rows by reason."""
+    decontaminated: int = 0
+    """Rows that were left out because a benchmark set holds their molecule."""
 
     def check(self, where: str) -> None:
         """Make sure that no row is lost or counted twice.
@@ -46,11 +51,11 @@ class Account:
         Raises:
             DataError: the law does not hold.
         """
-        total = self.written + self.duplicates + sum(self.rejected.values())
+        total = self.written + self.duplicates + self.decontaminated + sum(self.rejected.values())
         if total != self.rows_in:
             raise DataError(
                 f"{where}: {self.rows_in} rows in, but {self.written} written + {self.duplicates} duplicates + "
-                f"{sum(self.rejected.values())} rejected = {total}. The dataset is damaged: preprocess it again."
+                f"{self.decontaminated} decontaminated + {sum(self.rejected.values())} rejected = {total}. The dataset is damaged: preprocess it again."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,13 +64,14 @@ class Account:
             "in": self.rows_in,
             "written": self.written,
             "duplicates": self.duplicates,
+            "decontaminated": self.decontaminated,
             "rejected": dict(sorted(self.rejected.items())),
         }
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Account":
         """From :meth:`to_dict`."""
-        return cls(record["in"], record["written"], record["duplicates"], record["rejected"])
+        return cls(record["in"], record["written"], record["duplicates"], record["rejected"], record["decontaminated"])
 
     @classmethod
     def total(cls, accounts: list["Account"]) -> "Account":
@@ -79,6 +85,7 @@ class Account:
             sum(a.written for a in accounts),
             sum(a.duplicates for a in accounts),
             rejected,
+            sum(a.decontaminated for a in accounts),
         )
 
 
