@@ -55,7 +55,8 @@ class Account:
         if total != self.rows_in:
             raise DataError(
                 f"{where}: {self.rows_in} rows in, but {self.written} written + {self.duplicates} duplicates + "
-                f"{self.decontaminated} decontaminated + {sum(self.rejected.values())} rejected = {total}. The dataset is damaged: preprocess it again."
+                f"{self.decontaminated} decontaminated + {sum(self.rejected.values())} rejected = {total}. "
+                "The dataset is damaged: preprocess it again."
             )
 
     def to_dict(self) -> dict[str, Any]:
