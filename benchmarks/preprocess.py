@@ -1,12 +1,13 @@
 """molstream's Ray job against a plain RDKit loop over the same molecules and chemistry, in turn, on the same machine.
 
-The loop calls `featurize` in one process, without files, child processes, duplicates or shards. The job has to be as
-fast as such loops would be on all of its cores together: 1.0 means that Ray, sandbox, stages and shards cost nothing.
+The loop calls `featurize` in one process and writes a shard, without child processes, stages or duplicates. The job has
+to be as fast as such loops would be on all of its cores together: 1.0 means that Ray, sandbox and stages cost nothing.
 
     python benchmarks/preprocess.py FILE.smi[.gz|.xz] [--molecules N] [--cores N] [--pairs N] [--two-d]
 """
 
 import argparse
+import itertools
 import os
 import re
 import statistics
@@ -16,21 +17,26 @@ import tempfile
 import time
 from pathlib import Path
 
+from pipeline.shards.codec import encode
+from pipeline.shards.writer import write_shard
 from pipeline.sources import cut, find_files, open_sources, read_split
 from preprocessing.conformers import ConformerConfig
 from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import RawMolecule
+from preprocessing.fields import MoleculeSample, RawMolecule
 
 LAUNCHER = Path(__file__).resolve().parent.parent / "preprocess"
+BLOCK_ROWS = 256
 SPLITS_PER_CORE = 4
 """So that the cores end together; a real job has thousands."""
 
 
-def plain_seconds(molecules: list[RawMolecule], config: FeaturizeConfig) -> float:
+def plain_seconds(molecules: list[RawMolecule], config: FeaturizeConfig, folder: Path) -> float:
     """Wall time of the plain loop."""
     start = time.perf_counter()
-    for molecule in molecules:
-        featurize(molecule, config)
+    results = (featurize(molecule, config) for molecule in molecules)
+    samples = (result for result in results if isinstance(result, MoleculeSample))
+    blocks = iter(lambda: list(itertools.islice(samples, BLOCK_ROWS)), [])
+    write_shard(folder, 0, "webdataset", BLOCK_ROWS, map(encode, blocks))
     return time.perf_counter() - start
 
 
@@ -56,9 +62,9 @@ def main() -> None:
     """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
-    parser.add_argument("--molecules", type=int, default=2000)
+    parser.add_argument("--molecules", type=int, default=600)
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--two-d", action="store_true", help="no conformers: what Ray costs when chemistry is cheap")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -73,7 +79,7 @@ def main() -> None:
         rows = len(molecules)
         ratios, ratios_whole = [], []
         for pair in range(options.pairs):
-            plain = plain_seconds(molecules, config)
+            plain = plain_seconds(molecules, config, Path(folder))
             job, whole = job_seconds(sample, rows, options.cores, config, Path(folder) / f"dataset-{pair}")
             ratios.append(plain / (options.cores * job))
             ratios_whole.append(plain / (options.cores * whole))

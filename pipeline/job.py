@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import threading
 from collections import Counter
@@ -39,6 +40,9 @@ IN_FLIGHT_PER_CPU = 2
 
 OBJECT_STORE_BYTES = 128 << 20
 """Shared memory of a local Ray: only plans and accounts pass through it, molecules never do."""
+
+CONNECT_S = 10.0
+"""Patience with a cluster that does not answer."""
 
 Result = TypeVar("Result")
 
@@ -161,8 +165,14 @@ def _ray(config: RayConfig) -> Iterator[None]:
                 "_node_ip_address": "127.0.0.1",
             }
         try:
-            ray.init(address=config.address, **options)
-        except (ConnectionError, AuthenticationError) as error:
+            # What Ray itself would look at first.
+            address = os.environ.get("RAY_ADDRESS", "auto") if config.address == "auto" else config.address
+            if ":" in address:
+                # Asked to join what is not there, Ray waits for a minute and then ends the process.
+                host, port = address.removeprefix("ray://").rsplit(":", 1)
+                socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+            ray.init(address=address, **options)
+        except (OSError, ValueError, AuthenticationError) as error:
             raise ConfigError(
                 f"ray.address={config.address}: no Ray cluster answers ({error}). Start one (`ray up "
                 "infra/cluster.yaml`, or `ray start --head`), or leave the address out to use this machine."

@@ -110,7 +110,12 @@ class Sandbox:
         """Answers that together cover the frame; after a death the parts before and behind the culprit go again."""
         if not molecules:
             return []
-        outcome = self._attempt(stage, molecules)
+        try:
+            outcome = self._attempt(stage, molecules)
+        except BaseException:
+            # An interrupted frame's answer must not be taken for that of the next.
+            self._kill()
+            raise
         if not isinstance(outcome, _Death):
             return [outcome]
         k = outcome.position

@@ -4,6 +4,7 @@ Stage one standardizes and keys every row, cheaply; then duplicates are found ov
 conformers of what is kept and writes the shard. A row that stage one rejects is final.
 """
 
+import functools
 import json
 import socket
 from collections import Counter
@@ -99,10 +100,10 @@ def key_split(task: SplitTask) -> int:
     done = task.path("keys.parquet")
     if not done.exists():
         results: list[str | Rejection] = []
-        with Sandbox(task.sandbox, task.featurize) as sandbox:
-            for portion in _portions(list(read_split(task.split))):
-                keyed = iter(sandbox.keys([m for m in portion if isinstance(m, RawMolecule)]))
-                results += [next(keyed) if isinstance(m, RawMolecule) else m for m in portion]
+        sandbox = _sandbox(task.sandbox, task.featurize)
+        for portion in _portions(list(read_split(task.split))):
+            keyed = iter(sandbox.keys([m for m in portion if isinstance(m, RawMolecule)]))
+            results += [next(keyed) if isinstance(m, RawMolecule) else m for m in portion]
         rows = range(task.split.first_row, task.split.first_row + task.split.rows)
         records = [
             {"row": row, "key": None, "rejection": asdict(r)} if isinstance(r, Rejection) else {"row": row, "key": r}
@@ -140,14 +141,14 @@ def write_split(task: SplitTask, keep: np.ndarray) -> SplitCommit:
     elements: Counter[str] = Counter()
 
     def batches():
-        with Sandbox(task.sandbox, task.featurize) as sandbox:
-            molecules = [m for m, kept in zip(read_split(task.split), keep, strict=True) if kept]
-            for portion in _portions(molecules):
-                found, refused = sandbox.samples(portion)
-                rejections.extend(refused)
-                for batch in found:
-                    _count(batch, status, atoms, elements)
-                    yield batch
+        sandbox = _sandbox(task.sandbox, task.featurize)
+        molecules = [m for m, kept in zip(read_split(task.split), keep, strict=True) if kept]
+        for portion in _portions(molecules):
+            found, refused = sandbox.samples(portion)
+            rejections.extend(refused)
+            for batch in found:
+                _count(batch, status, atoms, elements)
+                yield batch
 
     shard = write_shard(Path(task.folder), task.index, task.container, task.block_rows, batches())
     write_parquet(task.path("rejected.parquet"), [asdict(r) for r in sorted(rejections, key=_row)], REJECTED_SCHEMA)
@@ -182,6 +183,12 @@ def write_parquet(path: Path, records: Sequence[dict[str, Any]], schema: pa.Sche
     """Write rows as a Parquet file, whole or not at all."""
     with written_whole(path) as temporary:
         pq.write_table(pa.Table.from_pylist(list(records), schema), temporary, compression="zstd")
+
+
+@functools.lru_cache(maxsize=1)
+def _sandbox(config: SandboxConfig, featurize: FeaturizeConfig) -> Sandbox:
+    """This process's sandbox, for all of its tasks: a child costs as much to start as ten conformers."""
+    return Sandbox(config, featurize)
 
 
 def _row(rejection: Rejection) -> int:

@@ -16,9 +16,9 @@ PACKAGES = ("preprocessing", "pipeline", "configs")
 
 def launch(script: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the launcher from another folder, with nothing of ours on the module path."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RAY_ADDRESS")}
-    # Where Ray looks for a running cluster: nowhere, not at one that somebody runs on this machine.
-    environment["RAY_TMPDIR"] = str(home)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    # Where Ray looks for a running cluster: at a port without one, not at what somebody runs on this machine.
+    environment["RAY_ADDRESS"] = "127.0.0.1:9"
     command = [sys.executable, str(script), *arguments]
     return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=120)
 

@@ -223,11 +223,10 @@ def test_an_unusable_input_leaves_nothing(source, tmp_path, existing):
         ("ray.num_cpus=0", "ray.num_cpus=0: expected at least 1"),
         ("max_rejected_fraction=2", "max_rejected_fraction=2.0: expected 0 to 1"),
         ("featurize.hydrogens=some", "hydrogens"),
-        ("ray.address=auto", "ray.address=auto: no Ray cluster answers"),
+        ("ray.address=127.0.0.1:1", "ray.address=127.0.0.1:1: no Ray cluster answers"),
     ],
 )
-def test_usage_errors_exit_2_and_say_what_to_do(source, tmp_path, argument, message, monkeypatch):
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+def test_usage_errors_exit_2_and_say_what_to_do(source, tmp_path, argument, message):
     done = again(source, tmp_path / "output", argument)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
