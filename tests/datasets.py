@@ -7,11 +7,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-SMILES = [
+DRUGS = (
     "CC(=O)Oc1ccccc1C(=O)O",
     "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
     "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O",
     "CC(=O)Nc1ccc(O)cc1",
+    "OC[C@H]1OC(O)[C@H](O)[C@@H](O)[C@@H]1O",
     "c1ccc2ccccc2c1",
     "CN1CCC[C@H]1c1cccnc1",
     "NCCc1ccc(O)c(O)c1",
@@ -39,10 +40,10 @@ SMILES = [
     "OCCN",
     "CC1CO1",
     "Cc1ccccc1",
-    "C",
-    "O",
-    "CC",
-]
+)
+"""32 connected molecules of 3 to 15 heavy atoms."""
+
+SMILES = [*DRUGS, "C", "O", "CC"]
 """Small molecules, single atoms among them."""
 
 HOMOLOGUES = [

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.files import sync
 from preprocessing.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -70,9 +70,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_yaml: str, keep
     files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(temporary.iterdir())}
     (temporary / MARKER).write_text(json.dumps(files, indent=1) + "\n")
     for path in (*temporary.iterdir(), temporary):
-        _sync(path)
+        sync(path)
     temporary.rename(target)
-    _sync(folder)
+    sync(folder)
     for old in checkpoints(folder)[:-keep_last]:
         _drop(old)
     return target
@@ -143,11 +143,3 @@ def _drop(path: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,46 +11,11 @@ from omegaconf import OmegaConf
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from tests.datasets import DRUGS as DRUGS
 from training.data.batch import MoleculeBatch
 from training.models.encoders import ModelConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-DRUGS = (
-    "CC(=O)Oc1ccccc1C(=O)O",
-    "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
-    "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O",
-    "CC(=O)Nc1ccc(O)cc1",
-    "OC[C@H]1OC(O)[C@H](O)[C@@H](O)[C@@H]1O",
-    "c1ccc2ccccc2c1",
-    "CN1CCC[C@H]1c1cccnc1",
-    "NCCc1ccc(O)c(O)c1",
-    "C1CCNCC1",
-    "CC#N",
-    "C=CC=O",
-    "OC(=O)c1ccccc1O",
-    "CCOC(=O)C",
-    "FC(F)(F)c1ccccc1",
-    "CS(=O)(=O)N",
-    "ClC=C(Cl)Cl",
-    "N#Cc1ccncc1",
-    "O=C1CCCN1",
-    "CC1=CC(=O)C=CC1=O",
-    "CCN(CC)CC",
-    "C1=CSC=C1",
-    "NC(=O)c1cccnc1",
-    "OCC(O)CO",
-    "CC(C)(C)O",
-    "BrCCBr",
-    "O=[N+]([O-])c1ccccc1",
-    "C[C@H](N)C(=O)O",
-    "c1ccoc1",
-    "CSC",
-    "OCCN",
-    "CC1CO1",
-    "Cc1ccccc1",
-)
-"""32 connected molecules of 3 to 15 heavy atoms."""
 
 AWKWARD = ("C", "O", "CC", "N#N", "C#C", "O=C=O", "[Na+].[Cl-]", "CC(=O)[O-].[Na+]", "[He]", "CCO")
 """Single atoms, diatomics, collinear molecules, salts with and without bonds, and one ordinary molecule."""
