@@ -62,7 +62,7 @@ def main() -> None:
     """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
-    parser.add_argument("--molecules", type=int, default=600)
+    parser.add_argument("--molecules", type=int, default=2000)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--two-d", action="store_true", help="no conformers: what Ray costs when chemistry is cheap")
