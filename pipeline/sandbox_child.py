@@ -1,4 +1,4 @@
-"""The child process of the sandbox: the only place of a job where RDKit runs.
+"""The child process of the sandbox: the only place of a job where RDKit sees a molecule.
 
 It reads its configuration, then frames of molecules, from stdin and answers on stdout; ``pipeline.sandbox`` is the
 other side and says why.

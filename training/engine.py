@@ -26,7 +26,7 @@ class EngineConfig:
     """How DeepSpeed spreads and computes a step; none of it changes what is learned beyond rounding."""
 
     zero_stage: int = 1
-    """ZeRO stage: 0 replicates, 1 shards the optimizer state, 2 the gradients too."""
+    """ZeRO stage: 0 replicates, 1 shards the optimizer state, 2 DeepSpeed's gradients too (not the fp64 sums)."""
     precision: str = "fp32"
     """fp32, or bf16: networks in bfloat16 autocast over fp32 weights; geometry and losses stay in fp32."""
     bucket_size: int = 50_000_000

@@ -35,8 +35,6 @@ class LaneStream:
     """Batches of the lanes that one process serves; holds one shuffled window per lane in memory."""
 
     def __init__(self, dataset: ShardDataset, order: LaneOrder, lanes: Sequence[int]):
-        self._dataset = dataset
-        self._order = order
         self._cursors = {lane: _LaneCursor(dataset, order, lane) for lane in lanes}
 
     def step(self, step: int) -> list[MoleculeBatch]:
@@ -50,13 +48,13 @@ class LaneStream:
 
 
 class _LaneCursor:
-    """One lane: keeps the epoch's plan and the shuffled window that the last batch came from."""
+    """One lane: keeps the plan of the current epoch and the shuffled window that its last batch came from."""
 
     def __init__(self, dataset: ShardDataset, order: LaneOrder, lane: int):
         self._dataset, self._order, self._lane = dataset, order, lane
         self._epoch = -1
         self._plan: LaneEpoch
-        self._window: tuple[int, int, Columns, np.ndarray] | None = None
+        self._window: tuple[int, Columns, np.ndarray] | None = None
 
     def batch(self, step: int) -> MoleculeBatch:
         epoch, within = self._order.locate(step)
@@ -82,7 +80,7 @@ class _LaneCursor:
 
     def _load(self, window: int) -> tuple[Columns, np.ndarray]:
         """The window's molecules in the order's sequence, with their positions in the dataset."""
-        if self._window is None or self._window[:2] != (self._epoch, window):
+        if self._window is None or self._window[0] != window:
             pieces = self._plan.pieces(window)
             columns = [
                 self._dataset.read_block(p.shard, p.block, COLLATED_FIELDS).slice(p.start, p.start + p.rows)
@@ -90,8 +88,8 @@ class _LaneCursor:
             ]
             index = np.concatenate([np.arange(p.first_index, p.first_index + p.rows) for p in pieces])
             permutation = self._plan.permutation(window)
-            self._window = (self._epoch, window, Columns.concat(columns).take(permutation), index[permutation])
-        return self._window[2], self._window[3]
+            self._window = (window, Columns.concat(columns).take(permutation), index[permutation])
+        return self._window[1], self._window[2]
 
 
 def conformer_draw(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
