@@ -80,9 +80,11 @@ class Trainer:
             for step in range(done, last):
                 self._train_step(step, batches)
                 stopping = self.engine.any(stop.requested)
-                if stopping or (step + 1) % self.config.log_every == 0 or step + 1 == last:
+                saving = stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last
+                # Before a save as well: a run continued from it must not lack records, nor start from a lost loss.
+                if saving or (step + 1) % self.config.log_every == 0:
                     self._flush()
-                if stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last:
+                if saving:
                     self._save(step + 1)
                 if stopping:
                     self._say(f"stopped by a signal at step {step + 1}; continue with: {command(self.place)}")

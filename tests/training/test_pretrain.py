@@ -76,7 +76,8 @@ def test_stop_and_go_at_another_world_size_continues_the_curve(whole_run, datase
 
 @pytest.mark.parametrize("after_step", [4, 8])
 def test_sigkill_and_start_again_gives_the_losses_of_an_undisturbed_run(whole_run, dataset, tmp_path, after_step):
-    command = arguments(dataset, tmp_path / "run")
+    # Records appear with the checkpoints alone, so that any of them that a checkpoint left behind would be missed.
+    command = arguments(dataset, tmp_path / "run", "log_every=1000")
     victim = start_ranks(1, command)[0]
     deadline = time.time() + 120
     while len(losses_or_nothing(tmp_path / "run")) < after_step and time.time() < deadline:
