@@ -85,6 +85,7 @@ def test_sigkill_and_start_again_gives_the_losses_of_an_undisturbed_run(whole_ru
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
     assert victim.returncode == -signal.SIGKILL
+    assert after_step <= len(losses(tmp_path / "run")) < 12
     run_ranks(1, command)
     assert losses(tmp_path / "run") == losses(whole_run)
     last = [load_checkpoint(run / "checkpoints" / "step_00000012") for run in (whole_run, tmp_path / "run")]
