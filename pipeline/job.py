@@ -198,25 +198,23 @@ def _map(
     remote = ray.remote(num_cpus=1, max_retries=-1, retry_exceptions=False)(function)
     bound = IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting, running = iter(calls), {}
-    try:
-        while True:
-            while len(running) < bound and (call := next(waiting, None)) is not None:
-                running[remote.remote(*call)] = call[0]
-            if not running:
-                return
-            finished, _ = ray.wait(list(running), timeout=1.0)
-            for reference in finished:
-                try:
-                    result = ray.get(reference)
-                except RayTaskError as error:
-                    if isinstance(error.cause, MolstreamError):
-                        raise error.cause from None
-                    raise
-                done(running.pop(reference), result)
-            progress.tick()
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
+    # Nothing is cancelled on the way out: with its driver, Ray ends the tasks by itself, and a forced cancel that meets
+    # the answer of its task aborts the process (a failed check in Ray's task manager).
+    while True:
+        while len(running) < bound and (call := next(waiting, None)) is not None:
+            running[remote.remote(*call)] = call[0]
+        if not running:
+            return
+        finished, _ = ray.wait(list(running), timeout=1.0)
+        for reference in finished:
+            try:
+                result = ray.get(reference)
+            except RayTaskError as error:
+                if isinstance(error.cause, MolstreamError):
+                    raise error.cause from None
+                raise
+            done(running.pop(reference), result)
+        progress.tick()
 
 
 def _join(tasks: Sequence[SplitTask], kind: str, schema: Any, output: Path) -> None:
