@@ -24,9 +24,11 @@ def inspect_dataset(path: str | Path) -> str:
         f"{len(manifest.shards)} {manifest.container} shard(s), {size / 2**20:.1f} MiB "
         f"({size / max(1, manifest.num_rows):.0f} bytes per molecule)",
         f"  rows in {counts.rows_in:,} = written {counts.written:,} + duplicates {counts.duplicates:,} "
-        f"+ rejected {rejected:,}",
+        f"+ decontaminated {counts.decontaminated:,} + rejected {rejected:,}",
     ]
     lines += [f"    {reason}: {count:,}" for reason, count in sorted(counts.rejected.items(), key=lambda kv: -kv[1])]
+    lines += [f"    in benchmark {name}: {count:,} decontaminated" for name, count in manifest.benchmarks.items()]
+    lines.append("  changed by " + (", ".join(f"{step} {n:,}" for step, n in manifest.changes.items()) or "no step"))
     lines.append("  conformers: " + ", ".join(f"{name} {n:,}" for name, n in manifest.conformer_status.items()))
     lines.append(f"  targets: {', '.join(manifest.target_names) or 'none'}")
     lines.append(f"  heavy atoms: {_quantiles(manifest.histograms['heavy_atoms'])}")

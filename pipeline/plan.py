@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -11,31 +11,21 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from pipeline.adapters.moleculenet import benchmark_file
+from pipeline.decontaminate import BY, MAX_SETS
 from pipeline.files import write_atomically
+from pipeline.job import RayConfig
 from pipeline.sandbox import SandboxConfig
 from pipeline.shards.containers import CONTAINERS
 from pipeline.shards.manifest import NAME as MANIFEST
-from pipeline.sources import InputSplit, cut, decompress, describe_sources, find_files
+from pipeline.sources import InputSplit, SourceFile, cut, decompress, describe_sources, find_files
+from pipeline.stages import IDENTITIES
 from preprocessing.errors import ConfigError
 from preprocessing.featurize import FeaturizeConfig
 from preprocessing.fields import SCHEMA_VERSION
 
 PLAN = "plan.json"
 WORK = "work"
-
-
-@dataclass(frozen=True)
-class RayConfig:
-    """Where the work is done."""
-
-    address: str = "local"
-    """`local` starts Ray on this machine; `auto` or an address joins a running cluster."""
-    num_cpus: int | None = None
-    """Cores of a local Ray; all of them by default."""
-
-    def __post_init__(self) -> None:
-        if self.num_cpus is not None and self.num_cpus < 1:
-            raise ConfigError(f"ray.num_cpus={self.num_cpus}: expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +48,14 @@ class PreprocessConfig:
     """Input rows per shard; also the unit of work and of restart."""
     block_rows: int = 256
     """Molecules per block, the unit of reading and shuffling."""
+    duplicates: str = "key"
+    """What makes two molecules duplicates, of which the first is kept: key, connectivity, smiles or none."""
+    decontaminate: list[str] = field(default_factory=list)
+    """Benchmark sets whose molecules are left out: molecule files, or names of MoleculeNet tasks."""
+    decontaminate_by: str = "key"
+    """Left out is what is in a benchmark set (key), or shares a scaffold with one of its molecules (scaffold)."""
+    benchmark_folder: str | None = None
+    """Where the files of named MoleculeNet tasks are."""
     max_rejected_fraction: float = 0.05
     """More rejected rows than this fraction fail the job, after everything was written down."""
     log_interval_s: float = 30.0
@@ -76,6 +74,11 @@ class PreprocessConfig:
                 raise ConfigError(f"{name}={value}: expected at least 1.")
         if self.container not in CONTAINERS:
             raise ConfigError(f"container={self.container}: expected one of {', '.join(CONTAINERS)}.")
+        for name, choices in (("duplicates", IDENTITIES), ("decontaminate_by", BY)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected one of {', '.join(choices)}.")
+        if len(self.decontaminate) > MAX_SETS:
+            raise ConfigError(f"decontaminate names {len(self.decontaminate)} sets: expected at most {MAX_SETS}.")
         if not 0 <= self.max_rejected_fraction <= 1:
             raise ConfigError(f"max_rejected_fraction={self.max_rejected_fraction}: expected 0 to 1.")
 
@@ -86,6 +89,8 @@ class Plan:
 
     splits: tuple[InputSplit, ...]
     """Empty if the dataset is finished."""
+    benchmarks: dict[str, tuple[InputSplit, ...]]
+    """Splits of every benchmark set, by its name."""
     record: dict[str, Any]
     """Sources with checksums, settings and versions: the content of plan.json."""
 
@@ -100,22 +105,54 @@ def make_plan(config: PreprocessConfig) -> Plan:
     output = Path(config.output)
     _check_free(output)
     inputs = config.input if isinstance(config.input, list) else [config.input]
-    sources = describe_sources(find_files([str(item) for item in inputs]), output.resolve() / WORK)
+    work = output.resolve() / WORK
+    sources = describe_sources(find_files([str(item) for item in inputs]), work)
+    benchmarks = _benchmark_sources(config, work)
     record = {
         "schema_version": SCHEMA_VERSION,
-        "sources": [{"name": s.name, "bytes": s.bytes, "sha256": s.sha256} for s in sources],
+        "sources": [_source_record(source) for source in sources],
+        "benchmarks": {name: [_source_record(source) for source in found] for name, found in benchmarks.items()},
         "settings": _settings(config),
         "versions": {name: version(name) for name in ("rdkit", "pyarrow", "numpy")},
     }
     _check_same(output, record)
     if (output / MANIFEST).is_file():
-        return Plan((), record)
+        return Plan((), {}, record)
     with _new_folders(output / WORK):
         for source in sources:
             decompress(source)
         splits = cut(sources, config.rows_per_shard, config.smiles_column, config.target_columns, config.limit)
+        cut_benchmarks = {name: _cut_benchmark(found, config) for name, found in benchmarks.items()}
         write_atomically(output / PLAN, (json.dumps(record, indent=1) + "\n").encode())
-    return Plan(tuple(splits), record)
+    return Plan(tuple(splits), cut_benchmarks, record)
+
+
+def _benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[SourceFile]]:
+    """The files of every benchmark set, by the name of the task or of the file."""
+    found: dict[str, list[SourceFile]] = {}
+    for item in config.decontaminate:
+        named = "." not in item and "/" not in item
+        if named and config.benchmark_folder is None:
+            raise ConfigError(
+                f"decontaminate={item} is the name of a MoleculeNet task: give the folder of its file, "
+                "benchmark_folder=..., or the file itself."
+            )
+        file = str(benchmark_file(item, Path(str(config.benchmark_folder)))) if named else item
+        name = item if named else Path(item).name
+        if name in found:
+            raise ConfigError(f"decontaminate names {name} twice.")
+        found[name] = describe_sources(find_files([file]), work)
+    return found
+
+
+def _cut_benchmark(sources: Sequence[SourceFile], config: PreprocessConfig) -> tuple[InputSplit, ...]:
+    for source in sources:
+        decompress(source)
+    return tuple(cut(sources, config.rows_per_shard, None, [], None))
+
+
+def _source_record(source: SourceFile) -> dict[str, Any]:
+    return {"name": source.name, "bytes": source.bytes, "sha256": source.sha256}
 
 
 @contextmanager
@@ -134,6 +171,8 @@ def _new_folders(folder: Path) -> Iterator[None]:
 def _settings(config: PreprocessConfig) -> dict[str, Any]:
     """What the bytes of the dataset depend on; not where or how fast it is made, nor how many rejections are borne."""
     unrelated = {"input", "output", "max_rejected_fraction", "log_interval_s", "ray"}
+    # The sets are recorded by name and checksum; where their files lie does not matter.
+    unrelated |= {"decontaminate", "benchmark_folder"}
     return {name: value for name, value in asdict(config).items() if name not in unrelated}
 
 

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+from pipeline.build import build
 from pipeline.config import compose
 from pipeline.inspect import inspect_dataset
-from pipeline.job import preprocess
 from pipeline.plan import PreprocessConfig
 from preprocessing.errors import ConfigError, MolstreamError
 
@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; exit code 0 done, 1 failed, 2 usage, 130 interrupted (the same command continues)."""
     try:
         config = compose("preprocess", PreprocessConfig, argv)
-        preprocess(config)
+        build(config)
     except MolstreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

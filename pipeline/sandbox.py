@@ -1,12 +1,11 @@
 """RDKit in a child process: molecules that hang, exhaust memory or crash the C++ below cost themselves, nobody else.
 
-The child takes frames of molecules through a pipe and answers with opaque Arrow bytes: a frame costs next to nothing.
+The child takes frames of molecules through a pipe and answers with Arrow bytes: a frame costs next to nothing.
 It writes the number of the molecule under way into shared memory; the parent kills it when that molecule has used more
 CPU time than the deadline. A molecule is blamed only after it failed alone in a fresh child: a kill from outside must
 not become the verdict on a molecule.
 """
 
-import json
 import mmap
 import os
 import selectors
@@ -19,11 +18,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 
-from pipeline.sandbox_child import read_frame, write_frame
+from pipeline.sandbox_child import Answer, Request, Settings, read_answer, read_frame, write_frame, write_request
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.featurize import FeaturizeConfig
 from preprocessing.fields import RawMolecule, Rejection
@@ -48,7 +47,7 @@ class SandboxConfig:
 
     deadline_s: float = 60.0
     """CPU seconds that a molecule may take in one stage."""
-    memory_mib: int = 8192
+    memory_mib: int = 4096
     """Address space of the child process, in MiB."""
 
     def __post_init__(self) -> None:
@@ -70,11 +69,32 @@ class _Death:
     seconds: float
 
 
-class Sandbox:
-    """A child process that does the chemistry of raw molecules; a context manager."""
+@dataclass(frozen=True)
+class _Frame:
+    """Molecules that go through the pipe together, and where each came from, for the verdict on one that kills."""
 
-    def __init__(self, config: SandboxConfig, featurize: FeaturizeConfig):
-        self._config, self._featurize = config, featurize
+    request: Request
+    places: tuple[tuple[str, int, str], ...]
+    """Source, row and text of every molecule."""
+
+    def part(self, start: int, stop: int) -> "_Frame":
+        """Molecules ``start`` to ``stop`` (excluded)."""
+        request, batch = self.request, self.request.batch
+        part = None if batch is None else batch.slice(start, stop - start)
+        return _Frame(Request(request.stage, request.records[start:stop], part), self.places[start:stop])
+
+
+class Sandbox:
+    """A child process that does the chemistry of raw molecules; a context manager.
+
+    Args:
+        config: bounds on a molecule.
+        featurize: what is made of it.
+        scaffolds: whether descriptions carry the Murcko scaffold.
+    """
+
+    def __init__(self, config: SandboxConfig, featurize: FeaturizeConfig, scaffolds: bool = False):
+        self._config, self._settings = config, Settings(featurize, scaffolds)
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Sandbox":
@@ -83,35 +103,45 @@ class Sandbox:
     def __exit__(self, *exception: object) -> None:
         self._kill()
 
-    def keys(self, molecules: Sequence[RawMolecule]) -> list[str | Rejection]:
-        """Key of every molecule after standardizing, or its rejection."""
-        answers: list[str | Rejection] = []
-        for start in range(0, len(molecules), FRAME):
-            for answer, _ in self._run("keys", molecules[start : start + FRAME]):
-                answers += [a if isinstance(a, str) else Rejection(**a) for a in answer]
-        return answers
+    def describe(self, molecules: Sequence[RawMolecule]) -> tuple[list[pa.RecordBatch], list[Rejection]]:
+        """:func:`~preprocessing.featurize.describe` of every molecule: batches of DESCRIBED_SCHEMA and rejections."""
+        records = [[m.text, m.format, m.source, m.row, m.targets] for m in molecules]
+        places = tuple((m.source, m.row, m.text) for m in molecules)
+        return self._all(_Frame(Request("describe", records), places), FRAME)
 
-    def samples(self, molecules: Sequence[RawMolecule]) -> tuple[list[pa.RecordBatch], list[Rejection]]:
-        """The featurized molecules as record batches, in order, and the rejections."""
-        batches, rejections = [], []
-        for start in range(0, len(molecules), FRAME):
-            for answer, data in self._run("samples", molecules[start : start + FRAME]):
-                rejections += [Rejection(**a) for a in answer]
-                if data:
-                    batches.append(pa.ipc.open_stream(pa.py_buffer(data)).read_next_batch())
-        return batches, rejections
+    def embed(self, batch: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[Rejection]]:
+        """:func:`~preprocessing.featurize.add_conformers` of every record: batches of EMBEDDED_SCHEMA and rejections.
+
+        The text of a rejection is the SMILES of the record.
+        """
+        columns = (batch.column(name).to_pylist() for name in ("source", "row", "smiles"))
+        return self._all(_Frame(Request("embed", [], batch), tuple(zip(*columns))), FRAME)
+
+    def draw(self, smiles: Sequence[str]) -> list[str | None]:
+        """:func:`~preprocessing.draw.draw` of every molecule: SVG, None where RDKit cannot."""
+        drawings: list[str | None] = []
+        frame = _Frame(Request("draw", list(smiles)), tuple(("", row, text) for row, text in enumerate(smiles)))
+        for start in range(0, len(smiles), FRAME):
+            for answer in self._run(frame.part(start, start + FRAME)):
+                drawings += answer.values or [None] * len(answer.rejections)
+        return drawings
 
     @property
     def child_pid(self) -> int | None:
         """Process id of the living child, if there is one."""
         return self._child.pid if self._child else None
 
-    def _run(self, stage: str, molecules: Sequence[RawMolecule]) -> list[tuple[list[Any], bytes]]:
+    def _all(self, frame: _Frame, size: int) -> tuple[list[pa.RecordBatch], list[Rejection]]:
+        answers = [a for k in range(0, len(frame.places), size) for a in self._run(frame.part(k, k + size))]
+        batches = [answer.batch for answer in answers if answer.batch is not None]
+        return batches, [Rejection(**rejection) for answer in answers for rejection in answer.rejections]
+
+    def _run(self, frame: _Frame) -> list[Answer]:
         """Answers that together cover the frame; after a death the parts before and behind the culprit go again."""
-        if not molecules:
+        if not frame.places:
             return []
         try:
-            outcome = self._attempt(stage, molecules)
+            outcome = self._attempt(frame)
         except BaseException:
             # An interrupted frame's answer must not be taken for that of the next.
             self._kill()
@@ -120,36 +150,33 @@ class Sandbox:
             return [outcome]
         k = outcome.position
         return [
-            *self._run(stage, molecules[:k]),
-            self._alone(stage, molecules[k]),
-            *self._run(stage, molecules[k + 1 :]),
+            *self._run(frame.part(0, k)),
+            self._alone(frame.part(k, k + 1)),
+            *self._run(frame.part(k + 1, len(frame.places))),
         ]
 
-    def _alone(self, stage: str, molecule: RawMolecule) -> tuple[list[Any], bytes]:
+    def _alone(self, frame: _Frame) -> Answer:
         self._kill()
-        outcome = self._attempt(stage, [molecule])
+        outcome = self._attempt(frame)
         if not isinstance(outcome, _Death):
             return outcome
-        place = (molecule.source, molecule.row, molecule.text)
-        rejection = Rejection(*place, "sandbox", outcome.reason, outcome.detail, outcome.seconds)
-        return [asdict(rejection)], b""
+        return Answer([asdict(Rejection(*frame.places[0], "sandbox", outcome.reason, outcome.detail, outcome.seconds))])
 
-    def _attempt(self, stage: str, molecules: Sequence[RawMolecule]) -> tuple[list[Any], bytes] | _Death:
+    def _attempt(self, frame: _Frame) -> Answer | _Death:
         child = self._child or self._start()
         assert child.stdin is not None
         assert child.stdout is not None
         self._progress[0] = IDLE
         try:
-            write_frame(child.stdin, json.dumps([stage, [asdict(m) for m in molecules]]).encode())
+            write_request(child.stdin, frame.request)
         except BrokenPipeError:
             return self._death("worker_died", 0.0)
         if death := self._watch(child):
             return death
         try:
-            answer, data = read_frame(child.stdout), read_frame(child.stdout)
+            return read_answer(child.stdout)
         except EOFError:
             return self._death("worker_died", 0.0)
-        return json.loads(answer), data
 
     def _watch(self, child: subprocess.Popen[bytes]) -> _Death | None:
         """Wait until the child begins to answer, or kill it when a molecule has passed its deadline."""
@@ -192,7 +219,7 @@ class Sandbox:
                 assert child.stdin is not None
                 assert child.stdout is not None
                 with suppress(BrokenPipeError, EOFError):
-                    write_frame(child.stdin, json.dumps(asdict(self._featurize)).encode())
+                    write_frame(child.stdin, self._settings.to_json())
                     read_frame(child.stdout)
                     return child
                 code = child.wait()

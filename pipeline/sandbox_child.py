@@ -12,17 +12,23 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+from rdkit import Chem, rdBase
 
-from pipeline.shards.codec import encode
+from pipeline.described import EMBEDDED_SCHEMA, SECONDS, encode_described
+from pipeline.shards.codec import decode, encode
 from preprocessing.conformers import ConformerConfig
-from preprocessing.featurize import FeaturizeConfig, featurize, standardized
+from preprocessing.draw import draw
+from preprocessing.featurize import Description, FeaturizeConfig, add_conformers, describe, featurize
 from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from preprocessing.scaffold import murcko_scaffold
 from preprocessing.standardize import StandardizeConfig
 
 _LENGTH = struct.Struct("<Q")
@@ -60,37 +66,140 @@ def featurize_config(record: dict[str, Any]) -> FeaturizeConfig:
     return FeaturizeConfig(**{**record, **nested})
 
 
-def _keys(raws: Sequence[RawMolecule], config: FeaturizeConfig, at: Callable[[int], None]) -> tuple[list[Any], bytes]:
-    answer: list[Any] = []
-    for k, raw in enumerate(raws):
+@dataclass(frozen=True)
+class Request:
+    """A frame of molecules for one stage: JSON records, or rows of a record batch."""
+
+    stage: str
+    records: list[Any]
+    batch: pa.RecordBatch | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a frame: rows of a record batch for what succeeded, rejections, plain values (drawings)."""
+
+    rejections: list[dict[str, Any]]
+    batch: pa.RecordBatch | None = None
+    values: tuple[Any, ...] = ()
+
+
+def write_request(pipe: IO[bytes], request: Request) -> None:
+    """Send a frame of molecules."""
+    write_frame(pipe, json.dumps([request.stage, request.records]).encode())
+    write_frame(pipe, _to_bytes(request.batch))
+
+
+def read_request(pipe: IO[bytes]) -> Request:
+    """The next frame; raises EOFError when the other side has gone."""
+    stage, records = json.loads(read_frame(pipe))
+    return Request(stage, records, _from_bytes(read_frame(pipe)))
+
+
+def write_answer(pipe: IO[bytes], answer: Answer) -> None:
+    """Send what became of a frame."""
+    write_frame(pipe, json.dumps([answer.rejections, answer.values]).encode())
+    write_frame(pipe, _to_bytes(answer.batch))
+
+
+def read_answer(pipe: IO[bytes]) -> Answer:
+    """The answer to the last request; raises EOFError when the other side has gone."""
+    rejections, values = json.loads(read_frame(pipe))
+    return Answer(rejections, _from_bytes(read_frame(pipe)), tuple(values))
+
+
+def _to_bytes(batch: pa.RecordBatch | None) -> bytes:
+    if batch is None:
+        return b""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _from_bytes(data: bytes) -> pa.RecordBatch | None:
+    return pa.ipc.open_stream(pa.py_buffer(data)).read_next_batch() if data else None
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the child is told when it starts."""
+
+    featurize: FeaturizeConfig
+    scaffolds: bool
+    """Whether descriptions carry the Murcko scaffold."""
+
+    def to_json(self) -> bytes:
+        """As sent."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Settings":
+        """The inverse of :meth:`to_json`."""
+        record = json.loads(data)
+        return cls(featurize_config(record["featurize"]), record["scaffolds"])
+
+
+def _describe(request: Request, settings: Settings, at: Callable[[int], None]) -> Answer:
+    rejections: list[dict[str, Any]] = []
+    found: list[Description] = []
+    scaffolds: list[str] = []
+    seconds: list[float] = []
+    for k, (*record, targets) in enumerate(request.records):
         at(k)
-        result = standardized(raw, config)
-        answer.append(asdict(result) if isinstance(result, Rejection) else result.key)
-    return answer, b""
+        start = time.process_time()
+        result = describe(RawMolecule(*record, targets=tuple(targets)), settings.featurize)
+        if isinstance(result, Rejection):
+            rejections.append(asdict(result))
+            continue
+        scaffolds.append(_scaffold(result.sample.smiles) if settings.scaffolds else "")
+        found.append(result)
+        seconds.append(time.process_time() - start)
+    return Answer(rejections, encode_described(found, scaffolds, seconds) if found else None)
 
 
-def _samples(
-    raws: Sequence[RawMolecule], config: FeaturizeConfig, at: Callable[[int], None]
-) -> tuple[list[Any], bytes]:
-    rejections: list[Any] = []
+def _scaffold(smiles: str) -> str:
+    """The scaffold, or none where RDKit fails on it: exotic bonds, which no benchmark set has."""
+    try:
+        with rdBase.BlockLogs():
+            return murcko_scaffold(Chem.MolFromSmiles(smiles))
+    except (RuntimeError, ValueError, TypeError):
+        return ""
+
+
+def _embed(request: Request, settings: Settings, at: Callable[[int], None]) -> Answer:
+    assert request.batch is not None
+    rejections: list[dict[str, Any]] = []
     samples: list[MoleculeSample] = []
-    for k, raw in enumerate(raws):
+    seconds: list[float] = []
+    for k, sample in enumerate(decode(request.batch)):
         at(k)
-        result = featurize(raw, config)
+        start = time.process_time()
+        result = add_conformers(sample, settings.featurize, sample.smiles)
         if isinstance(result, Rejection):
             rejections.append(asdict(result))
         else:
             samples.append(result)
+            seconds.append(time.process_time() - start)
     if not samples:
-        return rejections, b""
-    batch, sink = encode(samples), pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return rejections, sink.getvalue().to_pybytes()
+        return Answer(rejections)
+    columns = [*encode(samples).columns, pa.array(seconds, SECONDS.type)]
+    return Answer(rejections, pa.record_batch(columns, schema=EMBEDDED_SCHEMA))
+
+
+def _draw(request: Request, settings: Settings, at: Callable[[int], None]) -> Answer:
+    drawings: list[str | None] = []
+    for k, smiles in enumerate(request.records):
+        at(k)
+        drawings.append(draw(smiles))
+    return Answer([], values=tuple(drawings))
 
 
 TRIAL = RawMolecule("CCO", "smiles", "trial", 0)
-STAGES = {"keys": _keys, "samples": _samples}
+STAGES = {"describe": _describe, "embed": _embed, "draw": _draw}
 
 
 def _child(shared: int, memory_mib: int) -> None:
@@ -102,9 +211,11 @@ def _child(shared: int, memory_mib: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     progress = memoryview(mmap.mmap(shared, mmap.PAGESIZE)).cast("q")
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    config = featurize_config(json.loads(read_frame(source)))
+    # Where the machine itself runs out of memory, this process is the one to end, not the worker that watches it.
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    settings = Settings.from_json(read_frame(source))
     # The first molecule loads tables and shows that the memory suffices at all.
-    encode([sample for sample in [featurize(TRIAL, config)] if isinstance(sample, MoleculeSample)])
+    encode([sample for sample in [featurize(TRIAL, settings.featurize)] if isinstance(sample, MoleculeSample)])
     # Whatever a library prints must not get between the frames, nor fill a disk.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -112,11 +223,8 @@ def _child(shared: int, memory_mib: int) -> None:
     write_frame(target, b"")
     with suppress(EOFError):
         while True:
-            stage, records = json.loads(read_frame(source))
-            raws = [RawMolecule(**{**record, "targets": tuple(record["targets"])}) for record in records]
-            answer, data = STAGES[stage](raws, config, lambda k: progress.__setitem__(0, k))
-            write_frame(target, json.dumps(answer).encode())
-            write_frame(target, data)
+            request = read_request(source)
+            write_answer(target, STAGES[request.stage](request, settings, lambda k: progress.__setitem__(0, k)))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """The two stages of a split, each a pure function of the split whose result is committed by one rename.
 
-Stage one standardizes and keys every row, cheaply; then duplicates are found over all splits; stage two pays for the
-conformers of what is kept and writes the shard. A row that stage one rejects is final.
+Stage one describes every row, cheaply: parent molecule, key, graph. Then duplicates are found over all splits. Stage
+two pays for the conformers of what is kept and writes the shard. A row that stage one drops is final.
 """
 
 import functools
 import json
 import socket
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.decontaminate import Benchmarks
+from pipeline.dedupe import duplicates_of, key_table, keys_path, write_array
+from pipeline.described import DESCRIBED_SCHEMA, records
 from pipeline.files import write_atomically, written_whole
 from pipeline.sandbox import Sandbox, SandboxConfig
-from pipeline.shards.columns import Columns
 from pipeline.shards.containers import Block
 from pipeline.shards.manifest import Account, Shard
 from pipeline.shards.writer import file_sha256, shard_name, write_shard
 from pipeline.sources import InputSplit, read_split
+from pipeline.tally import Tally, Timing
 from preprocessing.errors import DataError
-from preprocessing.featurize import FeaturizeConfig
+from preprocessing.featurize import FeaturizeConfig, needs_embedding
 from preprocessing.fields import ConformerStatus, RawMolecule, Rejection
 
 REJECTED_SCHEMA = pa.schema(
@@ -33,17 +36,36 @@ REJECTED_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("row", pa.int64()),
         ("text", pa.string()),
+        ("key", pa.string()),
         ("stage", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("seconds", pa.float64()),
     ]
 )
+"""``key`` is null where the row fell before it had one."""
 DUPLICATES_SCHEMA = pa.schema([("source", pa.string()), ("row", pa.int64()), ("key", pa.string())])
-KEYS_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("rejection", pa.struct(list(REJECTED_SCHEMA)))])
+DECONTAMINATED_SCHEMA = pa.schema([*DUPLICATES_SCHEMA, ("sets", pa.list_(pa.string()))])
+DROPPED = {"rejected": REJECTED_SCHEMA, "duplicates": DUPLICATES_SCHEMA, "decontaminated": DECONTAMINATED_SCHEMA}
+"""Rows that are not written: a file ``<name>.parquet`` for each kind, in the dataset."""
 
 PORTION = 512
-"""Molecules that are read and sent through the sandbox at a time: what bounds a task's memory."""
+"""Molecules that are sent through the sandbox between two looks at the clock."""
+
+IDENTITIES = ("key", "connectivity", "smiles", "none")
+"""What makes two molecules duplicates: the whole InChIKey; its first block, which knows no stereochemistry, isotopes or
+charges; the canonical SMILES, which tells tautomers apart; nothing."""
+
+
+@dataclass(frozen=True)
+class Decontamination:
+    """Benchmark sets whose molecules are left out."""
+
+    by: str
+    """``key`` or ``scaffold``."""
+    names: tuple[str, ...]
+    entries: str
+    """File of :class:`~pipeline.decontaminate.Benchmarks`."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +80,14 @@ class SplitTask:
     """Its folder of intermediate results."""
     container: str
     block_rows: int
+    duplicates: str
+    """One of IDENTITIES."""
     featurize: FeaturizeConfig
     sandbox: SandboxConfig
+    decontamination: Decontamination | None = None
 
     def path(self, kind: str) -> Path:
-        """The intermediate file of this split called ``kind``, such as ``keys.parquet``."""
+        """The intermediate file of this split called ``kind``, such as ``commit.json``."""
         return Path(self.work) / f"{self.index:05d}.{kind}"
 
 
@@ -72,12 +97,16 @@ class SplitCommit:
 
     account: Account
     shard: Shard | None
-    conformer_status: dict[str, int]
-    histograms: dict[str, dict[str, int]]
+    tally: Tally
+    timing: Timing
+    benchmarks: dict[str, int]
+    """Decontaminated rows by the benchmark set that holds them; a row may be in several."""
 
     def to_json(self) -> bytes:
         """As stored."""
-        return (json.dumps({**asdict(self), "account": self.account.to_dict()}) + "\n").encode()
+        parts = {name: getattr(self, name).to_dict() for name in ("account", "tally", "timing")}
+        shard = self.shard and asdict(self.shard)
+        return (json.dumps({**parts, "shard": shard, "benchmarks": self.benchmarks}) + "\n").encode()
 
     @classmethod
     def from_json(cls, text: str) -> "SplitCommit":
@@ -86,82 +115,186 @@ class SplitCommit:
         shard = record["shard"] and Shard(
             **{**record["shard"], "blocks": tuple(Block(**b) for b in record["shard"]["blocks"])}
         )
-        account = Account.from_dict(record["account"])
-        return cls(account, shard, record["conformer_status"], record["histograms"])
+        account, tally = Account.from_dict(record["account"]), Tally.from_dict(record["tally"])
+        return cls(account, shard, tally, Timing.from_dict(record["timing"]), record["benchmarks"])
 
 
 # --- stage one ------------------------------------------------------------------------------------------------------
 
 
-def key_split(task: SplitTask) -> int:
-    """Stage one: the key or the rejection of every row, committed as ``keys.parquet``; the number of rejected rows."""
+def describe_split(task: SplitTask, avoid: Sequence[int] = (), only: range | None = None) -> dict[str, int]:
+    """Stage one: the description or the rejection of every row; rejected rows by reason.
+
+    Args:
+        avoid: rows of the split, counted from its first, that killed a worker: rejected without a look.
+        only: do just these rows and leave nothing, to find out which one kills.
+    """
     if not Path(task.work).is_dir():
         raise DataError(f"{task.work} is not there on {socket.gethostname()}: all nodes must share the output folder.")
-    done = task.path("keys.parquet")
-    if not done.exists():
-        results: list[str | Rejection] = []
-        sandbox = _sandbox(task.sandbox, task.featurize)
-        for portion in _portions(list(read_split(task.split))):
-            keyed = iter(sandbox.keys([m for m in portion if isinstance(m, RawMolecule)]))
-            results += [next(keyed) if isinstance(m, RawMolecule) else m for m in portion]
-        rows = range(task.split.first_row, task.split.first_row + task.split.rows)
-        records = [
-            {"row": row, "key": None, "rejection": asdict(r)} if isinstance(r, Rejection) else {"row": row, "key": r}
-            for row, r in zip(rows, results, strict=True)
-        ]
-        write_parquet(done, records, KEYS_SCHEMA)
-    return pq.read_table(done, columns=["key"])["key"].null_count
+    done = keys_path(Path(task.work), task.index)
+    if only is not None or not done.exists():
+        raws = list(read_split(task.split))
+        if only is not None:
+            _sandbox(task).describe([m for m in raws[only.start : only.stop] if isinstance(m, RawMolecule)])
+            return {}
+        _commit_description(task, raws, avoid, done)
+    return dict(Counter(r["reason"] for r in json.loads(task.path("described.json").read_text())["rejected"]))
 
 
-def read_keys(task: SplitTask) -> list[str | None]:
-    """The keys that stage one found, None for rejected rows."""
-    return pq.read_table(task.path("keys.parquet"), columns=["key"])["key"].to_pylist()
+def _commit_description(
+    task: SplitTask, raws: Sequence[RawMolecule | Rejection], avoid: Sequence[int], done: Path
+) -> None:
+    rejections = [m for m in raws if isinstance(m, Rejection)]
+    rejections += [_killed(m) for k, m in enumerate(raws) if k in set(avoid) and isinstance(m, RawMolecule)]
+    batches = []
+    for portion in _portions([m for k, m in enumerate(raws) if k not in avoid and isinstance(m, RawMolecule)]):
+        found, refused = _sandbox(task).describe(portion)
+        batches += found
+        rejections += refused
+    described = pa.Table.from_batches(batches, DESCRIBED_SCHEMA).combine_chunks()
+    sets = _benchmark_sets(task, described)
+    clean = np.array([not names for names in sets], bool)
+    keys = described.column("key").to_pylist()
+    dropped = {
+        "rejected": [_as_row(r, None) for r in sorted(rejections, key=_row)],
+        "decontaminated": [
+            {"source": task.split.source, "row": row, "key": key, "sets": list(names)}
+            for row, key, names in zip(described.column("row").to_pylist(), keys, sets, strict=True)
+            if names
+        ],
+    }
+    described = described.filter(pa.array(clean))
+    with (
+        written_whole(task.path("described.arrow")) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, DESCRIBED_SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer,
+    ):
+        writer.write_table(described)
+    write_atomically(task.path("described.json"), json.dumps(dropped).encode())
+    places = described.column("row").to_numpy() - task.split.first_row
+    identities = [] if task.duplicates == "none" else _identities(described, task.duplicates)
+    write_array(done, key_table(identities, places[: len(identities)].tolist()))
+
+
+def _identities(described: pa.Table, duplicates: str) -> list[str]:
+    if duplicates == "smiles":
+        return described.column("smiles").to_pylist()
+    keys = described.column("key").to_pylist()
+    # The stand-in for an InChIKey, SMILES-<hash>, has no block that means anything alone.
+    return [k.split("-")[0] if duplicates == "connectivity" and not k.startswith("SMILES-") else k for k in keys]
+
+
+def _benchmark_sets(task: SplitTask, described: pa.Table) -> list[tuple[str, ...]]:
+    if task.decontamination is None:
+        return [()] * described.num_rows
+    wanted = task.decontamination
+    return _benchmarks(wanted.entries, wanted.names).sets(described.column(wanted.by).to_pylist())
+
+
+@functools.lru_cache(maxsize=1)
+def _benchmarks(entries: str, names: tuple[str, ...]) -> Benchmarks:
+    """Loaded once per worker process."""
+    return Benchmarks.load(Path(entries), names)
+
+
+def read_described(task: SplitTask) -> pa.Table:
+    """What stage one found (DESCRIBED_SCHEMA), without rejected and decontaminated rows."""
+    with pa.OSFile(str(task.path("described.arrow"))) as file:
+        return pa.ipc.open_file(file).read_all()
 
 
 # --- stage two ------------------------------------------------------------------------------------------------------
 
 
-def write_split(task: SplitTask, keep: np.ndarray) -> SplitCommit:
-    """Stage two: featurize the rows where ``keep`` and write the shard, then the commit; done before, only read.
+def write_split(task: SplitTask, buckets: int, avoid: Sequence[int] = (), only: range | None = None) -> SplitCommit:
+    """Stage two: conformers of the rows that are no duplicates, the shard, then the commit; done before, only read.
 
     Args:
-        keep: bool per row: the first of its key among all splits.
+        buckets: of the duplicates.
+        avoid, only: as for :func:`describe_split`.
     """
-    if (commit := read_commit(task)) is not None:
+    if only is None and (commit := read_commit(task)) is not None:
         return commit
-    keys = pq.read_table(task.path("keys.parquet")).to_pylist()
-    rejections = [Rejection(**k["rejection"]) for k in keys if k["rejection"] is not None]
-    duplicates = [
-        {"source": task.split.source, "row": k["row"], "key": k["key"]}
-        for k, kept in zip(keys, keep, strict=True)
-        if k["key"] is not None and not kept
+    described = read_described(task)
+    places = described.column("row").to_numpy() - task.split.first_row
+    repeated = np.isin(places, duplicates_of(Path(task.work), task.index, buckets))
+    if only is not None:
+        chosen = ~repeated & (places >= only.start) & (places < only.stop)
+        for batch in described.filter(pa.array(chosen)).to_batches(max_chunksize=PORTION):
+            _finish(task, batch)
+        return SplitCommit(Account(0, 0, 0, {}), None, Tally(), Timing(), {})
+    killers = np.isin(places, list(avoid)) & ~repeated
+    rejections = [
+        _killed(RawMolecule(row["smiles"], "smiles", row["source"], row["row"]))
+        for row in described.filter(pa.array(killers)).select(["smiles", "source", "row"]).to_pylist()
     ]
-    status: Counter[str] = Counter()
-    atoms: Counter[str] = Counter()
-    elements: Counter[str] = Counter()
+    tally, timing = Tally(), Timing()
 
-    def batches():
-        sandbox = _sandbox(task.sandbox, task.featurize)
-        molecules = [m for m, kept in zip(read_split(task.split), keep, strict=True) if kept]
-        for portion in _portions(molecules):
-            found, refused = sandbox.samples(portion)
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in described.filter(pa.array(~repeated & ~killers)).to_batches(max_chunksize=PORTION):
+            written, seconds, refused = _finish(task, batch)
             rejections.extend(refused)
-            for batch in found:
-                _count(batch, status, atoms, elements)
-                yield batch
+            if written.num_rows:
+                kept = np.isin(batch.column("row"), written.column("row"))
+                batch = batch.filter(pa.array(kept))
+                tally.add(written, batch)
+                timing.add(batch.column("smiles").to_pylist(), batch.column("seconds").to_numpy(), seconds)
+                yield written
 
     shard = write_shard(Path(task.folder), task.index, task.container, task.block_rows, batches())
-    write_parquet(task.path("rejected.parquet"), [asdict(r) for r in sorted(rejections, key=_row)], REJECTED_SCHEMA)
-    write_parquet(task.path("duplicates.parquet"), duplicates, DUPLICATES_SCHEMA)
+    duplicates = described.filter(pa.array(repeated)).select(DUPLICATES_SCHEMA.names).cast(DUPLICATES_SCHEMA)
+    return _commit(task, shard, tally, timing, _told(task, described, rejections), duplicates)
+
+
+def _finish(task: SplitTask, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray, list[Rejection]]:
+    """Described molecules with their final conformers, in order; CPU seconds of each; rejections."""
+    config = task.featurize
+    wanting = [needs_embedding(ConformerStatus(s), config) for s in batch.column("conformer_status").to_pylist()]
+    mask = np.array(wanting, bool)
+    if not mask.any() and not config.conformers.require_conformer:
+        return records(batch), np.zeros(batch.num_rows), []
+    mask |= config.conformers.require_conformer
+    found, refused = _sandbox(task).embed(records(batch.filter(pa.array(mask))))
+    parts = [records(batch.filter(pa.array(~mask))), *(records(part) for part in found)]
+    seconds = np.concatenate([np.zeros(parts[0].num_rows), *(part.column("seconds").to_numpy() for part in found)])
+    merged = pa.concat_batches(parts)
+    order = np.argsort(merged.column("row").to_numpy(), kind="stable")
+    return merged.take(pa.array(order)), seconds[order], refused
+
+
+def _told(task: SplitTask, described: pa.Table, rejections: Sequence[Rejection]) -> list[dict[str, Any]]:
+    """Rejections of stage two as rows, with the key and the text as it was read."""
+    if not rejections:
+        return []
+    keys = dict(zip(described.column("row").to_pylist(), described.column("key").to_pylist()))
+    texts = {m.row: m.text for m in read_split(task.split)}
+    return [_as_row(replace(r, text=texts[r.row]), keys[r.row]) for r in rejections]
+
+
+def _commit(
+    task: SplitTask,
+    shard: Shard | None,
+    tally: Tally,
+    timing: Timing,
+    rejections: list[dict[str, Any]],
+    duplicates: pa.Table,
+) -> SplitCommit:
+    before = json.loads(task.path("described.json").read_text())
+    rejected = sorted([*before["rejected"], *rejections], key=lambda r: r["row"])
+    write_rows(task.path("rejected.parquet"), pa.Table.from_pylist(rejected, REJECTED_SCHEMA))
+    write_rows(task.path("duplicates.parquet"), duplicates)
+    decontaminated = pa.Table.from_pylist(before["decontaminated"], DECONTAMINATED_SCHEMA)
+    write_rows(task.path("decontaminated.parquet"), decontaminated)
     account = Account(
         rows_in=task.split.rows,
         written=shard.rows if shard else 0,
-        duplicates=len(duplicates),
-        rejected=dict(sorted(Counter(r.reason for r in rejections).items())),
+        duplicates=duplicates.num_rows,
+        rejected=dict(sorted(Counter(r["reason"] for r in rejected).items())),
+        decontaminated=decontaminated.num_rows,
     )
     account.check(task.split.name)
-    histograms = {"heavy_atoms": dict(sorted(atoms.items())), "elements": dict(sorted(elements.items()))}
-    commit = SplitCommit(account, shard, dict(sorted(status.items())), histograms)
+    benchmarks = Counter(name for row in before["decontaminated"] for name in row["sets"])
+    commit = SplitCommit(account, shard, tally, timing, dict(sorted(benchmarks.items())))
     write_atomically(task.path("commit.json"), commit.to_json())
     return commit
 
@@ -179,16 +312,34 @@ def read_commit(task: SplitTask) -> SplitCommit | None:
     return commit if intact and file_sha256(shard) == commit.shard.sha256 else None
 
 
-def write_parquet(path: Path, records: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as a Parquet file, whole or not at all."""
-    with written_whole(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(records), schema), temporary, compression="zstd")
+def write_rows(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file, whole or not at all; no file for no rows."""
+    path.unlink(missing_ok=True)
+    if table.num_rows:
+        with written_whole(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+
+def _sandbox(task: SplitTask) -> Sandbox:
+    scaffolds = task.decontamination is not None and task.decontamination.by == "scaffold"
+    return _process_sandbox(task.sandbox, task.featurize, scaffolds)
 
 
 @functools.lru_cache(maxsize=1)
-def _sandbox(config: SandboxConfig, featurize: FeaturizeConfig) -> Sandbox:
+def _process_sandbox(config: SandboxConfig, featurize: FeaturizeConfig, scaffolds: bool) -> Sandbox:
     """This process's sandbox, for all of its tasks: a child costs as much to start as ten conformers."""
-    return Sandbox(config, featurize)
+    return Sandbox(config, featurize, scaffolds)
+
+
+def _killed(molecule: RawMolecule) -> Rejection:
+    place = (molecule.source, molecule.row, molecule.text)
+    return Rejection(*place, "sandbox", "worker_died", "twice, a worker process ended while it did this row alone", 0.0)
+
+
+def _as_row(rejection: Rejection, key: str | None) -> dict[str, Any]:
+    """As stored: what is no valid Unicode is shown by escapes."""
+    text = rejection.text.encode("utf-8", "backslashreplace").decode()
+    return {**asdict(rejection), "text": text, "key": key}
 
 
 def _row(rejection: Rejection) -> int:
@@ -197,19 +348,3 @@ def _row(rejection: Rejection) -> int:
 
 def _portions(items: list[Any]) -> list[list[Any]]:
     return [items[k : k + PORTION] for k in range(0, len(items), PORTION)]
-
-
-def _count(batch: pa.RecordBatch, status: Counter[str], atoms: Counter[str], elements: Counter[str]) -> None:
-    """Add a batch to the counts of the manifest: conformers by status, molecules by heavy atoms, atoms by element."""
-    from rdkit import Chem
-
-    columns = Columns.from_batch(batch, ("atom_features", "conformer_status"))
-    numbers = columns.values["atom_features"][:, 0].astype(np.int64) + 1
-    molecule = np.repeat(np.arange(columns.num_rows), np.diff(columns.offsets["atom_features"]))
-    heavy = np.bincount(molecule, weights=numbers > 1, minlength=columns.num_rows).astype(np.int64)
-    status.update(ConformerStatus(s).name.lower() for s in columns.values["conformer_status"].tolist())
-    atoms.update(f"{count:03d}" for count in heavy.tolist())
-    table = Chem.GetPeriodicTable()
-    found, counts = np.unique(numbers, return_counts=True)
-    for number, count in zip(found.tolist(), counts.tolist()):
-        elements[table.GetElementSymbol(number) if number <= 118 else "?"] += count

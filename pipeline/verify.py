@@ -33,6 +33,7 @@ def verify(path: Path) -> list[str]:
     for name, expected in (
         ("rejected.parquet", sum(manifest.counts.rejected.values())),
         ("duplicates.parquet", manifest.counts.duplicates),
+        ("decontaminated.parquet", manifest.counts.decontaminated),
     ):
         problems += _verify_rows(path / name, expected)
     known = {shard.name for shard in manifest.shards}

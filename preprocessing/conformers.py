@@ -22,7 +22,7 @@ class ConformerConfig:
     """How the positions of a molecule are made."""
 
     num_conformers: int = 1
-    """Conformers per molecule; 0 = none at all (2D only)."""
+    """Conformers that are made per molecule; 0 = none."""
     keep_given: bool = True
     """Store the input's own 3D coordinates, as they are, where they cover every stored atom."""
     max_iterations: int = 30
@@ -62,18 +62,21 @@ class Conformers:
     """Why there are none, for a person; empty where there are."""
 
 
-def conformers(
-    mol: Chem.Mol, num_atoms: int, key: str, given: np.ndarray | None, config: ConformerConfig
-) -> Conformers:
-    """Conformers of the first ``num_atoms`` atoms of ``mol``, which has all its hydrogens as atoms.
+def given_conformers(given: np.ndarray | None, num_atoms: int, config: ConformerConfig) -> Conformers:
+    """The input's own geometry, [at least num_atoms, 3], where it is to be kept and covers every stored atom."""
+    if config.keep_given and given is not None and len(given) >= num_atoms:
+        return _stored(given[None, :num_atoms], np.array([np.nan]), ConformerStatus.GIVEN)
+    return _none(num_atoms, "")
 
-    ``key`` is the only source of randomness; ``given`` are the input's own coordinates, [at least num_atoms, 3].
-    Exceptions of RDKit, most of them on metal complexes, count as failed attempts.
+
+def conformers(mol: Chem.Mol, num_atoms: int, key: str, config: ConformerConfig) -> Conformers:
+    """New conformers of the first ``num_atoms`` atoms of ``mol``, which has all its hydrogens as atoms.
+
+    ``key`` is the only source of randomness. Exceptions of RDKit, most of them on metal complexes, count as failed
+    attempts.
     """
     if config.num_conformers == 0:
         return _none(num_atoms, "num_conformers is 0")
-    if config.keep_given and given is not None and len(given) >= num_atoms:
-        return _stored(given[None, :num_atoms], np.array([np.nan]), ConformerStatus.GIVEN)
     mol = Chem.Mol(mol)
     failures: list[str] = []
     for status, iterations in (

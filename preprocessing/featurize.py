@@ -1,22 +1,23 @@
 """featurize(raw, config) -> MoleculeSample | Rejection: the function that cluster, embedder and fine-tuning all call.
 
-A pure function of the molecule: every spelling of it gives the same bytes, in any process.
+A pure function of the molecule: every spelling of it gives the same bytes, in any process. It has two halves, since a
+cluster looks for duplicates between them: :func:`describe` is cheap, :func:`add_conformers` is not.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdMolDescriptors
 
-from preprocessing.conformers import ConformerConfig, conformers
+from preprocessing.conformers import ConformerConfig, conformers, given_conformers
 from preprocessing.errors import ConfigError
 from preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from preprocessing.graph import atom_features, bonds
 from preprocessing.standardize import (
     MoleculeError,
     StandardizeConfig,
-    StandardizedMolecule,
     rdkit_errors,
     standardize,
 )
@@ -53,40 +54,68 @@ class FeaturizeConfig:
             )
 
 
-def standardized(raw: RawMolecule, config: FeaturizeConfig) -> StandardizedMolecule | Rejection:
-    """The cheap first stage of :func:`featurize`: parent molecule and key, enough to find duplicates."""
-    start = time.process_time()
-    try:
-        return _standardized(raw, config)
-    except MoleculeError as error:
-        return _rejection(raw, error, start)
+@dataclass(frozen=True)
+class Description:
+    """All that is known of a molecule before new conformers are made: the cheap stage of :func:`featurize`."""
+
+    sample: MoleculeSample
+    """The record; positions are the input's own where they are to be kept, else none yet."""
+    changes: tuple[str, ...]
+    """The steps of standardization that changed the input, by their names in ``StandardizeConfig``."""
+    num_rings: int
+    """Rings of the smallest set of smallest rings."""
+    num_rotatable_bonds: int
+    """By RDKit's strict definition."""
 
 
 def featurize(raw: RawMolecule, config: FeaturizeConfig) -> MoleculeSample | Rejection:
     """The stored record of one molecule, or why there is none."""
+    described = describe(raw, config)
+    return described if isinstance(described, Rejection) else add_conformers(described.sample, config, raw.text)
+
+
+def describe(raw: RawMolecule, config: FeaturizeConfig) -> Description | Rejection:
+    """Parent molecule, key, graph and given geometry of one input: enough to find duplicates."""
     start = time.process_time()
     try:
-        return _sample(raw, _standardized(raw, config), config)
+        with rdBase.BlockLogs():
+            return _description(raw, config)
     except MoleculeError as error:
-        return _rejection(raw, error, start)
+        return _rejection((raw.source, raw.row, raw.text), error, start)
 
 
-def _standardized(raw: RawMolecule, config: FeaturizeConfig) -> StandardizedMolecule:
-    with rdBase.BlockLogs():
-        return standardize(raw.text, raw.format, config.standardize, config.max_atoms, config.max_smiles_length)
+def add_conformers(sample: MoleculeSample, config: FeaturizeConfig, text: str) -> MoleculeSample | Rejection:
+    """The described molecule with its final conformers.
+
+    Its key and SMILES alone decide them, so that it does not matter when and where they are made.
+
+    Args:
+        sample: from :func:`describe` with the same ``config``.
+        text: the input as read, for the rejection.
+    """
+    start = time.process_time()
+    try:
+        with rdBase.BlockLogs():
+            return _with_conformers(sample, config)
+    except MoleculeError as error:
+        return _rejection((sample.source, sample.row, text), error, start)
 
 
-def _sample(raw: RawMolecule, molecule: StandardizedMolecule, config: FeaturizeConfig) -> MoleculeSample:
-    with rdBase.BlockLogs():
-        with rdkit_errors("features"):
-            with_hydrogens = Chem.AddHs(molecule.mol)
-            stored = with_hydrogens if config.hydrogens == "all" else molecule.mol
-            features = atom_features(stored)
-            bond_index, bond_features = bonds(stored)
-        result = conformers(with_hydrogens, len(features), molecule.key, molecule.given, config.conformers)
-    if config.conformers.require_conformer and result.status is ConformerStatus.NONE:
-        raise MoleculeError("conformer", "no_conformer", result.detail)
-    return MoleculeSample(
+def needs_embedding(status: ConformerStatus, config: FeaturizeConfig) -> bool:
+    """Whether :func:`add_conformers` has something to compute for a described molecule of this status."""
+    return config.conformers.num_conformers > 0 and status is not ConformerStatus.GIVEN
+
+
+def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:
+    molecule = standardize(raw.text, raw.format, config.standardize, config.max_atoms, config.max_smiles_length)
+    with rdkit_errors("features"):
+        stored = Chem.AddHs(molecule.mol) if config.hydrogens == "all" else molecule.mol
+        features = atom_features(stored)
+        bond_index, bond_features = bonds(stored)
+        num_rings = rdMolDescriptors.CalcNumRings(molecule.mol)
+        num_rotatable_bonds = rdMolDescriptors.CalcNumRotatableBonds(molecule.mol)
+    positions = given_conformers(molecule.given, len(features), config.conformers)
+    sample = MoleculeSample(
         key=molecule.key,
         smiles=molecule.smiles,
         source=raw.source,
@@ -94,20 +123,33 @@ def _sample(raw: RawMolecule, molecule: StandardizedMolecule, config: FeaturizeC
         atom_features=features,
         bond_index=bond_index,
         bond_features=bond_features,
-        positions=result.positions,
-        conformer_energy=result.energies,
-        conformer_status=int(result.status),
+        positions=positions.positions,
+        conformer_energy=positions.energies,
+        conformer_status=int(positions.status),
         targets=np.array(raw.targets, dtype=np.float32),
     )
+    return Description(sample, molecule.changes, num_rings, num_rotatable_bonds)
 
 
-def _rejection(raw: RawMolecule, error: MoleculeError, start: float) -> Rejection:
-    return Rejection(
-        source=raw.source,
-        row=raw.row,
-        text=raw.text,
-        stage=error.stage,
-        reason=error.reason,
-        detail=error.detail,
-        seconds=time.process_time() - start,
-    )
+def _with_conformers(sample: MoleculeSample, config: FeaturizeConfig) -> MoleculeSample:
+    if needs_embedding(ConformerStatus(sample.conformer_status), config):
+        with rdkit_errors("conformer"):
+            # The text of a standardized molecule is its own standardized form, in the order of its stored atoms.
+            mol = Chem.AddHs(Chem.MolFromSmiles(sample.smiles))
+        result = conformers(mol, sample.num_atoms, sample.key, config.conformers)
+        sample = replace(
+            sample,
+            positions=result.positions,
+            conformer_energy=result.energies,
+            conformer_status=int(result.status),
+        )
+        detail = result.detail
+    else:
+        detail = "num_conformers is 0 and the input has no geometry that is kept"
+    if config.conformers.require_conformer and sample.conformer_status == ConformerStatus.NONE:
+        raise MoleculeError("conformer", "no_conformer", detail)
+    return sample
+
+
+def _rejection(place: tuple[str, int, str], error: MoleculeError, start: float) -> Rejection:
+    return Rejection(*place, error.stage, error.reason, error.detail, time.process_time() - start)

@@ -66,6 +66,8 @@ class StandardizedMolecule:
     given: np.ndarray | None
     """float64 [m, 3], angstrom: the input's own 3D coordinates of ``mol``'s n atoms (m = n), followed by those of its
     hydrogens in the order of ``Chem.AddHs`` where the input has every one of them. None without a 3D geometry."""
+    changes: tuple[str, ...] = ()
+    """The steps of standardization that changed the input."""
 
 
 def standardize(

@@ -14,7 +14,7 @@ from pipeline.shards.containers import Block
 from preprocessing.errors import DataError
 from preprocessing.fields import SCHEMA_VERSION, ConformerStatus
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NAME = "manifest.json"
 
 
@@ -102,15 +102,19 @@ class Manifest:
     config: dict[str, Any]
     """Everything that the records depend on; ``featurize`` holds the featurizer's configuration."""
     versions: dict[str, str]
-    """rdkit and pyarrow."""
+    """rdkit, pyarrow and numpy."""
     counts: Account
     splits: tuple[tuple[str, Account], ...]
     """Every input split, by name, and its account."""
     shards: tuple[Shard, ...]
     conformer_status: dict[str, int]
     """Molecules by ConformerStatus name."""
+    changes: dict[str, int]
+    """Molecules that a step of standardization changed, by step."""
+    benchmarks: dict[str, int]
+    """Decontaminated rows by the benchmark set that holds them, every set named; a row may be in several."""
     histograms: dict[str, dict[str, int]]
-    """Counts for reports: heavy atoms, elements."""
+    """Counts for reports, as :class:`~pipeline.tally.Tally` makes them."""
     fingerprint: str = ""
     """sha256 of all of the above; goes into every run and export."""
 

@@ -23,6 +23,8 @@ MANIFEST = Manifest(
     splits=(("a.csv:0-5", ONE), ("a.csv:6-8", TWO)),
     shards=(Shard("shard-00000.tar", 5, 50, 999, "0" * 64, (Block(512, 100, 4), Block(1024, 50, 1))),),
     conformer_status={"etkdg": 4, "none": 1},
+    changes={"neutralise": 1},
+    benchmarks={},
     histograms={"elements": {"C": 50}},
 )
 

@@ -137,7 +137,8 @@ def test_the_first_spelling_of_a_molecule_is_kept(finished):
 
 def test_the_finished_folder_holds_nothing_else(finished):
     shards = [f"shard-{k:05d}.tar" for k in range(5)]
-    names = [NAME, "duplicates.parquet", "plan.json", "rejected.parquet", *shards]
+    tables = ["decontaminated.parquet", "duplicates.parquet", "rejected.parquet"]
+    names = [NAME, *tables, "plan.json", "timing.json", *shards]
     assert sorted(p.name for p in finished.iterdir()) == sorted(names)
 
 
@@ -304,7 +305,7 @@ def wait_for(output: Path, pattern: str, count: int, job: subprocess.Popen[str])
 def test_killed_twice_at_random_moments_the_result_is_the_same_bytes(source, finished, tmp_path):
     moments = random.Random()
     output = tmp_path / "output"
-    for pattern, most in (("*.keys.parquet", 5), ("*.commit.json", 4)):
+    for pattern, most in (("*.keys.npy", 5), ("*.commit.json", 4)):
         count, pause = moments.randint(0, most), moments.uniform(0, 0.3)
         print(f"kill after {count} of {pattern} and {pause:.2f} s")
         with start(source, output) as job:
@@ -321,7 +322,7 @@ def test_killed_twice_at_random_moments_the_result_is_the_same_bytes(source, fin
 def test_a_stopped_job_says_how_to_go_on_and_a_second_one_waits_its_turn(source, tmp_path):
     output = tmp_path / "output"
     with start(source, output) as job:
-        wait_for(output, "*.keys.parquet", 1, job)
+        wait_for(output, "*.keys.npy", 1, job)
         rival = again(source, output)
         assert rival.returncode == 1
         assert "another process is at work" in rival.stderr

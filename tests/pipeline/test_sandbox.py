@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.described import FACTS, records
 from pipeline.sandbox import Sandbox, SandboxConfig
 from pipeline.shards.codec import decode
 from preprocessing.errors import ConfigError, DataError
-from preprocessing.featurize import FeaturizeConfig, featurize, standardized
+from preprocessing.featurize import Description, FeaturizeConfig, describe, featurize
 from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from tests.conftest import REPOSITORY
 from tests.pipeline.samples import assert_all_same
@@ -29,33 +30,60 @@ def raws(smiles: list[str]) -> list[RawMolecule]:
     return [RawMolecule(text, "smiles", "a.smi", row, (float(row),)) for row, text in enumerate(smiles)]
 
 
-def samples_of(batches) -> list[MoleculeSample]:
-    return [sample for batch in batches for sample in decode(batch)]
-
-
 def expected(molecules: list[RawMolecule], config: FeaturizeConfig) -> list[MoleculeSample]:
     """What the featurizer itself says, in this process."""
     results = [featurize(molecule, config) for molecule in molecules]
     return [result for result in results if isinstance(result, MoleculeSample)]
 
 
+def through(sandbox: Sandbox, molecules: list[RawMolecule]) -> tuple[list[MoleculeSample], list[Rejection]]:
+    """Both stages of all molecules."""
+    batches, rejections = sandbox.describe(molecules)
+    samples = []
+    for batch in batches:
+        found, refused = sandbox.embed(records(batch))
+        samples += [sample for part in found for sample in decode(records(part))]
+        rejections += refused
+    return samples, rejections
+
+
+def keys(sandbox: Sandbox, molecules: list[RawMolecule]) -> list[str]:
+    return [key for batch in sandbox.describe(molecules)[0] for key in batch.column("key").to_pylist()]
+
+
 def test_the_child_gives_what_the_featurizer_gives():
     config = FeaturizeConfig()
     molecules = raws(GOOD * 30 + ["junk", "", "CCO"])
     with Sandbox(SandboxConfig(), config) as sandbox:
-        keys = sandbox.keys(molecules)
-        batches, rejections = sandbox.samples(molecules)
-    for key, molecule in zip(keys, molecules, strict=True):
-        alone = standardized(molecule, config)
-        assert (key.reason if isinstance(key, Rejection) else key) == getattr(alone, "reason", getattr(alone, "key", 0))
-    assert_all_same(samples_of(batches), expected(molecules, config))
+        samples, rejections = through(sandbox, molecules)
+    assert_all_same(samples, expected(molecules, config))
     assert [(r.row, r.reason) for r in rejections] == [(150, "unparsable"), (151, "empty_input")]
+
+
+def test_facts_come_with_the_description():
+    molecules = raws(["OCCc1ccccc1", "[Na+].[O-]C(=O)C"])
+    with Sandbox(SandboxConfig(), FeaturizeConfig(), scaffolds=True) as sandbox:
+        (batch,), _ = sandbox.describe(molecules)
+    facts = batch.select([field.name for field in FACTS]).to_pylist()
+    for molecule, fact in zip(molecules, facts, strict=True):
+        alone = describe(molecule, FeaturizeConfig())
+        assert isinstance(alone, Description)
+        assert (fact["num_rings"], fact["num_rotatable_bonds"]) == (alone.num_rings, alone.num_rotatable_bonds)
+        assert tuple(fact["changes"]) == alone.changes
+        assert 0 < fact["seconds"] < 5
+    assert [fact["scaffold"] for fact in facts] == ["c1ccccc1", ""]
+
+
+def test_drawings_are_svg_or_none():
+    with Sandbox(SandboxConfig(), FeaturizeConfig()) as sandbox:
+        drawings = sandbox.draw(["CCO", "junk", "CN(C)(C)(C)C", "C" * 300])
+    assert [drawing is not None and drawing.startswith("<svg") for drawing in drawings] == [True, False, True, False]
 
 
 def test_no_molecules_need_no_child():
     with Sandbox(SandboxConfig(), FeaturizeConfig()) as sandbox:
-        assert sandbox.keys([]) == []
-        assert sandbox.samples([]) == ([], [])
+        assert sandbox.describe([]) == ([], [])
+        assert sandbox.draw([]) == []
         assert sandbox.child_pid is None
 
 
@@ -63,25 +91,25 @@ def test_a_molecule_past_its_deadline_costs_only_itself():
     molecules = raws([*GOOD, SLOW, *GOOD])
     config = FeaturizeConfig()
     with Sandbox(SandboxConfig(deadline_s=0.7), config) as sandbox:
-        batches, rejections = sandbox.samples(molecules)
+        samples, rejections = through(sandbox, molecules)
     assert [(r.row, r.text, r.stage, r.reason) for r in rejections] == [(5, SLOW, "sandbox", "deadline")]
     assert "0.7 s of CPU time" in rejections[0].detail
     assert rejections[0].seconds > 0.7
-    assert_all_same(samples_of(batches), expected(molecules[:5] + molecules[6:], config))
+    assert_all_same(samples, expected(molecules[:5] + molecules[6:], config))
 
 
 def test_a_molecule_that_exhausts_memory_costs_only_itself():
     config = FeaturizeConfig(max_atoms=5000, max_smiles_length=5000)
     molecules = raws([*GOOD, HUGE, *GOOD, HUGE, "CCO"])
     with Sandbox(SandboxConfig(memory_mib=1024), config) as sandbox:
-        batches, rejections = sandbox.samples(molecules)
+        samples, rejections = through(sandbox, molecules)
     assert [(r.row, r.stage, r.reason) for r in rejections] == [
         (5, "sandbox", "worker_died"),
         (11, "sandbox", "worker_died"),
     ]
     assert "1024 MiB" in rejections[0].detail
     good = [molecule for molecule in molecules if molecule.text != HUGE]
-    assert_all_same(samples_of(batches), expected(good, config))
+    assert_all_same(samples, expected(good, config))
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.3])
@@ -89,24 +117,24 @@ def test_a_child_killed_from_outside_blames_nobody_and_loses_nothing(after_s):
     config = FeaturizeConfig()
     molecules = raws([GOOD[k % 5] + "C" * (k % 7) for k in range(60)])
     with Sandbox(SandboxConfig(), config) as sandbox:
-        sandbox.keys(molecules[:1])
+        keys(sandbox, molecules[:1])
         victim = sandbox.child_pid
         assert victim is not None
         killer = threading.Timer(after_s, os.kill, (victim, signal.SIGKILL))
         killer.start()
-        batches, rejections = sandbox.samples(molecules)
+        samples, rejections = through(sandbox, molecules)
         killer.join()
         assert sandbox.child_pid != victim
     assert rejections == []
-    assert_all_same(samples_of(batches), expected(molecules, config))
+    assert_all_same(samples, expected(molecules, config))
 
 
 def test_a_stopped_child_is_noticed_although_it_uses_no_cpu():
     with Sandbox(SandboxConfig(deadline_s=0.1), FeaturizeConfig()) as sandbox:
-        sandbox.keys(raws(["C"]))
+        sandbox.describe(raws(["C"]))
         assert sandbox.child_pid is not None
         os.kill(sandbox.child_pid, signal.SIGSTOP)
-        assert sandbox.keys(raws(["C"])) == sandbox.keys(raws(["[CH4]"]))
+        assert keys(sandbox, raws(["C"])) == keys(sandbox, raws(["[CH4]"]))
 
 
 def test_a_child_that_cannot_start_is_an_error_and_no_verdict(monkeypatch, tmp_path):
@@ -116,7 +144,7 @@ def test_a_child_that_cannot_start_is_an_error_and_no_verdict(monkeypatch, tmp_p
         Sandbox(SandboxConfig(), FeaturizeConfig()) as sandbox,
         pytest.raises(DataError, match=r"does not start .*no rdkit on this node"),
     ):
-        sandbox.keys(raws(["C"]))
+        sandbox.describe(raws(["C"]))
 
 
 def wrapper(folder: Path) -> Path:
@@ -129,14 +157,15 @@ def wrapper(folder: Path) -> Path:
 
 def test_the_child_dies_with_its_parent():
     code = f"""
-import threading
+from pipeline.described import records
 from pipeline.sandbox import Sandbox, SandboxConfig
 from preprocessing.featurize import FeaturizeConfig
 from preprocessing.fields import RawMolecule
 with Sandbox(SandboxConfig(), FeaturizeConfig()) as sandbox:
-    sandbox.keys([RawMolecule("C", "smiles", "a", 0)])
+    sandbox.describe([RawMolecule("C", "smiles", "a", 0)])
     print(sandbox.child_pid, flush=True)
-    sandbox.samples([RawMolecule({SLOW!r}, "smiles", "a", 0)])
+    (batch,), _ = sandbox.describe([RawMolecule({SLOW!r}, "smiles", "a", 0)])
+    sandbox.embed(records(batch))
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -162,6 +191,6 @@ def test_real_embedding_breakers_are_all_answered(shared_data):
     lines = (shared_data / "dev" / "embed_breakers_dev.tsv").read_text().splitlines()[1:]
     molecules = raws([line.split("\t")[1] for line in lines[:4]])
     with Sandbox(SandboxConfig(deadline_s=0.3), FeaturizeConfig()) as sandbox:
-        batches, rejections = sandbox.samples(molecules)
-    answered = [sample.row for sample in samples_of(batches)] + [rejection.row for rejection in rejections]
+        samples, rejections = through(sandbox, molecules)
+    answered = [sample.row for sample in samples] + [rejection.row for rejection in rejections]
     assert sorted(answered) == list(range(4))

@@ -53,6 +53,8 @@ def committed(folder: Path, container: str) -> ShardDataset:
         splits=(("all", account),),
         shards=tuple(s for s in shards if s is not None),
         conformer_status={},
+        changes={},
+        benchmarks={},
         histograms={},
     ).write(folder)
     return ShardDataset(folder)

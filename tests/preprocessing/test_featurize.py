@@ -12,9 +12,8 @@ from rdkit import Chem, rdBase
 
 from preprocessing.conformers import ConformerConfig
 from preprocessing.errors import ConfigError
-from preprocessing.featurize import FeaturizeConfig, featurize, standardized
+from preprocessing.featurize import Description, FeaturizeConfig, add_conformers, describe, featurize
 from preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample, RawMolecule, Rejection
-from preprocessing.standardize import StandardizedMolecule
 from tests.preprocessing.molecules import (
     DIVERSE,
     FAST,
@@ -86,12 +85,21 @@ def test_another_process_gives_the_same_bytes():
     assert there == (here.atom_features.tobytes() + here.bond_index.tobytes() + here.positions.tobytes()).hex()
 
 
-def test_standardized_is_the_first_stage_of_featurize():
+def test_the_two_halves_make_the_whole():
     for text in DIVERSE.values():
-        first = standardized(smiles_record(text), FLAT)
-        assert isinstance(first, StandardizedMolecule)
-        whole = sample(text, FLAT)
-        assert (first.key, first.smiles) == (whole.key, whole.smiles)
+        first = describe(smiles_record(text), FAST)
+        assert isinstance(first, Description)
+        assert len(first.sample.positions) == 0
+        second = add_conformers(first.sample, FAST, text)
+        assert isinstance(second, MoleculeSample)
+        assert same_bytes(second, sample(text, FAST))
+
+
+def test_rings_and_rotatable_bonds_are_counted():
+    for text, rings, rotatable in [("CCO", 0, 0), ("c1ccccc1CCO", 1, 2), ("C1CC2CCC1C2", 2, 0)]:
+        first = describe(smiles_record(text), FLAT)
+        assert isinstance(first, Description)
+        assert (first.num_rings, first.num_rotatable_bonds) == (rings, rotatable)
 
 
 def test_the_record_says_where_it_came_from():
@@ -161,7 +169,7 @@ def test_rejections(text, format, stage, reason, detail):
     assert (result.stage, result.reason) == (stage, reason)
     assert detail in result.detail
     assert 0 <= result.seconds < 5
-    first = standardized(raw, FeaturizeConfig())
+    first = describe(raw, FeaturizeConfig())
     assert isinstance(first, Rejection)
     assert first.reason == reason
 

@@ -1,0 +1,251 @@
+"""A dataset in its steps: plan, describe, duplicates, conformers and shards, accounts, manifest.
+
+Every step leaves its result in files that are there whole or not at all, and does only what is missing; the manifest is
+the last one. So the same command continues whatever stopped it, with the same bytes in the end.
+"""
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import job
+from pipeline.bisect import Call
+from pipeline.decontaminate import Benchmarks
+from pipeline.dedupe import find_duplicates, num_buckets
+from pipeline.files import UNFINISHED, exclusive, write_atomically, written_whole
+from pipeline.plan import WORK, Plan, PreprocessConfig, make_plan
+from pipeline.progress import JobProgress
+from pipeline.shards.manifest import NAME as MANIFEST
+from pipeline.shards.manifest import Account, Manifest
+from pipeline.shards.reader import ShardDataset
+from pipeline.sources import InputSplit
+from pipeline.stages import (
+    DROPPED,
+    Decontamination,
+    SplitCommit,
+    SplitTask,
+    describe_split,
+    read_commit,
+    read_described,
+    write_split,
+)
+from pipeline.tally import Tally, Timing
+from preprocessing.errors import DataError
+
+TIMING = "timing.json"
+BENCHMARKS = "benchmarks.npy"
+
+
+def build(config: PreprocessConfig) -> Manifest:
+    """Make the dataset, or what is missing of it; the same bytes however often it was interrupted.
+
+    Raises:
+        DataError: an unusable input, or more rejected rows than ``max_rejected_fraction``.
+        ConfigError: the output folder holds something else.
+    """
+    plan = make_plan(config)
+    output = Path(config.output)
+    with exclusive(output):
+        if (output / MANIFEST).is_file():
+            print(f"{output} is finished already: nothing to do", file=sys.stderr)
+        else:
+            _make(plan, config, output)
+        shutil.rmtree(output / WORK, ignore_errors=True)
+    # Opening it checks that the shards are there.
+    return ShardDataset(output).manifest
+
+
+def _make(plan: Plan, config: PreprocessConfig, output: Path) -> None:
+    """Do the work that is missing and commit the dataset."""
+    tasks = _tasks(plan, config, output.resolve())
+    _clean(output)
+    commits = {task.index: commit for task in tasks if (commit := read_commit(task)) is not None}
+    # Ray is not started when all splits are committed.
+    if len(commits) < len(tasks):
+        with job.cluster(config.ray):
+            if plan.benchmarks:
+                _find_benchmarks(plan, config, output.resolve())
+            rows = _describe(tasks, config)
+            buckets = _find_duplicates(tasks, rows, config)
+            _write(tasks, commits, buckets, config)
+    for kind, schema in DROPPED.items():
+        _join(tasks, kind, schema, output)
+    manifest, timing = _manifest(plan, config, tasks, [commits[task.index] for task in tasks])
+    _bear(manifest, config.max_rejected_fraction, output)
+    write_atomically(output / TIMING, (json.dumps(timing.to_dict()) + "\n").encode())
+    manifest.write(output)
+
+
+def _tasks(plan: Plan, config: PreprocessConfig, output: Path) -> list[SplitTask]:
+    wanted = None
+    if plan.benchmarks:
+        wanted = Decontamination(config.decontaminate_by, tuple(plan.benchmarks), str(output / BENCHMARKS))
+    work = str(output / WORK)
+    return [_task(index, split, config, output, work, wanted) for index, split in enumerate(plan.splits)]
+
+
+def _task(
+    index: int, split: InputSplit, config: PreprocessConfig, output: Path, work: str, wanted: Decontamination | None
+) -> SplitTask:
+    return SplitTask(
+        index=index,
+        split=split,
+        folder=str(output),
+        work=work,
+        container=config.container,
+        block_rows=config.block_rows,
+        duplicates=config.duplicates,
+        featurize=config.featurize,
+        sandbox=config.sandbox,
+        decontamination=wanted,
+    )
+
+
+def _clean(output: Path) -> None:
+    """Remove what processes that were killed had begun to write."""
+    for folder in (output, *(p for p in (output / WORK).rglob("*") if p.is_dir()), output / WORK):
+        for stale in folder.glob(UNFINISHED):
+            stale.unlink()
+
+
+# --- steps ----------------------------------------------------------------------------------------------------------
+
+
+def _find_benchmarks(plan: Plan, config: PreprocessConfig, output: Path) -> None:
+    """Describe the molecules of the benchmark sets as ours are, and write down what each set holds."""
+    work = output / WORK / "benchmarks"
+    work.mkdir(exist_ok=True)
+    # Nothing is looked up here, but it must be known whether scaffolds are wanted.
+    nothing = work / "nothing.npy"
+    Benchmarks.of({}).save(nothing)
+    wanted = Decontamination(config.decontaminate_by, (), str(nothing))
+    named = [(name, split) for name, splits in plan.benchmarks.items() for split in splits]
+    tasks = [_task(index, split, config, output, str(work), wanted) for index, (_, split) in enumerate(named)]
+    _describe(tasks, config, "benchmarks")
+    identities: dict[str, list[str]] = {name: [] for name in plan.benchmarks}
+    for task, (name, _) in zip(tasks, named, strict=True):
+        identities[name] += read_described(task).column(config.decontaminate_by).to_pylist()
+    benchmarks = Benchmarks.of(identities)
+    benchmarks.save(output / BENCHMARKS)
+    for name, found in identities.items():
+        rows = sum(split.rows for split in plan.benchmarks[name])
+        print(f"benchmark {name}: {len(found)} molecules read of {rows} rows", file=sys.stderr)
+
+
+def _describe(tasks: Sequence[SplitTask], config: PreprocessConfig, name: str = "describe") -> int:
+    """Stage one of all splits; the rows that were not rejected."""
+    rows = sum(task.split.rows for task in tasks)
+    left = rows
+    with JobProgress(name, len(tasks), rows, config.log_interval_s) as progress:
+
+        def done(call: Call, rejected: dict[str, int]) -> None:
+            nonlocal left
+            left -= sum(rejected.values())
+            progress.advance(call.rows, rejected)
+
+        job.run(describe_split, _calls(tasks), done, progress.tick)
+    return left
+
+
+def _find_duplicates(tasks: Sequence[SplitTask], rows: int, config: PreprocessConfig) -> int:
+    """Which rows are not the first of their molecule, in files; the number of these."""
+    buckets = num_buckets(rows)
+    with JobProgress("duplicates", buckets, rows, config.log_interval_s) as progress:
+
+        def done(call: Call, duplicates: int) -> None:
+            progress.advance(rows // buckets, {})
+
+        calls = (
+            Call((tasks[0].work, len(tasks), bucket, buckets), f"bucket {bucket} of the duplicates", 0)
+            for bucket in range(buckets)
+        )
+        job.run(find_duplicates, calls, done, progress.tick)
+    return buckets
+
+
+def _write(tasks: Sequence[SplitTask], commits: dict[int, SplitCommit], buckets: int, config: PreprocessConfig) -> None:
+    """Stage two of the splits that are not in ``commits``, which get there."""
+    rows = sum(task.split.rows for task in tasks)
+    with JobProgress("conformers", len(tasks), rows, config.log_interval_s) as progress:
+        for index in commits:
+            progress.skip(tasks[index].split.rows)
+
+        def done(call: Call, commit: SplitCommit) -> None:
+            commits[call.arguments[0].index] = commit
+            progress.advance(call.rows, commit.account.rejected)
+
+        todo = [task for task in tasks if task.index not in commits]
+        job.run(write_split, _calls(todo, buckets), done, progress.tick)
+
+
+def _calls(tasks: Sequence[SplitTask], *more: Any) -> Iterator[Call]:
+    return (Call((task, *more), task.split.name, task.split.rows) for task in tasks)
+
+
+# --- accounts -------------------------------------------------------------------------------------------------------
+
+
+def _join(tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, output: Path) -> None:
+    """All splits' rows of one kind in one Parquet file, in input order, one split in memory at a time."""
+    with (
+        written_whole(output / f"{kind}.parquet") as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for task in tasks:
+            if (path := task.path(f"{kind}.parquet")).exists():
+                writer.write_table(pq.read_table(path))
+
+
+def _manifest(
+    plan: Plan, config: PreprocessConfig, tasks: Sequence[SplitTask], commits: Sequence[SplitCommit]
+) -> tuple[Manifest, Timing]:
+    tally, timing, benchmarks = Tally(), Timing(), Counter[str]()
+    for commit in commits:
+        tally.update(commit.tally)
+        timing.update(commit.timing)
+        benchmarks.update(commit.benchmarks)
+    settings = plan.record["settings"]
+    recorded = {name: plan.record[name] for name in ("sources", "benchmarks", "settings")}
+    return Manifest(
+        container=config.container,
+        block_rows=config.block_rows,
+        hydrogens=config.featurize.hydrogens,
+        target_names=tuple(config.target_columns),
+        config={"featurize": settings["featurize"], **recorded},
+        versions=plan.record["versions"],
+        counts=Account.total([commit.account for commit in commits]),
+        splits=tuple((task.split.name, commit.account) for task, commit in zip(tasks, commits, strict=True)),
+        shards=tuple(commit.shard for commit in commits if commit.shard is not None),
+        benchmarks={name: benchmarks[name] for name in plan.benchmarks},
+        **tally.to_dict(),
+    ), timing
+
+
+def _bear(manifest: Manifest, fraction: float, output: Path) -> None:
+    """Make sure that not too many rows were rejected.
+
+    Raises:
+        DataError: they were; everything is kept, so that a larger bound finishes at once.
+    """
+    counts = manifest.counts
+    rejected = sum(counts.rejected.values())
+    if rejected > fraction * counts.rows_in:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.rejected.items())
+        raise DataError(
+            f"{rejected} of {counts.rows_in} rows were rejected ({reasons}), more than "
+            f"max_rejected_fraction={fraction} allows. They are listed in "
+            f"{output / 'rejected.parquet'}. The work is kept: if this is what you expect, give the same command with "
+            "a larger max_rejected_fraction and it finishes at once."
+        )
+    if manifest.num_rows == 0:
+        raise DataError(
+            f"no molecule of {counts.rows_in} rows is left: a dataset needs one. The reasons are in "
+            f"{output / 'rejected.parquet'}."
+        )

@@ -1,0 +1,45 @@
+"""What stage one leaves of a molecule: its record without new conformers, and facts for accounts and reports."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from pipeline.shards.codec import SCHEMA, encode
+from preprocessing.featurize import Description
+
+SECONDS = pa.field("seconds", pa.float32(), nullable=False)
+"""CPU time that the stage took for the molecule."""
+
+FACTS = (
+    pa.field("num_rings", pa.uint16(), nullable=False),
+    pa.field("num_rotatable_bonds", pa.uint16(), nullable=False),
+    pa.field("changes", pa.list_(pa.string()), nullable=False),
+    pa.field("scaffold", pa.string(), nullable=False),
+    SECONDS,
+)
+"""Columns behind those of the record: of :class:`~preprocessing.featurize.Description`, the Murcko scaffold (empty if
+nobody asked for it), CPU seconds."""
+
+DESCRIBED_SCHEMA = pa.schema([*SCHEMA, *FACTS])
+EMBEDDED_SCHEMA = pa.schema([*SCHEMA, SECONDS])
+"""Records with their final conformers, and the time that these took."""
+
+
+def encode_described(
+    found: Sequence[Description], scaffolds: Sequence[str], seconds: Sequence[float]
+) -> pa.RecordBatch:
+    """One record batch of described molecules."""
+    facts = (
+        [d.num_rings for d in found],
+        [d.num_rotatable_bonds for d in found],
+        [list(d.changes) for d in found],
+        scaffolds,
+        seconds,
+    )
+    columns = [pa.array(values, field.type) for values, field in zip(facts, FACTS, strict=True)]
+    return pa.record_batch([*encode([d.sample for d in found]).columns, *columns], schema=DESCRIBED_SCHEMA)
+
+
+def records(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The stored fields alone."""
+    return batch.select(SCHEMA.names).cast(SCHEMA)

@@ -1,0 +1,134 @@
+"""What is counted while shards are written: for the manifest, inspect and the dataset card."""
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.shards.columns import Columns
+from preprocessing.fields import ConformerStatus
+
+SLOWEST = 12
+"""Molecules that are remembered with the time they took."""
+
+ENERGY_BIN = 10
+"""kcal/mol."""
+
+
+@dataclass
+class Tally:
+    """Counts over written molecules; a pure function of them, so that it belongs to the dataset."""
+
+    conformer_status: Counter[str] = field(default_factory=Counter)
+    """Molecules by ConformerStatus name."""
+    changes: Counter[str] = field(default_factory=Counter)
+    """Molecules that a step of standardization changed, by step."""
+    histograms: dict[str, Counter[str]] = field(default_factory=dict)
+    """Molecules by heavy atoms, rings, rotatable bonds and energy of the lowest conformer (lower edge of a bin of
+    10 kcal/mol); atoms by element."""
+
+    def add(self, written: pa.RecordBatch, described: pa.RecordBatch) -> None:
+        """Count molecules, given as records and, in the same order, as described."""
+        names = ("atom_features", "conformer_status", "conformer_energy")
+        columns = Columns.from_batch(written, names)
+        numbers = columns.values["atom_features"][:, 0].astype(np.int64) + 1
+        molecule = np.repeat(np.arange(columns.num_rows), np.diff(columns.offsets["atom_features"]))
+        heavy = np.bincount(molecule, weights=numbers > 1, minlength=columns.num_rows).astype(np.int64)
+        self.conformer_status.update(ConformerStatus(s).name.lower() for s in columns.values["conformer_status"])
+        self.changes.update(step for steps in described.column("changes").to_pylist() for step in steps)
+        self._count("heavy_atoms", heavy)
+        self._count("rings", described.column("num_rings").to_numpy())
+        self._count("rotatable_bonds", described.column("num_rotatable_bonds").to_numpy())
+        offsets = columns.offsets["conformer_energy"]
+        lowest = columns.values["conformer_energy"][offsets[:-1][np.diff(offsets) > 0]]
+        energies = lowest[np.isfinite(lowest)]
+        self._count("energy", (np.floor(energies / ENERGY_BIN) * ENERGY_BIN).astype(np.int64))
+        found, counts = np.unique(numbers, return_counts=True)
+        elements = self.histograms.setdefault("elements", Counter())
+        for number, count in zip(found.tolist(), counts.tolist()):
+            elements[_symbol(number)] += count
+
+    def _count(self, name: str, values: np.ndarray) -> None:
+        found, counts = np.unique(values, return_counts=True)
+        self.histograms.setdefault(name, Counter()).update(dict(zip(map(str, found.tolist()), counts.tolist())))
+
+    def update(self, other: "Tally") -> None:
+        """Add the counts of ``other``."""
+        self.conformer_status.update(other.conformer_status)
+        self.changes.update(other.changes)
+        for name, histogram in other.histograms.items():
+            self.histograms.setdefault(name, Counter()).update(histogram)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As stored: keys in an order that does not depend on that of the counting."""
+        return {
+            "conformer_status": dict(sorted(self.conformer_status.items())),
+            "changes": dict(sorted(self.changes.items())),
+            "histograms": {
+                name: dict(sorted(counts.items(), key=lambda kv: (_number(kv[0]), kv[0])))
+                for name, counts in sorted(self.histograms.items())
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Tally":
+        """The inverse of :meth:`to_dict`."""
+        histograms = {name: Counter(counts) for name, counts in record["histograms"].items()}
+        return cls(Counter(record["conformer_status"]), Counter(record["changes"]), histograms)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.lstrip("-").isdigit() else 0
+
+
+def _symbol(number: int) -> str:
+    from rdkit import Chem
+
+    return Chem.GetPeriodicTable().GetElementSymbol(number) if number <= 118 else "?"
+
+
+@dataclass
+class Timing:
+    """CPU seconds of the chemistry; they differ from run to run, so they are kept beside the manifest and not in it."""
+
+    describe_s: float = 0.0
+    embed_s: float = 0.0
+    histogram: Counter[str] = field(default_factory=Counter)
+    """Molecules by time: key k stands for 10^(k/3) to 10^((k+1)/3) seconds."""
+    slowest: list[tuple[float, str]] = field(default_factory=list)
+    """Seconds and SMILES of the slowest molecules, slowest first."""
+
+    def add(self, smiles: Iterable[str], describe_s: np.ndarray, embed_s: np.ndarray) -> None:
+        """Note the times of molecules."""
+        self.describe_s += float(describe_s.sum())
+        self.embed_s += float(embed_s.sum())
+        total = (describe_s + embed_s).tolist()
+        self.histogram.update(str(math.floor(3 * math.log10(max(seconds, 1e-6)))) for seconds in total)
+        self.slowest = heapq.nlargest(SLOWEST, [*self.slowest, *zip(total, smiles)])
+
+    def update(self, other: "Timing") -> None:
+        """Add the times of ``other``."""
+        self.describe_s += other.describe_s
+        self.embed_s += other.embed_s
+        self.histogram.update(other.histogram)
+        self.slowest = heapq.nlargest(SLOWEST, [*self.slowest, *other.slowest])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As stored."""
+        return {
+            "describe_s": round(self.describe_s, 4),
+            "embed_s": round(self.embed_s, 4),
+            "histogram": dict(sorted(self.histogram.items(), key=lambda kv: int(kv[0]))),
+            "slowest": [[round(seconds, 4), smiles] for seconds, smiles in self.slowest],
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Timing":
+        """The inverse of :meth:`to_dict`."""
+        slowest = [(seconds, smiles) for seconds, smiles in record["slowest"]]
+        return cls(record["describe_s"], record["embed_s"], Counter(record["histogram"]), slowest)
