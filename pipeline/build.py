@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import job
@@ -20,7 +21,7 @@ from pipeline.bisect import Call
 from pipeline.decontaminate import Benchmarks
 from pipeline.dedupe import find_duplicates, num_buckets
 from pipeline.files import UNFINISHED, exclusive, write_atomically, written_whole
-from pipeline.plan import WORK, Plan, PreprocessConfig, make_plan
+from pipeline.plan import APPENDING, WORK, Plan, PreprocessConfig, make_plan
 from pipeline.progress import JobProgress
 from pipeline.shards.manifest import NAME as MANIFEST
 from pipeline.shards.manifest import Account, Manifest
@@ -32,6 +33,7 @@ from pipeline.stages import (
     SplitCommit,
     SplitTask,
     describe_split,
+    key_shard,
     read_commit,
     read_described,
     write_split,
@@ -56,39 +58,48 @@ def build(config: PreprocessConfig) -> Manifest:
         if (output / MANIFEST).is_file():
             print(f"{output} is finished already: nothing to do", file=sys.stderr)
         else:
-            _make(plan, config, output)
-        shutil.rmtree(output / WORK, ignore_errors=True)
+            make(plan, config, None)
+        if not (output / APPENDING).exists():
+            shutil.rmtree(output / WORK, ignore_errors=True)
     # Opening it checks that the shards are there.
     return ShardDataset(output).manifest
 
 
-def _make(plan: Plan, config: PreprocessConfig, output: Path) -> None:
-    """Do the work that is missing and commit the dataset."""
-    tasks = _tasks(plan, config, output.resolve())
+def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
+    """Do the work that is missing and commit the dataset.
+
+    Args:
+        base: the dataset that the plan's splits are appended to.
+    """
+    output = Path(config.output)
+    first = len(base.splits) if base else 0
+    tasks = _tasks(plan, config, output.resolve(), first)
     _clean(output)
     commits = {task.index: commit for task in tasks if (commit := read_commit(task)) is not None}
     # Ray is not started when all splits are committed.
     if len(commits) < len(tasks):
         with job.cluster(config.ray):
-            if plan.benchmarks:
+            if base is not None:
+                _key(base, config, output.resolve())
+            elif plan.benchmarks:
                 _find_benchmarks(plan, config, output.resolve())
-            rows = _describe(tasks, config)
-            buckets = _find_duplicates(tasks, rows, config)
+            rows = _describe(tasks, config) + (base.num_rows if base else 0)
+            buckets = _find_duplicates(first + len(tasks), rows, config)
             _write(tasks, commits, buckets, config)
     for kind, schema in DROPPED.items():
-        _join(tasks, kind, schema, output)
-    manifest, timing = _manifest(plan, config, tasks, [commits[task.index] for task in tasks])
-    _bear(manifest, config.max_rejected_fraction, output)
-    write_atomically(output / TIMING, (json.dumps(timing.to_dict()) + "\n").encode())
-    manifest.write(output)
+        _join(tasks, kind, schema, output, base)
+    ordered = [commits[task.index] for task in tasks]
+    _bear([commit.account for commit in ordered], config.max_rejected_fraction, output)
+    _write_timing(ordered, output, base)
+    _manifest(plan, config, tasks, ordered, base).write(output)
 
 
-def _tasks(plan: Plan, config: PreprocessConfig, output: Path) -> list[SplitTask]:
+def _tasks(plan: Plan, config: PreprocessConfig, output: Path, first: int) -> list[SplitTask]:
     wanted = None
-    if plan.benchmarks:
-        wanted = Decontamination(config.decontaminate_by, tuple(plan.benchmarks), str(output / BENCHMARKS))
+    if names := tuple(plan.record["benchmarks"]):
+        wanted = Decontamination(config.decontaminate_by, names, str(output / BENCHMARKS))
     work = str(output / WORK)
-    return [_task(index, split, config, output, work, wanted) for index, split in enumerate(plan.splits)]
+    return [_task(index, split, config, output, work, wanted) for index, split in enumerate(plan.splits, first)]
 
 
 def _task(
@@ -154,8 +165,22 @@ def _describe(tasks: Sequence[SplitTask], config: PreprocessConfig, name: str = 
     return left
 
 
-def _find_duplicates(tasks: Sequence[SplitTask], rows: int, config: PreprocessConfig) -> int:
+def _key(base: Manifest, config: PreprocessConfig, output: Path) -> None:
+    """The hashes of the splits that the dataset has already, from its shards."""
+    shards = {int(Path(shard.name).stem.split("-")[1]): shard for shard in base.shards}
+    rows, folder, work = base.counts.rows_in, str(output), str(output / WORK)
+    with JobProgress("known molecules", len(base.splits), rows, config.log_interval_s) as progress:
+        calls = (
+            Call((folder, work, index, name, shards.get(index), base.container, config.duplicates), name, 0)
+            for index, (name, _) in enumerate(base.splits)
+        )
+        splits = dict(base.splits)
+        job.run(key_shard, calls, lambda call, _: progress.advance(splits[call.name].rows_in, {}), progress.tick)
+
+
+def _find_duplicates(num_splits: int, rows: int, config: PreprocessConfig) -> int:
     """Which rows are not the first of their molecule, in files; the number of these."""
+    work = str(Path(config.output).resolve() / WORK)
     buckets = num_buckets(rows)
     with JobProgress("duplicates", buckets, rows, config.log_interval_s) as progress:
 
@@ -163,7 +188,7 @@ def _find_duplicates(tasks: Sequence[SplitTask], rows: int, config: PreprocessCo
             progress.advance(rows // buckets, {})
 
         calls = (
-            Call((tasks[0].work, len(tasks), bucket, buckets), f"bucket {bucket} of the duplicates", 0)
+            Call((work, num_splits, bucket, buckets), f"bucket {bucket} of the duplicates", 0)
             for bucket in range(buckets)
         )
         job.run(find_duplicates, calls, done, progress.tick)
@@ -192,27 +217,45 @@ def _calls(tasks: Sequence[SplitTask], *more: Any) -> Iterator[Call]:
 # --- accounts -------------------------------------------------------------------------------------------------------
 
 
-def _join(tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, output: Path) -> None:
+def _join(tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, output: Path, base: Manifest | None) -> None:
     """All splits' rows of one kind in one Parquet file, in input order, one split in memory at a time."""
-    with (
-        written_whole(output / f"{kind}.parquet") as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
-    ):
+    target = output / f"{kind}.parquet"
+    with written_whole(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        if base is not None:
+            # By name, since an interrupted run may have joined the new rows already.
+            known = pa.array([source["name"] for source in base.config["sources"]])
+            for batch in pq.ParquetFile(target).iter_batches():
+                writer.write_batch(batch.filter(pc.is_in(batch.column("source"), known)))
         for task in tasks:
             if (path := task.path(f"{kind}.parquet")).exists():
                 writer.write_table(pq.read_table(path))
 
 
+def _write_timing(commits: Sequence[SplitCommit], output: Path, base: Manifest | None) -> None:
+    timing = Timing()
+    if base is not None and (output / TIMING).exists():
+        timing = Timing.from_dict(json.loads((output / TIMING).read_text()))
+    for commit in commits:
+        timing.update(commit.timing)
+    write_atomically(output / TIMING, (json.dumps(timing.to_dict()) + "\n").encode())
+
+
 def _manifest(
-    plan: Plan, config: PreprocessConfig, tasks: Sequence[SplitTask], commits: Sequence[SplitCommit]
-) -> tuple[Manifest, Timing]:
-    tally, timing, benchmarks = Tally(), Timing(), Counter[str]()
+    plan: Plan,
+    config: PreprocessConfig,
+    tasks: Sequence[SplitTask],
+    commits: Sequence[SplitCommit],
+    base: Manifest | None,
+) -> Manifest:
+    tally = Tally.from_dict(base.to_dict()) if base else Tally()
+    benchmarks = Counter(base.benchmarks if base else {})
     for commit in commits:
         tally.update(commit.tally)
-        timing.update(commit.timing)
         benchmarks.update(commit.benchmarks)
     settings = plan.record["settings"]
     recorded = {name: plan.record[name] for name in ("sources", "benchmarks", "settings")}
+    splits = [(task.split.name, commit.account) for task, commit in zip(tasks, commits, strict=True)]
+    shards = [commit.shard for commit in commits if commit.shard is not None]
     return Manifest(
         container=config.container,
         block_rows=config.block_rows,
@@ -220,21 +263,21 @@ def _manifest(
         target_names=tuple(config.target_columns),
         config={"featurize": settings["featurize"], **recorded},
         versions=plan.record["versions"],
-        counts=Account.total([commit.account for commit in commits]),
-        splits=tuple((task.split.name, commit.account) for task, commit in zip(tasks, commits, strict=True)),
-        shards=tuple(commit.shard for commit in commits if commit.shard is not None),
-        benchmarks={name: benchmarks[name] for name in plan.benchmarks},
+        counts=Account.total([*([base.counts] if base else []), *(commit.account for commit in commits)]),
+        splits=(*(base.splits if base else ()), *splits),
+        shards=(*(base.shards if base else ()), *shards),
+        benchmarks={name: benchmarks[name] for name in plan.record["benchmarks"]},
         **tally.to_dict(),
-    ), timing
+    )
 
 
-def _bear(manifest: Manifest, fraction: float, output: Path) -> None:
+def _bear(accounts: Sequence[Account], fraction: float, output: Path) -> None:
     """Make sure that not too many rows were rejected.
 
     Raises:
         DataError: they were; everything is kept, so that a larger bound finishes at once.
     """
-    counts = manifest.counts
+    counts = Account.total(list(accounts))
     rejected = sum(counts.rejected.values())
     if rejected > fraction * counts.rows_in:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.rejected.items())
@@ -244,7 +287,7 @@ def _bear(manifest: Manifest, fraction: float, output: Path) -> None:
             f"{output / 'rejected.parquet'}. The work is kept: if this is what you expect, give the same command with "
             "a larger max_rejected_fraction and it finishes at once."
         )
-    if manifest.num_rows == 0:
+    if counts.written == 0:
         raise DataError(
             f"no molecule of {counts.rows_in} rows is left: a dataset needs one. The reasons are in "
             f"{output / 'rejected.parquet'}."

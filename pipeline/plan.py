@@ -25,6 +25,8 @@ from preprocessing.featurize import FeaturizeConfig
 from preprocessing.fields import SCHEMA_VERSION
 
 PLAN = "plan.json"
+APPENDING = "append.json"
+"""The plan of an append that is under way; becomes plan.json when the manifest is written."""
 WORK = "work"
 
 
@@ -104,27 +106,60 @@ def make_plan(config: PreprocessConfig) -> Plan:
     """
     output = Path(config.output)
     _check_free(output)
-    inputs = config.input if isinstance(config.input, list) else [config.input]
-    work = output.resolve() / WORK
-    sources = describe_sources(find_files([str(item) for item in inputs]), work)
-    benchmarks = _benchmark_sources(config, work)
+    sources = plan_sources(config)
+    benchmarks = _benchmark_sources(config, output.resolve() / WORK)
     record = {
         "schema_version": SCHEMA_VERSION,
-        "sources": [_source_record(source) for source in sources],
-        "benchmarks": {name: [_source_record(source) for source in found] for name, found in benchmarks.items()},
+        "sources": [source_record(source) for source in sources],
+        "benchmarks": {name: [source_record(source) for source in found] for name, found in benchmarks.items()},
         "settings": _settings(config),
-        "versions": {name: version(name) for name in ("rdkit", "pyarrow", "numpy")},
+        "versions": package_versions(),
     }
     _check_same(output, record)
     if (output / MANIFEST).is_file():
         return Plan((), {}, record)
     with _new_folders(output / WORK):
-        for source in sources:
-            decompress(source)
-        splits = cut(sources, config.rows_per_shard, config.smiles_column, config.target_columns, config.limit)
+        splits = cut_sources(sources, config, output / WORK)
         cut_benchmarks = {name: _cut_benchmark(found, config) for name, found in benchmarks.items()}
         write_atomically(output / PLAN, (json.dumps(record, indent=1) + "\n").encode())
-    return Plan(tuple(splits), cut_benchmarks, record)
+    return Plan(splits, cut_benchmarks, record)
+
+
+def plan_sources(config: PreprocessConfig) -> list[SourceFile]:
+    """The input files, with their checksums."""
+    inputs = config.input if isinstance(config.input, list) else [config.input]
+    work = Path(config.output).resolve() / WORK
+    return describe_sources(find_files([str(item) for item in inputs]), work)
+
+
+def cut_sources(sources: Sequence[SourceFile], config: PreprocessConfig, work: Path) -> tuple[InputSplit, ...]:
+    """The splits of the input; what is compressed gets its plain file in ``work``."""
+    work.mkdir(exist_ok=True)
+    for source in sources:
+        decompress(source)
+    return tuple(cut(sources, config.rows_per_shard, config.smiles_column, config.target_columns, config.limit))
+
+
+def source_record(source: SourceFile) -> dict[str, Any]:
+    """What the plan and the manifest say of an input file."""
+    return {"name": source.name, "bytes": source.bytes, "sha256": source.sha256}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what the bytes of a dataset depend on."""
+    return {name: version(name) for name in ("rdkit", "pyarrow", "numpy")}
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The content of a plan.json.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Give a new output folder.") from error
 
 
 def _benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[SourceFile]]:
@@ -149,10 +184,6 @@ def _cut_benchmark(sources: Sequence[SourceFile], config: PreprocessConfig) -> t
     for source in sources:
         decompress(source)
     return tuple(cut(sources, config.rows_per_shard, None, [], None))
-
-
-def _source_record(source: SourceFile) -> dict[str, Any]:
-    return {"name": source.name, "bytes": source.bytes, "sha256": source.sha256}
 
 
 @contextmanager
@@ -189,11 +220,7 @@ def _check_same(output: Path, record: dict[str, Any]) -> None:
     path = output / PLAN
     if not path.is_file():
         return
-    try:
-        before = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} cannot be read: {error}. Give a new output folder.") from error
-    changed = _differences(before, json.loads(json.dumps(record)))
+    changed = differences(read_plan(path), json.loads(json.dumps(record)))
     if changed:
         state = "a finished dataset" if (output / MANIFEST).is_file() else "an unfinished dataset"
         raise ConfigError(
@@ -202,9 +229,9 @@ def _check_same(output: Path, record: dict[str, Any]) -> None:
         )
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Keys that differ between two JSON values, with both."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted(old.keys() | new.keys())
-        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{key}.{n}" if key else n)]
+        return [d for n in names for d in differences(old.get(n), new.get(n), f"{key}.{n}" if key else n)]
     return [] if old == new else [f"{key}: {old!r} -> {new!r}"]

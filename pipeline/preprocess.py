@@ -1,7 +1,7 @@
 """``molstream preprocess input=... output=...``: the command that makes a dataset."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.build import build
 from pipeline.config import compose
@@ -12,9 +12,19 @@ from preprocessing.errors import ConfigError, MolstreamError
 
 def main(argv: Sequence[str]) -> int:
     """The command; exit code 0 done, 1 failed, 2 usage, 130 interrupted (the same command continues)."""
-    try:
+
+    def work() -> None:
         config = compose("preprocess", PreprocessConfig, argv)
         build(config)
+        print(inspect_dataset(config.output))
+
+    return reported(work)
+
+
+def reported(work: Callable[[], None]) -> int:
+    """Do it; its errors go to stderr in a sentence, and become the exit code."""
+    try:
+        work()
     except MolstreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
@@ -24,5 +34,4 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
-    print(inspect_dataset(config.output))
     return 0

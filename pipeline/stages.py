@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.decontaminate import Benchmarks
@@ -22,7 +23,8 @@ from pipeline.dedupe import duplicates_of, key_table, keys_path, write_array
 from pipeline.described import DESCRIBED_SCHEMA, records
 from pipeline.files import write_atomically, written_whole
 from pipeline.sandbox import Sandbox, SandboxConfig
-from pipeline.shards.containers import Block
+from pipeline.shards.codec import SCHEMA
+from pipeline.shards.containers import CONTAINERS, Block
 from pipeline.shards.manifest import Account, Shard
 from pipeline.shards.writer import file_sha256, shard_name, write_shard
 from pipeline.sources import InputSplit, read_split
@@ -201,6 +203,40 @@ def read_described(task: SplitTask) -> pa.Table:
     """What stage one found (DESCRIBED_SCHEMA), without rejected and decontaminated rows."""
     with pa.OSFile(str(task.path("described.arrow"))) as file:
         return pa.ipc.open_file(file).read_all()
+
+
+def key_shard(
+    folder: str, work: str, index: int, name: str, shard: Shard | None, container: str, duplicates: str
+) -> None:
+    """The hashes of a split of a finished dataset, as stage one left them, for molecules that are appended.
+
+    A row that was rejected after it had its key counts too, as it did then; but not where duplicates are told by
+    SMILES, which rejections do not record.
+    """
+    path = keys_path(Path(work), index)
+    if path.exists():
+        return
+    source, _, numbers = name.rpartition(":")
+    first, last = map(int, numbers.split("-"))
+    columns = ["row", "key", "smiles"]
+    tables = []
+    if shard is not None:
+        with (Path(folder) / shard.name).open("rb") as file:
+            for block in shard.blocks:
+                file.seek(block.offset)
+                data = CONTAINERS[container].decode(file.read(block.bytes), SCHEMA, columns)
+                tables.append(pa.Table.from_batches([data]).select(columns))
+    if duplicates != "smiles":
+        inside = (pc.field("source") == source) & (pc.field("row") >= first) & (pc.field("row") <= last)
+        rejected = pq.read_table(Path(folder) / "rejected.parquet", filters=inside & ~pc.field("key").is_null())
+        tables.append(rejected.rename_columns({"text": "smiles"}).select(columns))
+    known = pa.concat_tables([t.cast(_KNOWN_SCHEMA) for t in tables]) if tables else _KNOWN_SCHEMA.empty_table()
+    identities = [] if duplicates == "none" else _identities(known, duplicates)
+    places = (known.column("row").to_numpy() - first).tolist()
+    write_array(path, key_table(identities, places[: len(identities)]))
+
+
+_KNOWN_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("smiles", pa.string())])
 
 
 # --- stage two ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "preprocess": Command("pipeline.preprocess", "input=FILE output=FOLDER   raw molecule files to a sharded dataset"),
+    "append": Command("pipeline.append", "input=FILE output=DATASET   more files for a dataset, with its own settings"),
     "inspect": Command("training.inspect", "PATH   what is this dataset, run, checkpoint or export?"),
     "verify": Command("pipeline.verify", "DATASET   checksums, schema and counts; exit 1 on damage"),
     "pretrain": Command(

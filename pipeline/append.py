@@ -1,0 +1,124 @@
+"""``molstream append input=... output=DATASET``: more files for a dataset, with the settings that it was made with.
+
+The result is, byte for byte, what preparing all the files together would have given.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from pipeline.build import make
+from pipeline.config import compose, from_yaml
+from pipeline.files import exclusive, write_atomically
+from pipeline.inspect import inspect_dataset
+from pipeline.job import RayConfig
+from pipeline.plan import (
+    APPENDING,
+    PLAN,
+    WORK,
+    Plan,
+    PreprocessConfig,
+    cut_sources,
+    differences,
+    package_versions,
+    plan_sources,
+    read_plan,
+    source_record,
+)
+from pipeline.preprocess import reported
+from pipeline.shards.manifest import Manifest, read_manifest
+from preprocessing.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class AppendConfig:
+    """`molstream append`: more molecule files for a finished dataset."""
+
+    input: Any = MISSING
+    """File, glob, folder or URL, or a list of them."""
+    output: str = MISSING
+    """Folder of the dataset."""
+    max_rejected_fraction: float = 0.05
+    """More rejected rows of the new files than this fraction fail the job, after everything was written down."""
+    log_interval_s: float = 30.0
+    """Seconds between progress lines where there is no terminal."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """Where the work is done."""
+
+
+def append(config: AppendConfig) -> None:
+    """Add the molecules of more files to a dataset, or go on with that.
+
+    Raises:
+        DataError: an unusable input, or too many rejected rows.
+        ConfigError: no dataset, one made with other versions, or another append is unfinished.
+    """
+    output = Path(config.output)
+    with exclusive(output):
+        base = read_manifest(output)
+        _finish(output, base)
+        if not (output / APPENDING).exists():
+            # Of the run that made the dataset: its duplicates are not ours.
+            shutil.rmtree(output / WORK, ignore_errors=True)
+        plan, settings = _plan(config, base, output)
+        if plan.splits:
+            make(plan, settings, base)
+            _finish(output, read_manifest(output))
+            shutil.rmtree(output / WORK)
+        else:
+            print(f"{output} holds these files already: nothing to do", file=sys.stderr)
+
+
+def _finish(output: Path, manifest: Manifest) -> None:
+    """Make the plan of an append that of the dataset, once the manifest says that it is done."""
+    path = output / APPENDING
+    if path.exists() and read_plan(path)["sources"] == manifest.config["sources"]:
+        path.replace(output / PLAN)
+
+
+def _plan(config: AppendConfig, base: Manifest, output: Path) -> tuple[Plan, PreprocessConfig]:
+    """What there is to do (no splits: nothing), and the settings of the dataset."""
+    record = read_plan(output / PLAN)
+    if changed := differences(record["versions"], package_versions(), "versions"):
+        raise ConfigError(
+            f"{output} was made with other versions: {'; '.join(changed)}. Install those, or prepare all files anew."
+        )
+    kept = {**asdict(config), "limit": None}
+    settings = from_yaml(PreprocessConfig, json.dumps({**record["settings"], **kept}), str(output / PLAN))
+    sources = plan_sources(settings)
+    given = [source_record(source) for source in sources]
+    known = {source["name"]: source for source in record["sources"]}
+    if all(known.get(source["name"]) == source for source in given):
+        return Plan((), {}, record), settings
+    if taken := [source["name"] for source in given if source["name"] in known]:
+        raise DataError(
+            f"{output} has molecules of a file named {taken[0]} already, by which its rows are told: rename the new "
+            "file, or leave it out if it is the same."
+        )
+    extended = {**record, "sources": [*record["sources"], *given]}
+    path = output / APPENDING
+    if path.exists() and (changed := differences(read_plan(path), extended)):
+        raise ConfigError(
+            f"{output}: another append is unfinished ({'; '.join(changed[:3])}). Give the same input again to finish "
+            f"it, or remove {path} to give it up."
+        )
+    splits = cut_sources(sources, settings, output / WORK)
+    write_atomically(path, (json.dumps(extended, indent=1) + "\n").encode())
+    return Plan(splits, {}, extended), settings
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; exit codes as for preprocess."""
+
+    def work() -> None:
+        config = compose("append", AppendConfig, argv)
+        append(config)
+        print(inspect_dataset(config.output))
+
+    return reported(work)
