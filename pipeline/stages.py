@@ -24,7 +24,7 @@ from pipeline.described import DESCRIBED_SCHEMA, records
 from pipeline.files import write_atomically, written_whole
 from pipeline.sandbox import Sandbox, SandboxConfig
 from pipeline.shards.codec import SCHEMA
-from pipeline.shards.containers import CONTAINERS, Block
+from pipeline.shards.containers import CONTAINERS
 from pipeline.shards.manifest import Account, Shard
 from pipeline.shards.writer import file_sha256, shard_name, write_shard
 from pipeline.sources import InputSplit, read_split
@@ -107,16 +107,14 @@ class SplitCommit:
     def to_json(self) -> bytes:
         """As stored."""
         parts = {name: getattr(self, name).to_dict() for name in ("account", "tally", "timing")}
-        shard = self.shard and asdict(self.shard)
+        shard = self.shard and self.shard.to_dict()
         return (json.dumps({**parts, "shard": shard, "benchmarks": self.benchmarks}) + "\n").encode()
 
     @classmethod
     def from_json(cls, text: str) -> "SplitCommit":
         """The inverse of :meth:`to_json`."""
         record = json.loads(text)
-        shard = record["shard"] and Shard(
-            **{**record["shard"], "blocks": tuple(Block(**b) for b in record["shard"]["blocks"])}
-        )
+        shard = record["shard"] and Shard.from_dict(record["shard"])
         account, tally = Account.from_dict(record["account"]), Tally.from_dict(record["tally"])
         return cls(account, shard, tally, Timing.from_dict(record["timing"]), record["benchmarks"])
 

@@ -5,7 +5,7 @@ It holds no time, host or path, so that preparing the same input again gives the
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,19 @@ class Shard:
     bytes: int
     sha256: str
     blocks: tuple[Block, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As stored: a block is [offset, bytes, rows], for there are many."""
+        blocks = [[block.offset, block.bytes, block.rows] for block in self.blocks]
+        return {
+            **{name: getattr(self, name) for name in ("name", "rows", "atoms", "bytes", "sha256")},
+            "blocks": blocks,
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Shard":
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{**record, "blocks": tuple(Block(*block) for block in record["blocks"])})
 
 
 @dataclass(frozen=True)
@@ -130,8 +143,9 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """As stored in manifest.json."""
-        record = asdict(self)
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
         record["counts"] = self.counts.to_dict()
+        record["shards"] = [shard.to_dict() for shard in self.shards]
         record["splits"] = [{"name": name, **account.to_dict()} for name, account in self.splits]
         return {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **record}
 
@@ -159,8 +173,19 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Commit: check, then write manifest.json atomically."""
         self.check()
-        text = json.dumps(self.with_fingerprint().to_dict(), indent=1)
-        write_atomically(folder / NAME, (text + "\n").encode())
+        write_atomically(folder / NAME, _to_text(self.with_fingerprint().to_dict()).encode())
+
+
+def _to_text(record: dict[str, Any]) -> str:
+    """JSON for people, but a split or shard takes one line: a large dataset has 100,000 of them."""
+    parts = []
+    for name, value in record.items():
+        if name in ("splits", "shards"):
+            lines = (json.dumps(item, separators=(",", ":")) for item in value)
+            parts.append(f'"{name}": [\n ' + ",\n ".join(lines) + "\n]")
+        else:
+            parts.append(f'"{name}": {json.dumps(value, indent=1)}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -190,13 +215,10 @@ def read_manifest(folder: Path) -> Manifest:
                 "target_names": tuple(record["target_names"]),
                 "counts": Account.from_dict(record["counts"]),
                 "splits": tuple((split["name"], Account.from_dict(split)) for split in record["splits"]),
-                "shards": tuple(
-                    Shard(**{**shard, "blocks": tuple(Block(**b) for b in shard["blocks"])})
-                    for shard in record["shards"]
-                ),
+                "shards": tuple(Shard.from_dict(shard) for shard in record["shards"]),
             }
         )
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}. Preprocess again.") from error
     if manifest.with_fingerprint().fingerprint != manifest.fingerprint:
         raise DataError(f"{path} was changed after it was written: its fingerprint does not fit. Preprocess again.")
