@@ -112,7 +112,7 @@ def run(
         tick: called at least once a second.
 
     Raises:
-        MolstreamError: the first that a task raises.
+        MolstreamError, OSError: the first that a task raises.
         DataError: Ray itself is at its end.
     """
     import ray
@@ -140,7 +140,7 @@ def run(
             except (NodeDiedError, ObjectLostError):
                 again.append(attempt)
             except RayTaskError as error:
-                if isinstance(error.cause, MolstreamError):
+                if isinstance(error.cause, MolstreamError | OSError):
                     raise error.cause from None
                 raise
             except RayError as error:

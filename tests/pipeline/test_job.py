@@ -34,8 +34,8 @@ def once(path: str) -> str:
     return "done"
 
 
-def refuse(text: str) -> None:
-    raise DataError(text)
+def refuse(error: Exception) -> None:
+    raise error
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,6 +66,9 @@ def test_a_worker_killed_once_is_no_reason_to_blame_a_row(tmp_path):
     assert call.culprits == []
 
 
-def test_our_own_errors_come_through_as_they_are():
-    with pytest.raises(DataError, match="the file is gone"):
-        results(refuse, [Call(("the file is gone",), "a", ROWS)])
+@pytest.mark.parametrize("error", [DataError("the file is gone"), OSError(28, "No space left on device")])
+def test_errors_that_people_can_act_on_come_through_as_they_are(error):
+    with pytest.raises(type(error)) as caught:
+        results(refuse, [Call((error,), "a", ROWS)])
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == str(error)
