@@ -1,0 +1,121 @@
+"""What a job costs besides chemistry: driver memory, cutting, duplicates and manifest for 10^5 to 10^8 records.
+
+The real job runs on a real Ray, but its two stages are replaced, here only, by stubs that do no chemistry: the first
+leaves hashes of numbers (one in ten occurs twice), the second sparse files of a shard's size. Every size runs in a
+process of its own, so that its peak memory is its own.
+
+    python benchmarks/scaling.py [--rows 100000 1000000] [--rows-per-shard 2048] [--folder FOLDER]
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import build
+from pipeline.dedupe import KEY_DTYPE, duplicates_of, keys_path, write_array
+from pipeline.files import write_atomically
+from pipeline.plan import PreprocessConfig
+from pipeline.shards.containers import Block
+from pipeline.shards.manifest import NAME, Account, Shard
+from pipeline.shards.writer import shard_name
+from pipeline.stages import SplitCommit, SplitTask
+from pipeline.tally import Tally, Timing
+
+BYTES_PER_MOLECULE = 400
+BLOCK_ROWS = 256
+
+
+def describe_stub(task: SplitTask) -> dict[str, int]:
+    """Hashes of the rows' numbers, of which every tenth repeats the one before."""
+    path = keys_path(Path(task.work), task.index)
+    if not path.exists():
+        rows = np.arange(task.split.rows, dtype=np.uint64)
+        numbers = rows + np.uint64(task.split.first_row)
+        numbers[numbers % np.uint64(10) == 9] -= np.uint64(1)
+        table = np.empty(len(rows), KEY_DTYPE)
+        table["high"], table["low"], table["row"] = numbers * np.uint64(0x9E3779B97F4A7C15), numbers, rows
+        write_array(path, table[np.lexsort((table["row"], table["low"], table["high"]))])
+    return {}
+
+
+def write_stub(task: SplitTask, buckets: int) -> SplitCommit:
+    """A sparse file of the size that a shard would have."""
+    duplicates = len(duplicates_of(Path(task.work), task.index, buckets))
+    rows = task.split.rows - duplicates
+    file = Path(task.folder) / shard_name(task.index, task.container)
+    with file.open("wb") as target:
+        target.truncate(rows * BYTES_PER_MOLECULE)
+    starts = range(0, rows, BLOCK_ROWS)
+    blocks = tuple(
+        Block(k * BYTES_PER_MOLECULE, min(BLOCK_ROWS, rows - k) * BYTES_PER_MOLECULE, min(BLOCK_ROWS, rows - k))
+        for k in starts
+    )
+    shard = Shard(file.name, rows, 25 * rows, rows * BYTES_PER_MOLECULE, "0" * 64, blocks)
+    histograms = {"heavy_atoms": {str(k): 1 for k in range(5, 60)}, "elements": {"C": rows}}
+    tally = Tally.from_dict({"conformer_status": {"etkdg": rows}, "changes": {}, "histograms": histograms})
+    commit = SplitCommit(Account(task.split.rows, rows, duplicates, {}), shard, tally, Timing(), {})
+    write_atomically(task.path("commit.json"), commit.to_json())
+    return commit
+
+
+def measure(rows: int, rows_per_shard: int, folder: Path) -> None:
+    """One job, in this process; its figures as a line of JSON on stdout."""
+    source = folder / "molecules.smi"
+    with source.open("wb") as file:
+        for start in range(0, rows, 1_000_000):
+            file.write(b"C\n" * min(1_000_000, rows - start))
+    output = folder / "dataset"
+    build.describe_split, build.write_split = describe_stub, write_stub  # type: ignore[assignment]
+    start = time.perf_counter()
+    manifest = build.build(
+        PreprocessConfig(input=str(source), output=str(output), rows_per_shard=rows_per_shard, log_interval_s=60)
+    )
+    figures = {
+        "rows": rows,
+        "shards": len(manifest.shards),
+        "seconds": round(time.perf_counter() - start, 1),
+        "driver_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "manifest_mib": (output / NAME).stat().st_size / 2**20,
+        "duplicates": manifest.counts.duplicates,
+    }
+    print(json.dumps(figures))
+
+
+def main() -> None:
+    """Measure all sizes and compare the last with the first."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--rows-per-shard", type=int, default=2048)
+    parser.add_argument("--folder", help="where the files go; a temporary folder by default")
+    parser.add_argument("--one", action="store_true", help="measure in this process")
+    options = parser.parse_args()
+    if options.one:
+        measure(options.rows[0], options.rows_per_shard, Path(options.folder))
+        return
+    found = []
+    for rows in options.rows:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            command = [sys.executable, __file__, "--one", "--folder", folder]
+            command += ["--rows", str(rows), "--rows-per-shard", str(options.rows_per_shard)]
+            figures = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        found.append(figures)
+        print(
+            f"{figures['rows']} rows, {figures['shards']} shards: {figures['seconds']} s, driver at most "
+            f"{figures['driver_peak_mib']:.0f} MiB, manifest {figures['manifest_mib']:.1f} MiB, "
+            f"{figures['duplicates']} duplicates",
+            flush=True,
+        )
+        assert figures["duplicates"] == rows // 10
+    print(f"compared: peak memory of the driver, {found[-1]['rows']} rows with {found[0]['rows']}")
+    print(f"figure driver_memory_ratio {found[-1]['driver_peak_mib'] / found[0]['driver_peak_mib']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
