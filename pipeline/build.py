@@ -24,7 +24,7 @@ from pipeline.files import UNFINISHED, exclusive, write_atomically, written_whol
 from pipeline.plan import APPENDING, WORK, Plan, PreprocessConfig, make_plan
 from pipeline.progress import JobProgress
 from pipeline.shards.manifest import NAME as MANIFEST
-from pipeline.shards.manifest import Account, Manifest
+from pipeline.shards.manifest import Account, Manifest, Shard
 from pipeline.shards.reader import ShardDataset
 from pipeline.sources import InputSplit
 from pipeline.stages import (
@@ -75,9 +75,12 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
     first = len(base.splits) if base else 0
     tasks = _tasks(plan, config, output.resolve(), first)
     _clean(output)
-    commits = {task.index: commit for task in tasks if (commit := read_commit(task)) is not None}
+    made = _Made(base)
+    for task in tasks:
+        if (commit := read_commit(task)) is not None:
+            made.add(task.index, commit)
     # Ray is not started when all splits are committed.
-    if len(commits) < len(tasks):
+    if len(made.parts) < len(tasks):
         with job.cluster(config.ray):
             if base is not None:
                 _key(base, config, output.resolve())
@@ -85,13 +88,29 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
                 _find_benchmarks(plan, config, output.resolve())
             rows = _describe(tasks, config) + (base.num_rows if base else 0)
             buckets = _find_duplicates(first + len(tasks), rows, config)
-            _write(tasks, commits, buckets, config)
+            _write(tasks, made, buckets, config)
     for kind, schema in DROPPED.items():
         _join(tasks, kind, schema, output, base)
-    ordered = [commits[task.index] for task in tasks]
-    _bear([commit.account for commit in ordered], config.max_rejected_fraction, output)
-    _write_timing(ordered, output, base)
-    _manifest(plan, config, tasks, ordered, base).write(output)
+    _bear(Account.total([account for account, _ in made.parts.values()]), config.max_rejected_fraction, output)
+    _write_timing(made.timing, output, base)
+    _manifest(plan, config, tasks, made, base).write(output)
+
+
+class _Made:
+    """What became of the splits so far; small per split, for there may be 100,000 of them."""
+
+    def __init__(self, base: Manifest | None):
+        self.parts: dict[int, tuple[Account, Shard | None]] = {}
+        self.tally = Tally.from_dict(base.to_dict()) if base else Tally()
+        self.benchmarks = Counter(base.benchmarks if base else {})
+        self.timing = Timing()
+
+    def add(self, index: int, commit: SplitCommit) -> None:
+        """Note a split that is committed."""
+        self.parts[index] = (commit.account, commit.shard)
+        self.tally.update(commit.tally)
+        self.benchmarks.update(commit.benchmarks)
+        self.timing.update(commit.timing)
 
 
 def _tasks(plan: Plan, config: PreprocessConfig, output: Path, first: int) -> list[SplitTask]:
@@ -195,18 +214,19 @@ def _find_duplicates(num_splits: int, rows: int, config: PreprocessConfig) -> in
     return buckets
 
 
-def _write(tasks: Sequence[SplitTask], commits: dict[int, SplitCommit], buckets: int, config: PreprocessConfig) -> None:
-    """Stage two of the splits that are not in ``commits``, which get there."""
+def _write(tasks: Sequence[SplitTask], made: _Made, buckets: int, config: PreprocessConfig) -> None:
+    """Stage two of the splits that are not ``made`` yet."""
     rows = sum(task.split.rows for task in tasks)
     with JobProgress("conformers", len(tasks), rows, config.log_interval_s) as progress:
-        for index in commits:
-            progress.skip(tasks[index].split.rows)
+        todo = [task for task in tasks if task.index not in made.parts]
+        for task in tasks:
+            if task.index in made.parts:
+                progress.skip(task.split.rows)
 
         def done(call: Call, commit: SplitCommit) -> None:
-            commits[call.arguments[0].index] = commit
+            made.add(call.arguments[0].index, commit)
             progress.advance(call.rows, commit.account.rejected)
 
-        todo = [task for task in tasks if task.index not in commits]
         job.run(write_split, _calls(todo, buckets), done, progress.tick)
 
 
@@ -225,37 +245,25 @@ def _join(tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, output: Path
             # By name, since an interrupted run may have joined the new rows already.
             known = pa.array([source["name"] for source in base.config["sources"]])
             for batch in pq.ParquetFile(target).iter_batches():
-                writer.write_batch(batch.filter(pc.is_in(batch.column("source"), known)))
+                writer.write_batch(batch.filter(pc.is_in(batch.column("source"), known)))  # pyright: ignore[reportAttributeAccessIssue]
         for task in tasks:
             if (path := task.path(f"{kind}.parquet")).exists():
                 writer.write_table(pq.read_table(path))
 
 
-def _write_timing(commits: Sequence[SplitCommit], output: Path, base: Manifest | None) -> None:
-    timing = Timing()
+def _write_timing(timing: Timing, output: Path, base: Manifest | None) -> None:
     if base is not None and (output / TIMING).exists():
-        timing = Timing.from_dict(json.loads((output / TIMING).read_text()))
-    for commit in commits:
-        timing.update(commit.timing)
+        timing.update(Timing.from_dict(json.loads((output / TIMING).read_text())))
     write_atomically(output / TIMING, (json.dumps(timing.to_dict()) + "\n").encode())
 
 
 def _manifest(
-    plan: Plan,
-    config: PreprocessConfig,
-    tasks: Sequence[SplitTask],
-    commits: Sequence[SplitCommit],
-    base: Manifest | None,
+    plan: Plan, config: PreprocessConfig, tasks: Sequence[SplitTask], made: _Made, base: Manifest | None
 ) -> Manifest:
-    tally = Tally.from_dict(base.to_dict()) if base else Tally()
-    benchmarks = Counter(base.benchmarks if base else {})
-    for commit in commits:
-        tally.update(commit.tally)
-        benchmarks.update(commit.benchmarks)
+    parts = [(task.split.name, *made.parts[task.index]) for task in tasks]
+    splits = (*(base.splits if base else ()), *((name, account) for name, account, _ in parts))
     settings = plan.record["settings"]
     recorded = {name: plan.record[name] for name in ("sources", "benchmarks", "settings")}
-    splits = [(task.split.name, commit.account) for task, commit in zip(tasks, commits, strict=True)]
-    shards = [commit.shard for commit in commits if commit.shard is not None]
     return Manifest(
         container=config.container,
         block_rows=config.block_rows,
@@ -263,21 +271,20 @@ def _manifest(
         target_names=tuple(config.target_columns),
         config={"featurize": settings["featurize"], **recorded},
         versions=plan.record["versions"],
-        counts=Account.total([*([base.counts] if base else []), *(commit.account for commit in commits)]),
-        splits=(*(base.splits if base else ()), *splits),
-        shards=(*(base.shards if base else ()), *shards),
-        benchmarks={name: benchmarks[name] for name in plan.record["benchmarks"]},
-        **tally.to_dict(),
+        counts=Account.total([account for _, account in splits]),
+        splits=splits,
+        shards=(*(base.shards if base else ()), *(shard for _, _, shard in parts if shard is not None)),
+        benchmarks={name: made.benchmarks[name] for name in plan.record["benchmarks"]},
+        **made.tally.to_dict(),
     )
 
 
-def _bear(accounts: Sequence[Account], fraction: float, output: Path) -> None:
+def _bear(counts: Account, fraction: float, output: Path) -> None:
     """Make sure that not too many rows were rejected.
 
     Raises:
         DataError: they were; everything is kept, so that a larger bound finishes at once.
     """
-    counts = Account.total(list(accounts))
     rejected = sum(counts.rejected.values())
     if rejected > fraction * counts.rows_in:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.rejected.items())

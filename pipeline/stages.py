@@ -70,7 +70,7 @@ class Decontamination:
     """File of :class:`~pipeline.decontaminate.Benchmarks`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SplitTask:
     """A split with all that its two stages need."""
 

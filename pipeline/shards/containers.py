@@ -17,7 +17,7 @@ import pyarrow as pa
 ZSTD_LEVEL = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Block:
     """Where a block lies in its shard."""
 

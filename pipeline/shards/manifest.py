@@ -18,7 +18,7 @@ FORMAT_VERSION = 2
 NAME = "manifest.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """One file of molecules."""
 
@@ -43,7 +43,7 @@ class Shard:
         return cls(**{**record, "blocks": tuple(Block(*block) for block in record["blocks"])})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Account:
     """What became of the rows of an input split, or of all of them.
 
