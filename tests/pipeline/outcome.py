@@ -1,0 +1,23 @@
+"""What a job leaves, without what may differ from run to run: for tests that disturb it."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+TABLES = ("rejected.parquet", "duplicates.parquet", "decontaminated.parquet")
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """Every name in a dataset's folder, and behind it the bytes; of tables all columns but times; of times nothing."""
+    found: dict[str, object] = {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
+    for name in TABLES:
+        table = pq.read_table(folder / name)
+        found[name] = table.select([column for column in table.column_names if column != "seconds"])
+    return {name: content for name, content in found.items() if name != "timing.json"}
+
+
+def assert_same_outcome(folder: Path, undisturbed: Path) -> None:
+    """Both folders hold the same dataset, to the byte, and nothing else."""
+    found, expected = outcome(folder), outcome(undisturbed)
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
