@@ -35,6 +35,10 @@ def written_whole(path: Path) -> Iterator[Path]:
             sync(temporary)
             temporary.rename(path)
             sync(path.parent)
+    except OSError as error:
+        # What fails while it is written (a full disk) does not say where.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
