@@ -19,5 +19,7 @@ def outcome(folder: Path) -> dict[str, object]:
 def assert_same_outcome(folder: Path, undisturbed: Path) -> None:
     """Both folders hold the same dataset, to the byte, and nothing else."""
     found, expected = outcome(folder), outcome(undisturbed)
-    assert sorted(found) == sorted(expected)
-    assert [name for name in expected if found[name] != expected[name]] == []
+    only = found.keys() ^ expected.keys()
+    assert not only, f"in one of the folders only: {sorted(only)}"
+    differing = [name for name in expected if found[name] != expected[name]]
+    assert not differing, f"not the same: {differing}"
