@@ -9,12 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
 from preprocessing.errors import ConfigError
 from preprocessing.fields import ConformerStatus
+from preprocessing.geometry import GivenConformers
 
-FORCE_FIELDS = ("MMFF94s", "none")
+FORCE_FIELDS = ("MMFF94s", "MMFF94", "UFF", "none")
+GIVEN = ("keep", "replace", "both")
+
+MAX_SYMMETRIES = 1000
+"""Most equivalent atom orders that are tried to align two conformers, at about 1 us each. Where a molecule has more
+(three tert-butyl groups on benzene: 1296) an RMSD may come out too large, so that a conformer too many is kept."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,9 @@ class ConformerConfig:
 
     num_conformers: int = 1
     """Conformers that are made per molecule; 0 = none."""
-    keep_given: bool = True
-    """Store the input's own 3D coordinates, as they are, where they cover every stored atom."""
+    given: str = "keep"
+    """The input's own 3D geometry, where it covers every stored atom: keep (it is stored as it is, and nothing is
+    embedded), replace (it is ignored) or both (the given conformers first, then num_conformers new ones)."""
     max_iterations: int = 30
     """Attempts of ETKDG per conformer, from distance geometry."""
     random_coordinates_max_iterations: int = 10
@@ -32,9 +39,12 @@ class ConformerConfig:
     timeout_s: int = 60
     """Wall-clock limit of a pass in seconds, 0 = none. A backstop only: what it cuts off is not reproducible."""
     force_field: str = "MMFF94s"
-    """Relaxation of embedded conformers: MMFF94s or none."""
+    """Relaxation of embedded conformers: MMFF94s, MMFF94, UFF or none. A molecule without parameters is not relaxed."""
     force_field_iterations: int = 1000
     """Most steps of the relaxation (at 200, more than half of the drug-like molecules are not converged)."""
+    rmsd_threshold: float = 0.0
+    """Angstrom: of new conformers closer than this to one of lower energy, only that one is kept; 0 = keep all. The
+    RMSD is over heavy atoms, after alignment and relaxation, equivalent atoms exchanged."""
     require_conformer: bool = False
     """Reject a molecule that cannot be embedded, instead of storing it without positions."""
 
@@ -43,30 +53,36 @@ class ConformerConfig:
         for name, least in [*((name, 0) for name in counts), ("max_iterations", 1), ("force_field_iterations", 1)]:
             if getattr(self, name) < least:
                 raise ConfigError(f"conformers.{name} is {getattr(self, name)}; expected {least} or more")
-        if self.force_field not in FORCE_FIELDS:
-            choices = ", ".join(FORCE_FIELDS)
-            raise ConfigError(f"conformers.force_field is '{self.force_field}'; expected one of: {choices}")
+        for name, choices in (("force_field", FORCE_FIELDS), ("given", GIVEN)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigError(f"conformers.{name} is '{value}'; expected one of: {', '.join(choices)}")
+        if not 0 <= self.rmsd_threshold < np.inf:
+            raise ConfigError(f"conformers.rmsd_threshold is {self.rmsd_threshold}; expected 0 or more angstrom")
 
 
 @dataclass(frozen=True)
 class Conformers:
-    """The stored conformers of one molecule, lowest energy first."""
+    """The stored conformers of one molecule, lowest energy first, unknown energies last."""
 
     positions: np.ndarray
     """float32 [c, n, 3], angstrom, centred on the unweighted centroid of the stored atoms."""
     energies: np.ndarray
-    """float32 [c], kcal/mol; NaN where no force field was applied."""
+    """float32 [c], kcal/mol; NaN where unknown."""
+    forces: np.ndarray
+    """float32 [c, n, 3], kcal/mol/angstrom; [0, n, 3] where unknown."""
     status: ConformerStatus
     """The rung that gave them."""
     detail: str
     """Why there are none, for a person; empty where there are."""
 
 
-def given_conformers(given: np.ndarray | None, num_atoms: int, config: ConformerConfig) -> Conformers:
-    """The input's own geometry, [at least num_atoms, 3], where it is to be kept and covers every stored atom."""
-    if config.keep_given and given is not None and len(given) >= num_atoms:
-        return _stored(given[None, :num_atoms], np.array([np.nan]), ConformerStatus.GIVEN)
-    return _none(num_atoms, "")
+def given_conformers(given: GivenConformers | None, num_atoms: int, config: ConformerConfig) -> Conformers:
+    """The input's own conformers of the first ``num_atoms`` atoms, where they are to be kept and cover them."""
+    if config.given == "replace" or given is None or given.positions.shape[1] < num_atoms:
+        return _none(num_atoms, "")
+    first = given.of_atoms(np.arange(num_atoms))
+    return _stored(first.positions, first.energies, first.forces, ConformerStatus.GIVEN)
 
 
 def conformers(mol: Chem.Mol, num_atoms: int, key: str, config: ConformerConfig) -> Conformers:
@@ -88,14 +104,14 @@ def conformers(mol: Chem.Mol, num_atoms: int, key: str, config: ConformerConfig)
         try:
             _embed(mol, key, config, iterations, random_coordinates=status is ConformerStatus.RANDOM_COORDINATES)
             energies = _relax(mol, config)
+            kept = _distinct(mol, energies, config.rmsd_threshold)
         except (RuntimeError, ValueError) as error:
             failures.append(f"{status.name}: {' '.join(str(error).split())}")
             continue
-        # Not the ids that EmbedMultipleConfs returns: they are [-1] after a timeout.
-        positions = [conformer.GetPositions()[:num_atoms] for conformer in mol.GetConformers()]
-        finite = [index for index, p in enumerate(positions) if np.isfinite(p).all()]
-        if finite:
-            return _stored(np.stack([positions[i] for i in finite]), energies[finite], status)
+        if kept:
+            # Not by the ids that EmbedMultipleConfs returns: they are [-1] after a timeout.
+            positions = np.stack([c.GetPositions()[:num_atoms] for c in mol.GetConformers()])[kept]
+            return _stored(positions, energies[kept], np.zeros((0, num_atoms, 3)), status)
         failures.append(f"{status.name}: no conformer in {iterations} attempts")
     return _none(num_atoms, "; ".join(failures))
 
@@ -120,25 +136,62 @@ def _embed(mol: Chem.Mol, key: str, config: ConformerConfig, max_iterations: int
 def _relax(mol: Chem.Mol, config: ConformerConfig) -> np.ndarray:
     """Minimizes the energy of every conformer in place; their energies in kcal/mol, float64 [c], NaN where unknown."""
     num_conformers = mol.GetNumConformers()
-    if num_conformers == 0 or config.force_field == "none" or not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+    if num_conformers == 0 or config.force_field == "none" or not _has_parameters(mol, config.force_field):
         return np.full(num_conformers, np.nan)
-    results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(
-        mol,
-        numThreads=1,
-        maxIters=config.force_field_iterations,
-        mmffVariant=config.force_field,
-        ignoreInterfragInteractions=False,
-    )
+    common = {"numThreads": 1, "maxIters": config.force_field_iterations, "ignoreInterfragInteractions": False}
+    if config.force_field == "UFF":
+        results = rdForceFieldHelpers.UFFOptimizeMoleculeConfs(mol, **common)
+    else:
+        results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, mmffVariant=config.force_field, **common)
     return np.array([energy if outcome >= 0 else np.nan for outcome, energy in results], dtype=np.float64)
 
 
-def _stored(positions: np.ndarray, energies: np.ndarray, status: ConformerStatus) -> Conformers:
+def _has_parameters(mol: Chem.Mol, force_field: str) -> bool:
+    """Whether the force field knows every atom of the molecule."""
+    if force_field == "UFF":
+        return rdForceFieldHelpers.UFFHasAllMoleculeParams(mol)
+    return rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol)
+
+
+def _distinct(mol: Chem.Mol, energies: np.ndarray, threshold: float) -> list[int]:
+    """Indices of the conformers that are kept: finite, and not within ``threshold`` of a kept one of lower energy.
+
+    Equivalent atoms are exchanged, since else every rotation of a phenyl or tert-butyl group counts as new. Equivalent
+    orders are searched once per molecule, unlike by GetBestRMS for a pair, and bounded; hydrogens, which would multiply
+    them, do not count.
+    """
+    is_finite = [bool(np.isfinite(conformer.GetPositions()).all()) for conformer in mol.GetConformers()]
+    finite = [index for index in np.argsort(energies, kind="stable").tolist() if is_finite[index]]
+    if threshold == 0 or len(finite) < 2:
+        return finite
+    heavy = Chem.RemoveHs(mol)
+    for conformer_id in [conformer.GetId() for conformer, ok in zip(heavy.GetConformers(), is_finite) if not ok]:
+        heavy.RemoveConformer(conformer_id)
+    distances = np.zeros((len(finite), len(finite)))
+    lower = np.tril_indices(len(finite), -1)
+    distances[lower] = rdMolAlign.GetAllConformerBestRMS(heavy, numThreads=1, maxMatches=MAX_SYMMETRIES)
+    distances += distances.T
+    # The conformers of ``heavy`` are in the order of embedding, ``finite`` in that of energy.
+    place = {index: k for k, index in enumerate(sorted(finite))}
+    kept: list[int] = []
+    for index in finite:
+        if all(distances[place[index], place[other]] >= threshold for other in kept):
+            kept.append(index)
+    return kept
+
+
+def _stored(positions: np.ndarray, energies: np.ndarray, forces: np.ndarray, status: ConformerStatus) -> Conformers:
     order = np.argsort(energies, kind="stable")
     centred = positions - positions.mean(axis=1, keepdims=True)
-    return Conformers(centred[order].astype(np.float32), energies[order].astype(np.float32), status, "")
+    return Conformers(
+        centred[order].astype(np.float32),
+        energies[order].astype(np.float32),
+        forces[order[: len(forces)]].astype(np.float32),
+        status,
+        "",
+    )
 
 
 def _none(num_atoms: int, detail: str) -> Conformers:
-    return Conformers(
-        np.zeros((0, num_atoms, 3), dtype=np.float32), np.zeros(0, dtype=np.float32), ConformerStatus.NONE, detail
-    )
+    nowhere = np.zeros((0, num_atoms, 3), dtype=np.float32)
+    return Conformers(nowhere, np.zeros(0, dtype=np.float32), nowhere, ConformerStatus.NONE, detail)

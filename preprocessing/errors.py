@@ -1,5 +1,8 @@
 """The errors a user can meet, in one place: each message says what, where, got, expected, what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MolstreamError(Exception):
     """Base of every error that is the input's or the configuration's fault, not a bug of molstream."""
@@ -19,3 +22,22 @@ class CheckpointError(MolstreamError, ValueError):
 
 class TrainingError(MolstreamError, RuntimeError):
     """A run that cannot go on, such as one whose loss is no longer finite."""
+
+
+class MoleculeError(MolstreamError):
+    """One molecule cannot be featurized; ``featurize`` turns it into a ``Rejection``."""
+
+    def __init__(self, stage: str, reason: str, detail: str):
+        super().__init__(f"{stage}: {reason}: {detail}")
+        self.stage = stage
+        self.reason = reason
+        self.detail = detail
+
+
+@contextmanager
+def rdkit_errors(stage: str, reason: str = "rdkit_error") -> Iterator[None]:
+    """Turns the exceptions of RDKit's C++ (failed invariants, sanitization) into a :class:`MoleculeError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise MoleculeError(stage, reason, f"{type(error).__name__}: {' '.join(str(error).split())}") from error

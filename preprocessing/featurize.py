@@ -11,16 +11,11 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
 
-from preprocessing.conformers import ConformerConfig, conformers, given_conformers
-from preprocessing.errors import ConfigError
+from preprocessing.conformers import ConformerConfig, Conformers, conformers, given_conformers
+from preprocessing.errors import ConfigError, MoleculeError, rdkit_errors
 from preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from preprocessing.graph import atom_features, bonds
-from preprocessing.standardize import (
-    MoleculeError,
-    StandardizeConfig,
-    rdkit_errors,
-    standardize,
-)
+from preprocessing.standardize import StandardizeConfig, standardize
 
 HYDROGENS = ("heavy", "all")
 
@@ -103,7 +98,8 @@ def add_conformers(sample: MoleculeSample, config: FeaturizeConfig, text: str) -
 
 def needs_embedding(status: ConformerStatus, config: FeaturizeConfig) -> bool:
     """Whether :func:`add_conformers` has something to compute for a described molecule of this status."""
-    return config.conformers.num_conformers > 0 and status is not ConformerStatus.GIVEN
+    wanted = config.conformers.given == "both" or status is not ConformerStatus.GIVEN
+    return wanted and config.conformers.num_conformers > 0
 
 
 def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:
@@ -125,6 +121,7 @@ def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:
         bond_features=bond_features,
         positions=positions.positions,
         conformer_energy=positions.energies,
+        forces=positions.forces,
         conformer_status=int(positions.status),
         targets=np.array(raw.targets, dtype=np.float32),
     )
@@ -132,23 +129,29 @@ def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:
 
 
 def _with_conformers(sample: MoleculeSample, config: FeaturizeConfig) -> MoleculeSample:
+    detail = "num_conformers is 0 and the input has no geometry that is kept"
     if needs_embedding(ConformerStatus(sample.conformer_status), config):
         with rdkit_errors("conformer"):
             # The text of a standardized molecule is its own standardized form, in the order of its stored atoms.
             mol = Chem.AddHs(Chem.MolFromSmiles(sample.smiles))
-        result = conformers(mol, sample.num_atoms, sample.key, config.conformers)
-        sample = replace(
-            sample,
-            positions=result.positions,
-            conformer_energy=result.energies,
-            conformer_status=int(result.status),
-        )
-        detail = result.detail
-    else:
-        detail = "num_conformers is 0 and the input has no geometry that is kept"
+        new = conformers(mol, sample.num_atoms, sample.key, config.conformers)
+        sample, detail = _joined(sample, new), new.detail
     if config.conformers.require_conformer and sample.conformer_status == ConformerStatus.NONE:
         raise MoleculeError("conformer", "no_conformer", detail)
     return sample
+
+
+def _joined(sample: MoleculeSample, new: Conformers) -> MoleculeSample:
+    """The sample with new conformers behind the given ones, if it has such; forces go, since the new ones have none."""
+    if new.status is ConformerStatus.NONE:
+        return sample
+    return replace(
+        sample,
+        positions=np.concatenate([sample.positions, new.positions]),
+        conformer_energy=np.concatenate([sample.conformer_energy, new.energies]),
+        forces=new.forces,
+        conformer_status=sample.conformer_status or int(new.status),
+    )
 
 
 def _rejection(place: tuple[str, int, str], error: MoleculeError, start: float) -> Rejection:

@@ -11,8 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever the meaning or the type of a stored field changes; readers refuse other versions."""
+
+
+Format = Literal["smiles", "molblock", "geometry"]
+"""What the text of a record is: SMILES or CXSMILES, an MDL mol block, or a geometry record."""
 
 
 class ConformerStatus(IntEnum):
@@ -68,7 +72,20 @@ FIELDS: tuple[Field, ...] = (
     Field("bond_features", "uint8", ("b", 3), "bond", "", "OGB bond columns: type, stereo, conjugated"),
     Field("positions", "float32", ("c", "n", 3), "conformer", "angstrom", "centred on the unweighted centroid"),
     Field(
-        "conformer_energy", "float32", ("c",), "conformer", "kcal/mol", "force-field energy; NaN where there is none"
+        "conformer_energy",
+        "float32",
+        ("c",),
+        "conformer",
+        "kcal/mol",
+        "given with the conformer, or of the force field; NaN where there is none",
+    ),
+    Field(
+        "forces",
+        "float32",
+        ("c", "n", 3),
+        "conformer",
+        "kcal/mol/angstrom",
+        "given with the conformers: all c of them have forces, or none has (then there are 0 entries)",
     ),
     Field("conformer_status", "uint8", (), "molecule", "", "a ConformerStatus"),
     Field("targets", "float32", ("t",), "molecule", "as in the source", "named in the manifest; NaN where missing"),
@@ -88,6 +105,7 @@ class MoleculeSample:
     bond_features: np.ndarray
     positions: np.ndarray
     conformer_energy: np.ndarray
+    forces: np.ndarray
     conformer_status: int
     targets: np.ndarray
 
@@ -99,10 +117,13 @@ class MoleculeSample:
 
 @dataclass(frozen=True)
 class RawMolecule:
-    """One input record before chemistry: its text as read, and where it came from."""
+    """One input record before chemistry: its text as read, and where it came from.
+
+    ``format`` says what the text is; ``geometry`` is one line of JSON, see ``preprocessing.geometry``.
+    """
 
     text: str
-    format: Literal["smiles", "molblock"]
+    format: Format
     source: str
     row: int
     targets: tuple[float, ...] = ()

@@ -4,6 +4,8 @@ An index is the value's position in its vocabulary. The last entry of a vocabula
 of it: OGB does the same where it has an entry 'misc', and raises for unknown bond stereo, where we store STEREOANY.
 """
 
+import functools
+
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import BondStereo, BondType, ChiralType, HybridizationType
@@ -67,7 +69,7 @@ def atom_features(mol: Chem.Mol) -> np.ndarray:
     Hydrogens that are atoms of ``mol`` count in the degree of their neighbour, all others in its ``num_hydrogens``.
     """
     rows = [
-        (
+        _atom_row(
             atom.GetAtomicNum(),
             atom.GetChiralTag(),
             atom.GetTotalDegree(),
@@ -78,21 +80,33 @@ def atom_features(mol: Chem.Mol) -> np.ndarray:
             atom.GetIsAromatic(),
             atom.IsInRing(),
         )
-        for atom in mol.GetAtoms()
+        # By index: RDKit's own iterator takes a quarter of the time of this function longer.
+        for atom in map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))
     ]
-    return _encode(rows, _ATOM_INDEX)
+    return _matrix(rows, len(_ATOM_INDEX))
 
 
 def bonds(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
     """The two atoms of every bond, uint16 [2, b], and OGB's three columns, uint8 [b, 3]; each bond once."""
-    all_bonds = list(mol.GetBonds())
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in all_bonds]
-    rows = [(bond.GetBondType(), bond.GetStereo(), bond.GetIsConjugated()) for bond in all_bonds]
-    return np.array(ends, dtype=np.uint16).reshape(-1, 2).T.copy(), _encode(rows, _BOND_INDEX)
+    ends: list[tuple[int, int]] = []
+    rows: list[bytes] = []
+    for bond in map(mol.GetBondWithIdx, range(mol.GetNumBonds())):
+        ends.append((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
+        rows.append(_bond_row(bond.GetBondType(), bond.GetStereo(), bond.GetIsConjugated()))
+    return np.array(ends, dtype=np.uint16).reshape(-1, 2).T.copy(), _matrix(rows, len(_BOND_INDEX))
 
 
-def _encode(rows: list[tuple], vocabularies: list[dict]) -> np.ndarray:
-    """Vocabulary indices of rows of values, uint8 [rows, columns]."""
-    columns = [(index, len(index) - 1) for index in vocabularies]
-    flat = [index.get(value, last) for row in rows for value, (index, last) in zip(row, columns, strict=True)]
-    return np.array(flat, dtype=np.uint8).reshape(-1, len(columns))
+@functools.cache
+def _atom_row(*values: object) -> bytes:
+    """Vocabulary indices of one atom; molecules have a few hundred kinds of atoms in all."""
+    return bytes(index.get(value, len(index) - 1) for value, index in zip(values, _ATOM_INDEX, strict=True))
+
+
+@functools.cache
+def _bond_row(*values: object) -> bytes:
+    """Vocabulary indices of one bond."""
+    return bytes(index.get(value, len(index) - 1) for value, index in zip(values, _BOND_INDEX, strict=True))
+
+
+def _matrix(rows: list[bytes], num_columns: int) -> np.ndarray:
+    return np.frombuffer(bytearray().join(rows), dtype=np.uint8).reshape(-1, num_columns)

@@ -24,6 +24,7 @@ def random_sample(rng: np.random.Generator, num_targets: int, row: int) -> Molec
         bond_features=rng.integers(0, 256, (b, 3)).astype(np.uint8),
         positions=rng.normal(0, 10, (c, n, 3)).astype(np.float32),
         conformer_energy=np.where(rng.random(c) < 0.3, np.nan, rng.normal(0, 100, c)).astype(np.float32),
+        forces=rng.normal(0, 10, (c * int(rng.integers(0, 2)), n, 3)).astype(np.float32),
         conformer_status=int(ConformerStatus.ETKDG if c else ConformerStatus.NONE),
         targets=np.where(rng.random(num_targets) < 0.3, np.nan, rng.normal(size=num_targets)).astype(np.float32),
     )

@@ -6,10 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+from rdkit import rdBase
 
 from preprocessing.conformers import ConformerConfig
+from preprocessing.errors import MoleculeError
 from preprocessing.featurize import FeaturizeConfig, featurize
 from preprocessing.fields import MoleculeSample, RawMolecule
+from preprocessing.standardize import StandardizeConfig, StandardizedMolecule, standardize
 
 FLAT = FeaturizeConfig(conformers=ConformerConfig(num_conformers=0))
 """Graphs only."""
@@ -61,6 +64,17 @@ def sample(text: str, config: FeaturizeConfig) -> MoleculeSample:
     result = featurize(smiles_record(text), config)
     assert isinstance(result, MoleculeSample), result
     return result
+
+
+def standardized(raw: RawMolecule, config: StandardizeConfig | None = None) -> StandardizedMolecule | MoleculeError:
+    """The parent molecule of a record with the usual limits, or why there is none."""
+    try:
+        with rdBase.BlockLogs():
+            return standardize(
+                raw.text, raw.format, config or StandardizeConfig(), max_atoms=256, max_smiles_length=2000
+            )
+    except MoleculeError as error:
+        return error
 
 
 def same_bytes(left: MoleculeSample, right: MoleculeSample) -> bool:

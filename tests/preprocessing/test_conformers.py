@@ -5,11 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdForceFieldHelpers
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
-from preprocessing.conformers import ConformerConfig, Conformers, conformers, seed
+from preprocessing.conformers import (
+    FORCE_FIELDS,
+    MAX_SYMMETRIES,
+    ConformerConfig,
+    Conformers,
+    conformers,
+    given_conformers,
+    seed,
+)
 from preprocessing.errors import ConfigError
 from preprocessing.fields import ConformerStatus
+from preprocessing.geometry import GivenConformers
 from tests.preprocessing.molecules import IMPOSSIBLE_STEREO, TRILAURIN, mol_blocks
 
 BRIEF = ConformerConfig(force_field="none", max_iterations=3, random_coordinates_max_iterations=3)
@@ -25,15 +34,15 @@ def with_hydrogens(text: str) -> Chem.Mol:
     return Chem.AddHs(Chem.MolFromSmiles(text))
 
 
-def generate(text: str, config: ConformerConfig, key: str = "key", given: np.ndarray | None = None) -> Conformers:
+def generate(text: str, config: ConformerConfig, key: str = "key") -> Conformers:
     mol = with_hydrogens(text)
-    return conformers(mol, mol.GetNumAtoms(), key, given, config)
+    return conformers(mol, mol.GetNumAtoms(), key, config)
 
 
 def test_positions_are_those_of_the_first_atoms_centred_on_their_own_centroid():
     mol = with_hydrogens("CC(N)C(=O)O")
-    everything = conformers(mol, mol.GetNumAtoms(), "key", None, ConformerConfig())
-    heavy = conformers(mol, 6, "key", None, ConformerConfig())
+    everything = conformers(mol, mol.GetNumAtoms(), "key", ConformerConfig())
+    heavy = conformers(mol, 6, "key", ConformerConfig())
     assert (heavy.positions.dtype, heavy.positions.shape) == (np.float32, (1, 6, 3))
     assert (heavy.energies.dtype, heavy.energies.shape) == (np.float32, (1,))
     np.testing.assert_allclose(heavy.positions.mean(axis=1), 0, atol=1e-6)
@@ -43,22 +52,32 @@ def test_positions_are_those_of_the_first_atoms_centred_on_their_own_centroid():
     assert heavy.energies == everything.energies
 
 
-def test_relaxation_lowers_the_energy():
-    text = "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O"
-    relaxed, raw = generate(text, ConformerConfig()), generate(text, ConformerConfig(force_field="none"))
+@pytest.mark.parametrize("force_field", ["MMFF94s", "MMFF94", "UFF"])
+def test_relaxation_lowers_the_energy(force_field):
+    text = "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)N(C)C"
+    relaxed = generate(text, ConformerConfig(force_field=force_field))
+    raw = generate(text, ConformerConfig(force_field="none"))
     assert np.isnan(raw.energies).all()
-    assert mmff_energy(text, relaxed) < mmff_energy(text, raw) - 5
-    assert relaxed.energies[0] == pytest.approx(mmff_energy(text, relaxed), abs=0.05)
+    assert energy(text, relaxed, force_field) < energy(text, raw, force_field) - 5
+    assert relaxed.energies[0] == pytest.approx(energy(text, relaxed, force_field), abs=0.05)
 
 
-def mmff_energy(text: str, result: Conformers) -> float:
+def energy(text: str, result: Conformers, force_field: str) -> float:
     """Energy in kcal/mol of the first conformer, from RDKit's force field object."""
     mol = with_hydrogens(text)
     conformer = Chem.Conformer(mol.GetNumAtoms())
     conformer.SetPositions(result.positions[0].astype(np.float64))
     mol.AddConformer(conformer)
-    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
+    if force_field == "UFF":
+        return rdForceFieldHelpers.UFFGetMoleculeForceField(mol).CalcEnergy()
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant=force_field)
     return rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties).CalcEnergy()
+
+
+def test_the_two_mmff_variants_differ():
+    """MMFF94s makes delocalized nitrogen planar."""
+    energies = [generate("CN(C)c1ccccc1", ConformerConfig(force_field=name)).energies[0] for name in FORCE_FIELDS[:2]]
+    assert abs(energies[0] - energies[1]) > 0.1
 
 
 def test_several_conformers_come_lowest_energy_first():
@@ -68,10 +87,88 @@ def test_several_conformers_come_lowest_energy_first():
     assert result.energies[0] < result.energies[-1]
 
 
-def test_energy_is_nan_without_parameters_of_the_force_field():
-    result = generate("C[Se]C", ConformerConfig())
+@pytest.mark.parametrize(("text", "force_field"), [("C[Se]C", "MMFF94s"), ("C[Cu]C", "UFF")])
+def test_energy_is_nan_without_parameters_of_the_force_field(text, force_field):
+    result = generate(text, ConformerConfig(force_field=force_field))
     assert result.status is ConformerStatus.ETKDG
     assert np.isnan(result.energies).all()
+    raw = generate(text, ConformerConfig(force_field="none"))
+    np.testing.assert_array_equal(result.positions, raw.positions)
+
+
+PRUNED = ConformerConfig(num_conformers=12, rmsd_threshold=0.5)
+
+
+def test_pruning_keeps_the_lowest_and_what_differs_from_it():
+    """Against RDKit's RMSD of every pair: what is kept is apart, what is dropped is close to one of lower energy."""
+    text = "OCCCCN"
+    everything, kept = generate(text, replace(PRUNED, rmsd_threshold=0.0)), generate(text, PRUNED)
+    assert 1 < len(kept.positions) < len(everything.positions) == 12
+    found = [next(i for i, p in enumerate(everything.positions) if np.array_equal(p, q)) for q in kept.positions]
+    assert found[0] == 0
+    assert found == sorted(found)
+    np.testing.assert_array_equal(kept.energies, everything.energies[found])
+    rmsd = best_rmsd(text, everything.positions)
+    assert all(rmsd[i, j] >= 0.5 for i in found for j in found if i != j)
+    for dropped in set(range(12)) - set(found):
+        assert min(rmsd[dropped, i] for i in found if i < dropped) < 0.5
+
+
+def best_rmsd(text: str, positions: np.ndarray) -> np.ndarray:
+    """Heavy-atom RMSD between all conformers, pair by pair."""
+    mol = with_hydrogens(text)
+    for p in positions:
+        conformer = Chem.Conformer(mol.GetNumAtoms())
+        conformer.SetPositions(p.astype(np.float64))
+        mol.AddConformer(conformer, assignId=True)
+    heavy = Chem.RemoveHs(mol)
+    probe = Chem.Mol(heavy)
+    count = len(positions)
+    return np.array([[rdMolAlign.GetBestRMS(probe, heavy, i, j) for j in range(count)] for i in range(count)])
+
+
+@pytest.mark.parametrize("text", ["C", "CC", "c1ccccc1", "CC(C)(C)C", "FC(F)(F)C(F)(F)F", "Cc1ccccc1"])
+def test_pruning_exchanges_equivalent_atoms(text):
+    """Rigid but for rotations that exchange equal atoms: one conformer is left, though ETKDG turns it each time."""
+    result = generate(text, PRUNED)
+    assert len(result.positions) == 1
+
+
+def test_pruning_of_a_highly_symmetric_molecule_is_bounded(monkeypatch):
+    """Four trifluoromethyl groups have 31104 equivalent orders; no more than the limit are tried."""
+    limits = []
+    real = rdMolAlign.GetAllConformerBestRMS
+    monkeypatch.setattr(
+        "preprocessing.conformers.rdMolAlign.GetAllConformerBestRMS",
+        lambda mol, **options: limits.append(options["maxMatches"]) or real(mol, **options),
+    )
+    result = generate("FC(F)(F)C(C(F)(F)F)(C(F)(F)F)C(F)(F)F", replace(PRUNED, num_conformers=3))
+    assert limits == [MAX_SYMMETRIES]
+    assert 1 <= len(result.positions) <= 3
+
+
+def test_pruning_goes_by_embedding_order_without_energies():
+    config = replace(PRUNED, force_field="none")
+    everything, kept = generate("OCCCCN", replace(config, rmsd_threshold=0.0)), generate("OCCCCN", config)
+    assert 1 < len(kept.positions) < 12
+    np.testing.assert_array_equal(kept.positions[0], everything.positions[0])
+
+
+def test_what_is_not_finite_is_dropped_before_pruning(monkeypatch):
+    real = rdDistGeom.EmbedMultipleConfs
+
+    def spoiled(mol, *arguments):
+        real(mol, *arguments)
+        positions = mol.GetConformers()[1].GetPositions()
+        positions[0, 0] = np.nan
+        mol.GetConformers()[1].SetPositions(positions)
+
+    monkeypatch.setattr("preprocessing.conformers.rdDistGeom.EmbedMultipleConfs", spoiled)
+    for threshold in (0.0, 1e-6):
+        config = ConformerConfig(num_conformers=4, force_field="none", rmsd_threshold=threshold)
+        result = generate("OCCCCN", config)
+        assert len(result.positions) == 3
+        assert np.isfinite(result.positions).all()
 
 
 def test_the_key_is_the_only_randomness():
@@ -84,18 +181,43 @@ def test_seed_is_fixed_for_ever():
     assert seed("LFQSCWFLJHTTHZ-UHFFFAOYSA-N") == 136_228_787
 
 
+def given(num_conformers: int, num_atoms: int, energies: list[float], forces: bool = False) -> GivenConformers:
+    """Random conformers with these energies."""
+    rng = np.random.default_rng(0)
+    positions = rng.normal(size=(num_conformers, num_atoms, 3))
+    return GivenConformers(positions, np.array(energies), rng.normal(size=(num_conformers * forces, num_atoms, 3)))
+
+
 def test_rung_given():
-    text, given = "CO", np.random.default_rng(0).normal(size=(6, 3))
-    result = generate(text, ConformerConfig(), given=given)
+    source = given(1, 6, [np.nan])
+    result = given_conformers(source, 6, ConformerConfig())
     assert result.status is ConformerStatus.GIVEN
-    np.testing.assert_allclose(result.positions[0], given - given.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(result.positions, source.positions - source.positions.mean(axis=1), atol=1e-6)
     assert np.isnan(result.energies).all()
+    assert result.forces.shape == (0, 6, 3)
 
 
-@pytest.mark.parametrize(("rows", "keep_given"), [(2, True), (6, False)], ids=["incomplete", "switched off"])
-def test_rung_given_is_passed_over(rows, keep_given):
-    config = replace(BRIEF, keep_given=keep_given)
-    assert generate("CO", config, given=np.eye(6, 3)[:rows]).status is ConformerStatus.ETKDG
+def test_given_conformers_come_lowest_energy_first_with_their_forces():
+    source = given(3, 6, [2.0, np.nan, -1.0], forces=True)
+    result = given_conformers(source, 4, ConformerConfig())
+    np.testing.assert_array_equal(result.energies, [-1, 2, np.nan])
+    positions = source.positions[[2, 0, 1], :4]
+    np.testing.assert_allclose(result.positions, positions - positions.mean(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(result.forces, source.forces[[2, 0, 1], :4], atol=1e-6)
+    assert (result.positions.dtype, result.energies.dtype, result.forces.dtype) == (np.float32,) * 3
+
+
+def test_given_conformers_are_never_pruned():
+    source = given(1, 6, [np.nan])
+    twice = GivenConformers(np.repeat(source.positions, 2, axis=0), np.array([np.nan, np.nan]), source.forces)
+    assert len(given_conformers(twice, 6, PRUNED).positions) == 2
+
+
+@pytest.mark.parametrize(("rows", "choice"), [(2, "keep"), (2, "both"), (6, "replace")])
+def test_rung_given_is_passed_over(rows, choice):
+    result = given_conformers(given(1, rows, [0.0]), 6, replace(BRIEF, given=choice))
+    assert result.status is ConformerStatus.NONE
+    assert (result.positions.shape, result.forces.shape) == ((0, 6, 3), (0, 6, 3))
 
 
 def test_rung_random_coordinates():
@@ -123,14 +245,13 @@ def test_a_timeout_is_no_conformer():
 def test_exceptions_of_the_embedding_are_told():
     """RDKit raises on a molecule that was never sanitized; on the road it does so on some metal complexes."""
     mol = Chem.MolFromSmiles("CCO", sanitize=False)
-    result = conformers(mol, 3, "key", None, ConformerConfig())
+    result = conformers(mol, 3, "key", ConformerConfig())
     assert result.status is ConformerStatus.NONE
     assert "ETKDG: " in result.detail
 
 
 def test_no_conformers_asked_for():
-    given = np.eye(6, 3)
-    result = generate("CO", ConformerConfig(num_conformers=0), given=given)
+    result = generate("CO", ConformerConfig(num_conformers=0))
     assert (result.status, result.positions.shape) == (ConformerStatus.NONE, (0, 6, 3))
 
 
@@ -148,7 +269,7 @@ def test_ladder_on_molecules_that_break_embedding(shared_data):
     for text in smallest:
         mol = Chem.MolFromSmiles(text)
         if mol is not None:
-            result = conformers(Chem.AddHs(mol), mol.GetNumAtoms(), "key", None, BRIEF)
+            result = conformers(Chem.AddHs(mol), mol.GetNumAtoms(), "key", BRIEF)
             seen.add(result.status)
             assert np.isfinite(result.positions).all()
             assert (len(result.positions) == 0) == (result.status is ConformerStatus.NONE)
@@ -161,7 +282,7 @@ def test_bond_lengths_of_generated_conformers_are_those_of_crystal_structures(sh
     for block in mol_blocks(shared_data / "geom3d" / "genentech_pubLigsNeutralGoodDensity.sdf.gz")[::60]:
         mol = Chem.MolFromMolBlock(block, removeHs=False)
         observed = mol.GetConformer().GetPositions()
-        made = conformers(mol, mol.GetNumAtoms(), "key", None, ConformerConfig()).positions[0]
+        made = conformers(mol, mol.GetNumAtoms(), "key", ConformerConfig()).positions[0]
         for bond in mol.GetBonds():
             i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
             differences.append(np.linalg.norm(made[i] - made[j]) - np.linalg.norm(observed[i] - observed[j]))
@@ -172,7 +293,10 @@ def test_bond_lengths_of_generated_conformers_are_those_of_crystal_structures(sh
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"force_field": "UFF"}, "force_field is 'UFF'; expected one of: MMFF94s, none"),
+        ({"force_field": "GAFF"}, "force_field is 'GAFF'; expected one of: MMFF94s, MMFF94, UFF, none"),
+        ({"given": "yes"}, "given is 'yes'; expected one of: keep, replace, both"),
+        ({"rmsd_threshold": -0.5}, "rmsd_threshold is -0.5; expected 0 or more angstrom"),
+        ({"rmsd_threshold": float("nan")}, "rmsd_threshold is nan; expected 0 or more angstrom"),
         ({"num_conformers": -1}, "num_conformers is -1; expected 0 or more"),
         ({"max_iterations": 0}, "max_iterations is 0; expected 1 or more"),
     ],

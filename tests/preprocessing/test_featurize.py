@@ -12,7 +12,7 @@ from rdkit import Chem, rdBase
 
 from preprocessing.conformers import ConformerConfig
 from preprocessing.errors import ConfigError
-from preprocessing.featurize import Description, FeaturizeConfig, add_conformers, describe, featurize
+from preprocessing.featurize import Description, FeaturizeConfig, add_conformers, describe, featurize, needs_embedding
 from preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from tests.preprocessing.molecules import (
     DIVERSE,
@@ -50,7 +50,8 @@ def test_every_field_has_its_type_and_shape(text, hydrogens):
             assert type(value) is int
         else:
             assert value.dtype == field.dtype, field.name
-            assert value.shape == tuple(sizes[size] for size in field.shape), field.name
+            expected = tuple(sizes[size] for size in field.shape)
+            assert value.shape == ((0, *expected[1:]) if field.name == "forces" else expected), field.name
     assert np.isfinite(result.positions).all()
 
 
@@ -93,6 +94,12 @@ def test_the_two_halves_make_the_whole():
         second = add_conformers(first.sample, FAST, text)
         assert isinstance(second, MoleculeSample)
         assert same_bytes(second, sample(text, FAST))
+
+
+def test_the_steps_that_changed_a_molecule_are_told():
+    first = describe(smiles_record("CC(=O)[O-].[Na+]"), FLAT)
+    assert isinstance(first, Description)
+    assert first.changes == ("largest_fragment", "neutralise")
 
 
 def test_rings_and_rotatable_bonds_are_counted():
@@ -138,6 +145,45 @@ def test_given_geometry_is_kept(shared_data, hydrogens):
         atoms = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() >= smallest]
         original = mol.GetConformer().GetPositions()[atoms]
         np.testing.assert_allclose(sorted_distances(result.positions[0]), sorted_distances(original), atol=1e-4)
+
+
+def test_given_geometry_is_kept_where_no_conformers_are_asked_for(shared_data):
+    block = mol_blocks(shared_data / "geom3d" / "qm9" / "gdb1k.sdf.gz")[100]
+    result = featurize(RawMolecule(block, "molblock", "a.sdf", 0), FLAT)
+    assert isinstance(result, MoleculeSample)
+    assert (result.conformer_status, len(result.positions)) == (ConformerStatus.GIVEN, 1)
+    config = FeaturizeConfig(conformers=ConformerConfig(num_conformers=0, given="replace"))
+    result = featurize(RawMolecule(block, "molblock", "a.sdf", 0), config)
+    assert isinstance(result, MoleculeSample)
+    assert (result.conformer_status, len(result.positions)) == (ConformerStatus.NONE, 0)
+
+
+def test_given_conformers_stay_where_embedding_fails():
+    """With ``both`` they are what is left, and enough for ``require_conformer``."""
+    conformers = ConformerConfig(given="both", max_iterations=1, random_coordinates_max_iterations=0)
+    config = FeaturizeConfig(conformers=replace(conformers, require_conformer=True))
+    described = describe(smiles_record(IMPOSSIBLE_STEREO), config)
+    assert isinstance(described, Description)
+    given = replace(
+        described.sample,
+        positions=np.ones((1, 8, 3), np.float32),
+        conformer_energy=np.zeros(1, np.float32),
+        forces=np.ones((1, 8, 3), np.float32),
+        conformer_status=int(ConformerStatus.GIVEN),
+    )
+    result = add_conformers(given, config, IMPOSSIBLE_STEREO)
+    assert isinstance(result, MoleculeSample)
+    assert same_bytes(result, given)
+
+
+@pytest.mark.parametrize(
+    ("choice", "num_conformers", "of_given", "of_none"),
+    [("keep", 1, False, True), ("replace", 1, False, True), ("both", 1, True, True), ("both", 0, False, False)],
+)
+def test_needs_embedding(choice, num_conformers, of_given, of_none):
+    config = FeaturizeConfig(conformers=ConformerConfig(given=choice, num_conformers=num_conformers))
+    assert needs_embedding(ConformerStatus.GIVEN, config) is of_given
+    assert needs_embedding(ConformerStatus.NONE, config) is of_none
 
 
 def sorted_distances(positions: np.ndarray) -> np.ndarray:

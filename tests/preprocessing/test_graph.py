@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from preprocessing.featurize import standardized
 from preprocessing.graph import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES, atom_features, bonds
 from preprocessing.standardize import StandardizedMolecule
-from tests.preprocessing.molecules import DIVERSE, FLAT, pubchem_substances, smiles_record, zinc
+from tests.preprocessing.molecules import DIVERSE, pubchem_substances, smiles_record, standardized, zinc
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def test_equals_ogb(ogb, text):
 def test_equals_ogb_on_real_molecules(ogb, shared_data):
     checked = 0
     for text in zinc(shared_data)[::170] + pubchem_substances(shared_data)[::70]:
-        molecule = standardized(smiles_record(text), FLAT)
+        molecule = standardized(smiles_record(text))
         if isinstance(molecule, StandardizedMolecule):
             assert_equals_ogb(ogb, molecule.mol)
             checked += 1

@@ -1,5 +1,7 @@
 """Parent molecules: the same for every spelling, their own standardized form; coordinates stay with their atoms."""
 
+import functools
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -7,18 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdDistGeom
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from preprocessing.featurize import FeaturizeConfig, standardized
-from preprocessing.fields import RawMolecule, Rejection
-from preprocessing.standardize import (
-    MoleculeError,
-    StandardizeConfig,
-    StandardizedMolecule,
-    rdkit_errors,
-    standardize,
-)
-from tests.preprocessing.molecules import DIVERSE, mol_blocks, pubchem_substances, smiles_record, zinc
+from preprocessing.errors import MoleculeError, rdkit_errors
+from preprocessing.fields import RawMolecule
+from preprocessing.standardize import StandardizeConfig, StandardizedMolecule, _tools, standardize
+from tests.preprocessing.molecules import DIVERSE, mol_blocks, pubchem_substances, smiles_record, standardized, zinc
 
 
 def parent(text: str, format: Literal["smiles", "molblock"] = "smiles", **changes: bool) -> StandardizedMolecule:
@@ -53,6 +50,82 @@ def test_steps_can_be_switched_off():
     assert parent("CC(=O)O.CO", largest_fragment=False).smiles == "CC(=O)O.CO"
     assert parent("CC(=O)[O-].[Na+]", neutralise=False).smiles == "CC(=O)[O-]"
     assert "Na" in parent("CC(=O)O[Na]", disconnect_metals=False, largest_fragment=False).smiles
+    assert parent("CS(C)=O", normalize=False).smiles == "CS(C)=O"
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ("OCC", ()),
+        ("C1=CC=CC=C1", ()),
+        ("[2H]C([H])([H])O", ()),
+        ("C[N+](C)(C)CC(=O)[O-]", ()),
+        ("CC(=O)[O-].[Na+]", ("largest_fragment", "neutralise")),
+        ("CC(=O)O.O", ("largest_fragment",)),
+        ("CC(=O)O[Na]", ("disconnect_metals", "largest_fragment", "neutralise")),
+        ("O=N(=O)c1ccccc1", ()),
+        ("CS(C)=O", ("normalize",)),
+        ("CC[S+2]([O-])([O-])C", ("normalize",)),
+        ("OC(=O)c1ccc(S([O-])(=O)=O)cc1.[K+]", ("largest_fragment", "neutralise")),
+        ("C[NH3+]", ("neutralise",)),
+        ("F[P-](F)(F)(F)(F)F", ()),
+    ],
+)
+def test_changes_name_the_steps_that_changed_something(text, changes):
+    assert parent(text).changes == changes
+    assert parent(parent(text).smiles).changes == ()
+
+
+def test_moving_a_charge_to_the_strongest_acid_is_normalizing():
+    result = parent("[O-]C(=O)c1ccc(S(=O)(=O)O)cc1", neutralise=False)
+    assert (result.smiles, result.changes) == ("O=C(O)c1ccc(S(=O)(=O)[O-])cc1", ("normalize",))
+
+
+def test_changes_are_those_of_the_tautomer_too():
+    assert parent("OC1=CCCCC1").changes == ()
+    assert parent("OC1=CCCCC1", canonical_tautomer=True).changes == ("canonical_tautomer",)
+    assert parent("O=C1CCCCC1", canonical_tautomer=True).changes == ()
+    assert parent("C[NH+]=C(O)C", canonical_tautomer=True).changes == ("neutralise", "canonical_tautomer")
+
+
+@pytest.mark.parametrize(
+    "tautomers",
+    [
+        ("OC1=CCCCC1", "O=C1CCCCC1"),
+        ("Oc1ccccn1", "O=c1cccc[nH]1"),
+        ("Cc1cnc[nH]1", "Cc1c[nH]cn1"),
+        ("CC(=O)CC(C)=O", "CC(O)=CC(C)=O"),
+        ("Nc1nc(O)c2nc[nH]c2n1", "Nc1nc2[nH]cnc2c(=O)[nH]1"),
+    ],
+)
+def test_tautomers_are_one_molecule_on_demand(tautomers):
+    results = [parent(text, canonical_tautomer=True) for text in tautomers]
+    assert len({(result.smiles, result.key) for result in results}) == 1
+    again = parent(results[0].smiles, canonical_tautomer=True)
+    assert (again.smiles, again.changes) == (results[0].smiles, ())
+
+
+def test_every_spelling_of_real_molecules_gives_the_same_tautomer(shared_data):
+    config = StandardizeConfig(canonical_tautomer=True)
+    for text in zinc(shared_data)[::2500] + pubchem_substances(shared_data)[::2000]:
+        expected = standardized(smiles_record(text), config)
+        if isinstance(expected, StandardizedMolecule):
+            for spelling in [*random_spellings(text, 2), expected.smiles]:
+                again = standardized(smiles_record(spelling), config)
+                assert isinstance(again, StandardizedMolecule)
+                assert (again.smiles, again.key) == (expected.smiles, expected.key), (text, spelling)
+                assert again.changes == (() if spelling == expected.smiles else expected.changes), (text, spelling)
+
+
+def test_heavy_atoms_keep_their_geometry_in_another_tautomer():
+    """A proton that moves has no place any more, the other atoms have."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("OC1=CCCCC1"))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=1) == 0
+    kept = parent(Chem.MolToMolBlock(mol), "molblock").given
+    moved = parent(Chem.MolToMolBlock(mol), "molblock", canonical_tautomer=True).given
+    assert kept is not None
+    assert moved is not None
+    assert (kept.positions.shape, moved.positions.shape) == ((1, 17, 3), (1, 7, 3))
 
 
 def test_key_is_the_inchikey_or_a_hash_of_the_smiles():
@@ -82,17 +155,18 @@ def test_every_spelling_gives_the_same_parent(text):
 
 
 def test_every_spelling_of_real_molecules_gives_the_same_parent(shared_data):
-    config, checked = FeaturizeConfig(), 0
+    checked = 0
     for text in zinc(shared_data)[::900] + pubchem_substances(shared_data)[::400]:
-        expected = standardized(smiles_record(text), config)
-        if isinstance(expected, Rejection):
+        expected = standardized(smiles_record(text))
+        if isinstance(expected, MoleculeError):
             assert expected.reason in ("dummy_atom", "unsanitizable", "unparsable", "too_many_atoms")
             continue
         checked += 1
         for spelling in [*random_spellings(text, 2), expected.smiles]:
-            again = standardized(smiles_record(spelling), config)
+            again = standardized(smiles_record(spelling))
             assert isinstance(again, StandardizedMolecule), (text, spelling)
             assert (again.smiles, again.key) == (expected.smiles, expected.key), (text, spelling)
+            assert again.changes == (() if spelling == expected.smiles else expected.changes), (text, spelling)
     assert checked > 450
 
 
@@ -140,7 +214,7 @@ def test_order_of_a_mol_block_does_not_matter(shared_data):
         assert (again.smiles, again.key) == (expected.smiles, expected.key)
         assert expected.given is not None
         assert again.given is not None
-        assert np.array_equal(again.given, expected.given)
+        assert np.array_equal(again.given.positions, expected.given.positions)
 
 
 def test_given_coordinates_stay_with_their_atoms(shared_data):
@@ -150,13 +224,14 @@ def test_given_coordinates_stay_with_their_atoms(shared_data):
         result = parent(block, "molblock")
         with_hydrogens = Chem.AddHs(result.mol)
         assert result.given is not None
-        mol = with_hydrogens if len(result.given) == with_hydrogens.GetNumAtoms() else result.mol
+        (positions,) = result.given.positions
+        mol = with_hydrogens if len(positions) == with_hydrogens.GetNumAtoms() else result.mol
         complete += mol is with_hydrogens
-        assert len(result.given) == mol.GetNumAtoms()
+        assert len(positions) == mol.GetNumAtoms()
         for bond in mol.GetBonds():
             i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
             longest = 1.25 if 1 in (mol.GetAtomWithIdx(i).GetAtomicNum(), mol.GetAtomWithIdx(j).GetAtomicNum()) else 2.3
-            assert 0.8 < np.linalg.norm(result.given[i] - result.given[j]) < longest
+            assert 0.8 < np.linalg.norm(positions[i] - positions[j]) < longest
     assert complete >= 20
 
 
@@ -175,7 +250,7 @@ def test_cxsmiles_with_coordinates_is_a_geometry():
     result = parent("OC |(1.43,0,0.1;0,0,0)|")
     assert result.smiles == "CO"
     assert result.given is not None
-    np.testing.assert_allclose(result.given, [[0, 0, 0], [1.43, 0, 0.1]])
+    np.testing.assert_allclose(result.given.positions, [[[0, 0, 0], [1.43, 0, 0.1]]])
 
 
 @pytest.mark.parametrize("second", ["0.1,0,0.1", "nan,0,0.1"], ids=["atoms collide", "not finite"])
@@ -193,7 +268,7 @@ def test_exceptions_of_rdkit_are_refusals():
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="CNOScn[]()=#+-@H1234%.*/\\~ |:\n\0é\ud800", max_size=30))
 def test_any_text_gives_a_molecule_or_a_rejection(text):
-    assert isinstance(standardized(smiles_record(text), FeaturizeConfig()), StandardizedMolecule | Rejection)
+    assert isinstance(standardized(smiles_record(text)), StandardizedMolecule | MoleculeError)
 
 
 @settings(max_examples=100, deadline=None)
@@ -202,15 +277,31 @@ def test_any_damage_to_a_mol_block_gives_a_molecule_or_a_rejection(data):
     block = Chem.MolToMolBlock(Chem.MolFromSmiles("C[C@H](N)C(=O)[O-]"))
     start, stop = sorted(data.draw(st.lists(st.integers(0, len(block)), min_size=2, max_size=2)))
     text = block[:start] + data.draw(st.text(alphabet="0 9CM-\nX", max_size=8)) + block[stop:]
-    result = standardized(RawMolecule(text, "molblock", "test.sdf", 0), FeaturizeConfig())
-    assert isinstance(result, StandardizedMolecule | Rejection)
+    result = standardized(RawMolecule(text, "molblock", "test.sdf", 0))
+    assert isinstance(result, StandardizedMolecule | MoleculeError)
 
 
 def test_rules_that_chase_each_other_end(monkeypatch):
     """A standardizer without a fixed point, here one that toggles a charge, still gives one form for a whole circle."""
     forms = {"C[NH3+]": "CN", "CN": "C[NH3+]"}
     monkeypatch.setattr(
-        "preprocessing.standardize._clean", lambda mol, config: Chem.MolFromSmiles(forms[Chem.MolToSmiles(mol)])
+        "preprocessing.standardize._steps",
+        lambda mol, config: [("neutralise", Chem.MolFromSmiles(forms[Chem.MolToSmiles(mol)]))],
     )
-    results = {parent(text).smiles for text in forms}
-    assert results == {"CN"}
+    results = {(parent(text).smiles, parent(text).changes) for text in forms}
+    assert results == {("CN", ("neutralise",))}
+
+
+def test_ordinary_molecules_are_not_changed_by_the_steps_they_skip(shared_data, monkeypatch):
+    """What the query for unusual atoms does not find, the steps it guards leave alone: 3,000 real molecules."""
+    texts = zinc(shared_data)[::100] + pubchem_substances(shared_data)[::160]
+    expected = [standardized(smiles_record(text)) for text in texts]
+    monkeypatch.setattr(
+        "preprocessing.standardize._tools",
+        functools.cache(lambda: replace(_tools(), unusual=Chem.MolFromSmarts("*"))),
+    )
+    for text, before in zip(texts, expected, strict=True):
+        after = standardized(smiles_record(text))
+        if isinstance(before, StandardizedMolecule):
+            assert isinstance(after, StandardizedMolecule)
+            assert (after.smiles, after.key, after.changes) == (before.smiles, before.key, before.changes), text

@@ -1,0 +1,143 @@
+"""The text of a record -> sanitized molecule and given geometry: SMILES, CXSMILES, mol block or geometry record."""
+
+from dataclasses import dataclass
+
+from rdkit import Chem, rdBase
+
+from preprocessing.errors import MoleculeError, rdkit_errors
+from preprocessing.fields import Format
+from preprocessing.geometry import GeometryRecord, GivenConformers, coordinate_order, is_geometry, smiles_order
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """The molecule of a text."""
+
+    mol: Chem.Mol
+    """Sanitized, without atom maps; hydrogens are atoms where the text has them so. With a geometry the atoms are
+    sorted by the coordinates of the first conformer, which ``mol`` has: they tell which atom is which later on."""
+    given: GivenConformers | None
+    """All conformers of the text for the atoms of ``mol``; None without a 3D geometry."""
+
+
+def parse(text: str, format: Format, max_smiles_length: int) -> Parsed:
+    """The molecule of one input text.
+
+    ``max_smiles_length`` limits the characters of a SMILES and the atoms of a mol block or geometry record before
+    anything expensive: RDKit's canonicalization overflows the stack on long chains.
+
+    Raises:
+        MoleculeError: the text is no molecule; the stage is ``parse``.
+    """
+    _require_text(text)
+    if format == "geometry":
+        return _of_record(GeometryRecord.from_json(text, max_smiles_length), max_smiles_length)
+    return _with_geometry(_molecule(text, format, max_smiles_length))
+
+
+def remove_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """Hydrogens become implicit where they can, even those that tell the E and Z form of an imine: they exchange."""
+    if mol.GetNumHeavyAtoms() == mol.GetNumAtoms():
+        return mol
+    parameters = Chem.RemoveHsParameters()
+    parameters.removeDefiningBondStereo = True
+    return Chem.RemoveHs(mol, parameters)
+
+
+def reread(mol: Chem.Mol, smiles: str) -> Chem.Mol:
+    """The molecule parsed from the SMILES just written for ``mol``, with ``mol``'s conformer if it has one."""
+    if not smiles:
+        raise MoleculeError("standardize", "no_atoms", "standardizing left no atom")
+    read = Chem.MolFromSmiles(smiles)
+    if read is None:
+        raise MoleculeError("standardize", "rdkit_error", f"RDKit cannot read back its own SMILES {smiles}")
+    if mol.GetNumConformers():
+        if read.GetNumAtoms() != mol.GetNumAtoms():
+            raise MoleculeError("standardize", "rdkit_error", f"RDKit reads back other hydrogens from {smiles}")
+        conformer = Chem.Conformer(read.GetNumAtoms())
+        conformer.SetPositions(mol.GetConformer().GetPositions()[smiles_order(mol)])
+        read.AddConformer(conformer)
+    return read
+
+
+def _require_text(text: str) -> None:
+    """Refuses what RDKit should not even be asked."""
+    if not text.strip():
+        raise MoleculeError("parse", "empty_input", "the text is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MoleculeError("parse", "unparsable", f"not valid Unicode: {error}") from error
+
+
+def _molecule(text: str, format: Format, max_smiles_length: int) -> Chem.Mol:
+    """The sanitized molecule of a SMILES or mol block."""
+    with rdBase.CaptureErrorLog() as log:
+        mol = _read(text, format, max_smiles_length, sanitize=True)
+    if mol is None:
+        # A molecule that can be read without sanitization is well-formed text of an impossible structure.
+        with rdBase.CaptureErrorLog():
+            broken = _read(text, format, max_smiles_length, sanitize=False)
+        message = " ".join(line.split("] ", 1)[-1].strip() for line in log.messages.splitlines() if line.strip())
+        reason = "unparsable" if broken is None else "unsanitizable"
+        raise MoleculeError("parse", reason, message or f"RDKit cannot read this {format}")
+    if mol.GetNumAtoms() == 0:
+        raise MoleculeError("parse", "no_atoms", "a molecule without atoms")
+    if format == "molblock" or ":" in text:
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(0)
+    return mol
+
+
+def _read(text: str, format: Format, max_smiles_length: int, sanitize: bool) -> Chem.Mol | None:
+    """One attempt of RDKit at a text: None where it cannot."""
+    with rdkit_errors("parse"):
+        if format == "molblock":
+            mol = Chem.MolFromMolBlock(text, sanitize=sanitize, removeHs=False)
+            if mol is not None and mol.GetNumAtoms() > max_smiles_length:
+                raise MoleculeError(
+                    "parse",
+                    "too_many_atoms",
+                    f"{mol.GetNumAtoms()} atoms in the mol block; the limit max_smiles_length is {max_smiles_length}",
+                )
+            return mol
+        smiles, *extension = text.split(maxsplit=1)
+        if len(smiles) > max_smiles_length:
+            raise MoleculeError(
+                "parse", "too_long", f"{len(smiles)} characters; the limit max_smiles_length is {max_smiles_length}"
+            )
+        if extension and not extension[0].startswith("|"):
+            raise MoleculeError(
+                "parse", "unparsable", f"text after the SMILES that is no CXSMILES extension: {extension[0]}"
+            )
+        parameters = Chem.SmilesParserParams()
+        parameters.sanitize = sanitize
+        parameters.removeHs = False
+        return Chem.MolFromSmiles(" ".join([smiles, *extension]), parameters)
+
+
+def _with_geometry(mol: Chem.Mol) -> Parsed:
+    """The molecule of a SMILES or mol block; its geometry counts where it is declared 3D, finite and not collapsed."""
+    if mol.GetNumConformers() and mol.GetConformer().Is3D():
+        positions = mol.GetConformer().GetPositions()
+        if is_geometry(positions):
+            order = coordinate_order(positions)
+            given = GivenConformers.from_positions(positions[order])
+            return Parsed(Chem.RenumberAtoms(mol, order.tolist()), given)
+    mol.RemoveAllConformers()
+    return Parsed(mol, None)
+
+
+def _of_record(record: GeometryRecord, max_smiles_length: int) -> Parsed:
+    """The molecule of a geometry record."""
+    if record.smiles is None:
+        return Parsed(record.with_perceived_bonds(), record.given)
+    _require_text(record.smiles)
+    mol = _molecule(record.smiles, "smiles", max_smiles_length)
+    with rdkit_errors("parse"):
+        # By way of the canonical SMILES, so that it does not matter how the record spells the molecule.
+        Chem.RemoveStereochemistry(mol)
+        mol = remove_hydrogens(mol)
+        mol.RemoveAllConformers()
+        mol = Chem.AddHs(reread(mol, Chem.MolToSmiles(mol)))
+    return Parsed(record.matched(mol), record.given)
