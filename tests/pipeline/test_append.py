@@ -152,6 +152,14 @@ def test_decontaminated_rows_are_accounted_for(at_once, files):
     assert all(row["sets"] == ["benchmark.csv"] for row in rows)
 
 
+def test_a_benchmark_is_found_by_the_name_of_its_task(tmp_path):
+    write(tmp_path / "BBBP.csv", ["CCO"])
+    source, output = write(tmp_path / "a.csv", ["OCC", "CCN"]), tmp_path / "output"
+    done = prepare(output, str(source), "decontaminate=[bbbp]", f"benchmark_folder={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(output).benchmarks == {"bbbp": 1}
+
+
 def test_decontamination_by_scaffold_leaves_out_whole_families(tmp_path):
     source = write(tmp_path / "a.csv", ["Cc1ccccc1", "CCO", "OC(=O)C1CCNCC1", "c1ccc2ccccc2c1", "CCc1ccccc1O"])
     benchmark = write(tmp_path / "b.csv", ["Clc1ccccc1", "CCN"])
@@ -177,12 +185,14 @@ def test_what_makes_duplicates_is_an_option(tmp_path, option, dropped):
     ("argument", "message"),
     [
         ("decontaminate=[bbbp]", "benchmark_folder"),
+        ("decontaminate=[bbbp] benchmark_folder=.", "looked for bbbp.csv"),
+        ("decontaminate=[imagenet] benchmark_folder=.", "the tasks are bace, bbbp"),
         ("duplicates=name", "expected one of key, connectivity, smiles, none"),
         ("decontaminate_by=inchi", "expected one of key, scaffold"),
     ],
 )
 def test_options_that_cannot_be_are_usage_errors(files, tmp_path, argument, message):
-    done = prepare(tmp_path / "output", str(files[0]), argument)
+    done = prepare(tmp_path / "output", str(files[0]), *argument.split())
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "output").exists()
