@@ -1,13 +1,19 @@
-"""molstream's Ray job against a plain RDKit loop over the same molecules and chemistry, in turn, on the same machine.
+"""molstream's Ray job against a plain RDKit loop and against datamol, with the same molecules, chemistry and machine.
 
-The loop calls `featurize` in one process and writes a shard, without child processes, stages or duplicates. The job has
-to be as fast as such loops would be on all of its cores together: 1.0 means that Ray, sandbox and stages cost nothing.
+The plain loop calls `featurize` in one process and writes a shard, without child processes, stages or duplicates; the
+job has to be as fast as such loops would be on all of its cores together: 1.0 means that Ray, sandbox and stages cost
+nothing. `datamol.parallelized` spreads the same calls over as many processes as the job has cores. They take turns.
 
-    python benchmarks/preprocess.py FILE.smi[.gz|.xz] [--molecules N] [--cores N] [--pairs N] [--two-d]
+    pip install datamol
+    python benchmarks/preprocess.py [FILE.smi[.gz|.bz2|.xz]] [--conformers one|none] [--molecules N] [--pairs N]
 """
 
 import argparse
+import bz2
+import functools
+import gzip
 import itertools
+import lzma
 import os
 import re
 import statistics
@@ -15,82 +21,163 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+import datamol
 
 from pipeline.shards.codec import encode
 from pipeline.shards.writer import write_shard
-from pipeline.sources import cut, find_files, open_sources, read_split
 from preprocessing.conformers import ConformerConfig
 from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule
+from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 
-LAUNCHER = Path(__file__).resolve().parent.parent / "preprocess"
+REPOSITORY = Path(__file__).resolve().parent.parent
+ZINC = REPOSITORY.parent / "shared" / "data" / "pretrain_smiles" / "zinc250k.smiles.xz"
+OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+MOLECULES = {"one": 2_000, "none": 50_000}
+"""Enough for a measurement of about a minute on two cores."""
 BLOCK_ROWS = 256
+ROWS_PER_SHARD = 2048
 SPLITS_PER_CORE = 4
-"""So that the cores end together; a real job has thousands."""
+"""At least, so that the cores end together; a real job has thousands."""
+LOOK_S = 0.2
+"""Time between two looks at the memory of a job."""
+
+
+def read_smiles(file: Path, count: int) -> list[RawMolecule]:
+    """The first ``count`` molecules of a file with a SMILES at the start of every line."""
+    with OPEN.get(file.suffix, open)(file, "rt") as lines:
+        words = (line.split() for line in lines)
+        texts = itertools.islice((word[0] for word in words if word), count)
+        return [RawMolecule(text, "smiles", file.name, row) for row, text in enumerate(texts)]
+
+
+def write(results: Iterable[MoleculeSample | Rejection], folder: Path) -> None:
+    """Write what was not rejected as a shard."""
+    samples = (result for result in results if isinstance(result, MoleculeSample))
+    blocks = iter(lambda: list(itertools.islice(samples, BLOCK_ROWS)), [])
+    write_shard(folder, 0, "webdataset", BLOCK_ROWS, map(encode, blocks))
 
 
 def plain_seconds(molecules: list[RawMolecule], config: FeaturizeConfig, folder: Path) -> float:
     """Wall time of the plain loop."""
     start = time.perf_counter()
-    results = (featurize(molecule, config) for molecule in molecules)
-    samples = (result for result in results if isinstance(result, MoleculeSample))
-    blocks = iter(lambda: list(itertools.islice(samples, BLOCK_ROWS)), [])
-    write_shard(folder, 0, "webdataset", BLOCK_ROWS, map(encode, blocks))
+    write((featurize(molecule, config) for molecule in molecules), folder)
     return time.perf_counter() - start
 
 
-def job_seconds(file: Path, rows: int, cores: int, config: FeaturizeConfig, output: Path) -> tuple[float, float]:
-    """Wall time of the job's two stages, from its own progress lines, and of the whole command with Ray's start."""
+def datamol_seconds(molecules: list[RawMolecule], config: FeaturizeConfig, cores: int, folder: Path) -> float:
+    """Wall time of the same calls in datamol's processes, without the start of these."""
+    function = functools.partial(featurize, config=config)
+    datamol.parallelized(function, molecules[: 4 * cores], n_jobs=cores)
+    start = time.perf_counter()
+    write(datamol.parallelized(function, molecules, n_jobs=cores), folder)
+    return time.perf_counter() - start
+
+
+def job_seconds(
+    file: Path, rows: int, cores: int, config: FeaturizeConfig, output: Path
+) -> tuple[float, float, dict[str, float]]:
+    """Wall time of the job's stages, from its own progress lines; of the whole command with Ray's start; peak memory.
+
+    The memory is that of the driver and of the largest worker and sandbox, in MiB.
+    """
     command = [
-        *(sys.executable, str(LAUNCHER), f"input={file}", f"output={output}", f"ray.num_cpus={cores}"),
-        f"rows_per_shard={max(1, rows // (cores * SPLITS_PER_CORE))}",
-        "max_rejected_fraction=1.0",
+        *(sys.executable, str(REPOSITORY / "preprocess"), f"input={file}", f"output={output}"),
+        *(f"ray.num_cpus={cores}", "max_rejected_fraction=1.0"),
+        f"rows_per_shard={max(1, min(ROWS_PER_SHARD, rows // (cores * SPLITS_PER_CORE)))}",
         f"featurize.conformers.num_conformers={config.conformers.num_conformers}",
     ]
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
-    whole = time.perf_counter() - start
-    if done.returncode:
-        sys.exit(f"the job failed:\n{done.stderr}")
-    speeds = dict(re.findall(rf"^(\w+)  splits .*molecules {rows}/{rows}  ([\d.]+) mol/s", done.stderr, re.MULTILINE))
-    assert len(speeds) == 2, done.stderr
-    return sum(rows / float(speed) for speed in speeds.values()), whole
+    with tempfile.TemporaryFile("w+") as log:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log) as job:
+            peaks = watch(job)
+        whole = time.perf_counter() - start
+        log.seek(0)
+        told = log.read()
+    if job.returncode:
+        sys.exit(f"the job failed:\n{told}")
+    stages = re.findall(r"^\w+  splits (\d+)/\1  molecules (\d+)/\2  ([\d.]+) mol/s", told, re.MULTILINE)
+    return sum(int(molecules) / float(speed) for _, molecules, speed in stages), whole, peaks
+
+
+def watch(job: subprocess.Popen[bytes]) -> dict[str, float]:
+    """Wait for a job; the most memory in MiB that its driver and any one of its workers and sandboxes had."""
+    peaks: dict[str, float] = {}
+    while job.poll() is None:
+        for role, pid in family(job.pid):
+            # It may have ended meanwhile.
+            with suppress(OSError):
+                status = Path(f"/proc/{pid}/status").read_text()
+                if peak := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+                    peaks[role] = max(peaks.get(role, 0.0), int(peak.group(1)) / 1024)
+        time.sleep(LOOK_S)
+    return peaks
+
+
+def family(driver: int) -> list[tuple[str, int]]:
+    """The driver, and its Ray workers and their sandboxes, with their process ids."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(int(folder.name))
+    found, waiting = [("driver", driver)], [driver]
+    while waiting:
+        for pid in children.get(waiting.pop(), []):
+            waiting.append(pid)
+            with suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"pipeline.sandbox_child" in command:
+                    found.append(("sandbox", pid))
+                elif command.startswith(b"ray::") and not command.rstrip(b"\0").endswith(b"Agent"):
+                    found.append(("worker", pid))
+    return found
 
 
 def main() -> None:
     """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file")
-    parser.add_argument("--molecules", type=int, default=2000)
+    parser.add_argument("file", nargs="?", type=Path, default=ZINC, help="ZINC250k beside the repository by default")
+    parser.add_argument("--conformers", choices=tuple(MOLECULES), default="one", help="per molecule; default one")
+    parser.add_argument("--molecules", type=int, help="2,000 by default, 50,000 without conformers")
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--two-d", action="store_true", help="no conformers: what Ray costs when chemistry is cheap")
+    parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
+    if not options.file.is_file():
+        parser.error(f"{options.file} is not there: give a file of SMILES")
+    # For the processes of datamol too.
     os.environ["OMP_NUM_THREADS"] = "1"
-    config = FeaturizeConfig(conformers=ConformerConfig(num_conformers=0 if options.two_d else 1))
+    config = FeaturizeConfig(conformers=ConformerConfig(num_conformers=int(options.conformers == "one")))
+    molecules = read_smiles(options.file, options.molecules or MOLECULES[options.conformers])
+    rows, cores = len(molecules), options.cores
 
+    ratios: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        sources = open_sources(find_files([options.file]), Path(folder))
-        splits = cut(sources, options.molecules, None, [], options.molecules)
-        molecules = [m for split in splits for m in read_split(split) if isinstance(m, RawMolecule)]
         sample = Path(folder) / "sample.smi"
         sample.write_text("".join(f"{molecule.text}\n" for molecule in molecules))
-        rows = len(molecules)
-        ratios, ratios_whole = [], []
         for pair in range(options.pairs):
             plain = plain_seconds(molecules, config, Path(folder))
-            job, whole = job_seconds(sample, rows, options.cores, config, Path(folder) / f"dataset-{pair}")
-            ratios.append(plain / (options.cores * job))
-            ratios_whole.append(plain / (options.cores * whole))
+            job, whole, peaks = job_seconds(sample, rows, cores, config, Path(folder) / f"dataset-{pair}")
+            other = datamol_seconds(molecules, config, cores, Path(folder))
+            for name, ratio in (
+                ("vs_plain_rdkit_with_ray_start", plain / (cores * whole)),
+                ("vs_plain_rdkit", plain / (cores * job)),
+                ("vs_datamol", other / job),
+            ):
+                ratios.setdefault(name, []).append(ratio)
             print(
-                f"pair {pair}: {rows} molecules; plain loop, 1 core: {rows / plain:.1f} mol/s; job, {options.cores} "
-                f"cores: {rows / job:.1f} mol/s ({rows / whole:.1f} with the start of Ray)",
+                f"pair {pair}: {rows} molecules; plain loop, 1 core: {rows / plain:.1f} mol/s; job, {cores} cores: "
+                f"{rows / job:.1f} mol/s ({rows / whole:.1f} with the start of Ray); datamol, {cores} processes: "
+                f"{rows / other:.1f} mol/s; peak memory {', '.join(f'{k} {v:.0f} MiB' for k, v in peaks.items())}",
                 flush=True,
             )
-    print(f"compared: Ray tasks on {options.cores} cores with {options.cores} x a plain RDKit loop, median of pairs")
-    print(f"figure vs_plain_rdkit {statistics.median(ratios):.3f}")
-    print(f"figure vs_plain_rdkit_with_ray_start {statistics.median(ratios_whole):.3f}")
+    print(f"compared: {rows} molecules, conformers {options.conformers}: the job on {cores} cores with {cores} x the")
+    print(f"plain loop, and with datamol on {cores} processes; medians of {options.pairs} pairs")
+    for name, found in ratios.items():
+        print(f"figure {name} {statistics.median(found):.3f}")
 
 
 if __name__ == "__main__":
