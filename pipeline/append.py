@@ -29,10 +29,10 @@ from pipeline.plan import (
     package_versions,
     plan_sources,
     read_plan,
-    source_record,
 )
 from pipeline.preprocess import reported
 from pipeline.shards.manifest import Manifest, read_manifest
+from pipeline.sources import target_names
 from preprocessing.errors import ConfigError, DataError
 
 
@@ -92,10 +92,10 @@ def _plan(config: AppendConfig, base: Manifest, output: Path) -> tuple[Plan, Pre
     kept = {**asdict(config), "limit": None}
     settings = from_yaml(PreprocessConfig, json.dumps({**record["settings"], **kept}), str(output / PLAN))
     sources = plan_sources(settings)
-    given = [source_record(source) for source in sources]
+    given = [source.record() for source in sources]
     known = {source["name"]: source for source in record["sources"]}
     if all(known.get(source["name"]) == source for source in given):
-        return Plan((), {}, record), settings
+        return Plan((), (), {}, record), settings
     if taken := [source["name"] for source in given if source["name"] in known]:
         raise DataError(
             f"{output} has molecules of a file named {taken[0]} already, by which its rows are told: rename the new "
@@ -109,8 +109,13 @@ def _plan(config: AppendConfig, base: Manifest, output: Path) -> tuple[Plan, Pre
             f"it, or remove {path} to give it up."
         )
     splits = cut_sources(sources, settings, output / WORK)
+    if (names := target_names(sources, settings)) != base.target_names:
+        raise DataError(
+            f"{output} has the targets {', '.join(base.target_names) or 'none'}, the new files have "
+            f"{', '.join(names) or 'none'}: they must be the same."
+        )
     write_atomically(path, (json.dumps(extended, indent=1) + "\n").encode())
-    return Plan(splits, {}, extended), settings
+    return Plan(splits, names, {}, extended), settings
 
 
 def main(argv: Sequence[str]) -> int:

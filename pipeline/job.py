@@ -51,6 +51,8 @@ def cluster(config: RayConfig) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # The first driver would wait for the first workers, and for ever if one dies as it starts (ray#40131).
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     if config.address == "local":
         # Ray would write a token to the user's home, and warn about it; one in the environment serves as well.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

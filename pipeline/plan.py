@@ -14,11 +14,13 @@ from omegaconf import MISSING
 from pipeline.adapters.moleculenet import benchmark_file
 from pipeline.decontaminate import BY, MAX_SETS
 from pipeline.files import write_atomically
+from pipeline.formats.base import ReadConfig
+from pipeline.inputs import find_files
 from pipeline.job import RayConfig
 from pipeline.sandbox import SandboxConfig
 from pipeline.shards.containers import CONTAINERS
 from pipeline.shards.manifest import NAME as MANIFEST
-from pipeline.sources import InputSplit, SourceFile, cut, decompress, describe_sources, find_files
+from pipeline.sources import InputSplit, SourceFile, cut, describe_sources, prepare, target_names
 from pipeline.stages import IDENTITIES
 from preprocessing.errors import ConfigError
 from preprocessing.featurize import FeaturizeConfig
@@ -28,20 +30,18 @@ PLAN = "plan.json"
 APPENDING = "append.json"
 """The plan of an append that is under way; becomes plan.json when the manifest is written."""
 WORK = "work"
+IDENTITIES_KEY = "identities"
+"""In plan.json: what remote sources were known by when they were fetched, by their names."""
 
 
 @dataclass(frozen=True)
-class PreprocessConfig:
+class PreprocessConfig(ReadConfig):
     """`molstream preprocess`: raw molecule files to a dataset."""
 
     input: Any = MISSING
-    """File, glob or folder, or a list of them: csv, tsv, smi or sdf, plain or .gz, .bz2, .xz."""
+    """File, glob, folder or URL, or a list of them."""
     output: str = MISSING
     """Folder of the dataset; on a cluster, one that all nodes share."""
-    smiles_column: str | None = None
-    """Column of the SMILES in tables; guessed by name by default."""
-    target_columns: list[str] = field(default_factory=list)
-    """Columns (or SDF data items) that are stored as targets; an empty cell is a missing value."""
     limit: int | None = None
     """Only the first so many records of the whole input."""
     container: str = "webdataset"
@@ -70,6 +70,7 @@ class PreprocessConfig:
     """Where the work is done."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("rows_per_shard", "block_rows", "limit"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
@@ -91,6 +92,7 @@ class Plan:
 
     splits: tuple[InputSplit, ...]
     """Empty if the dataset is finished."""
+    target_names: tuple[str, ...]
     benchmarks: dict[str, tuple[InputSplit, ...]]
     """Splits of every benchmark set, by its name."""
     record: dict[str, Any]
@@ -110,39 +112,42 @@ def make_plan(config: PreprocessConfig) -> Plan:
     benchmarks = _benchmark_sources(config, output.resolve() / WORK)
     record = {
         "schema_version": SCHEMA_VERSION,
-        "sources": [source_record(source) for source in sources],
-        "benchmarks": {name: [source_record(source) for source in found] for name, found in benchmarks.items()},
+        "sources": [source.record() for source in sources],
+        "benchmarks": {name: [source.record() for source in found] for name, found in benchmarks.items()},
         "settings": _settings(config),
         "versions": package_versions(),
     }
     _check_same(output, record)
     if (output / MANIFEST).is_file():
-        return Plan((), {}, record)
+        return Plan((), (), {}, record)
     with _new_folders(output / WORK):
         splits = cut_sources(sources, config, output / WORK)
         cut_benchmarks = {name: _cut_benchmark(found, config) for name, found in benchmarks.items()}
-        write_atomically(output / PLAN, (json.dumps(record, indent=1) + "\n").encode())
-    return Plan(splits, cut_benchmarks, record)
+        # Not part of the record: an object that was stored again is another one, but may hold the same.
+        identities = {source.name: source.identity for source in sources if source.identity}
+        plan = {**record, IDENTITIES_KEY: identities}
+        write_atomically(output / PLAN, (json.dumps(plan, indent=1) + "\n").encode())
+    return Plan(splits, target_names(sources, config), cut_benchmarks, record)
 
 
 def plan_sources(config: PreprocessConfig) -> list[SourceFile]:
     """The input files, with their checksums."""
     inputs = config.input if isinstance(config.input, list) else [config.input]
-    work = Path(config.output).resolve() / WORK
-    return describe_sources(find_files([str(item) for item in inputs]), work)
+    output = Path(config.output).resolve()
+    before: list[dict[str, Any]] = []
+    if (output / PLAN).is_file():
+        plan = read_plan(output / PLAN)
+        identities = plan.get(IDENTITIES_KEY, {})
+        before = [{**source, "identity": identities.get(source["name"], "")} for source in plan["sources"]]
+    return describe_sources(find_files([str(item) for item in inputs], config), output / WORK, config, before)
 
 
 def cut_sources(sources: Sequence[SourceFile], config: PreprocessConfig, work: Path) -> tuple[InputSplit, ...]:
     """The splits of the input; what is compressed gets its plain file in ``work``."""
     work.mkdir(exist_ok=True)
     for source in sources:
-        decompress(source)
-    return tuple(cut(sources, config.rows_per_shard, config.smiles_column, config.target_columns, config.limit))
-
-
-def source_record(source: SourceFile) -> dict[str, Any]:
-    """What the plan and the manifest say of an input file."""
-    return {"name": source.name, "bytes": source.bytes, "sha256": source.sha256}
+        prepare(source)
+    return tuple(cut(sources, config.rows_per_shard, config, config.limit))
 
 
 def package_versions() -> dict[str, str]:
@@ -176,14 +181,14 @@ def _benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[S
         name = item if named else Path(item).name
         if name in found:
             raise ConfigError(f"decontaminate names {name} twice.")
-        found[name] = describe_sources(find_files([file]), work)
+        found[name] = describe_sources(find_files([file], ReadConfig()), work, ReadConfig())
     return found
 
 
 def _cut_benchmark(sources: Sequence[SourceFile], config: PreprocessConfig) -> tuple[InputSplit, ...]:
     for source in sources:
-        decompress(source)
-    return tuple(cut(sources, config.rows_per_shard, None, [], None))
+        prepare(source)
+    return tuple(cut(sources, config.rows_per_shard, ReadConfig(), None))
 
 
 @contextmanager
@@ -220,7 +225,8 @@ def _check_same(output: Path, record: dict[str, Any]) -> None:
     path = output / PLAN
     if not path.is_file():
         return
-    changed = differences(read_plan(path), json.loads(json.dumps(record)))
+    known = {key: value for key, value in read_plan(path).items() if key != IDENTITIES_KEY}
+    changed = differences(known, json.loads(json.dumps(record)))
     if changed:
         state = "a finished dataset" if (output / MANIFEST).is_file() else "an unfinished dataset"
         raise ConfigError(

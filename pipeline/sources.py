@@ -1,63 +1,73 @@
 """Molecule files to deterministic input splits, and splits to raw molecules, without chemistry or a file in memory.
 
-A compressed file is decompressed once, streaming, so that every split is a range of bytes of a plain file.
+What is remote is fetched once and what is compressed is decompressed once, streaming, into the work folder, so that
+every split is a part of a plain file that can be read by itself.
 """
 
-import bz2
-import csv
-import glob
-import gzip
 import hashlib
 import itertools
-import lzma
-import os
 import socket
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
-from pipeline.files import written_whole
-from pipeline.formats import SOURCES, Layout, RefusedError, table_layout
+import pyarrow as pa
+
+from pipeline import remote
+from pipeline.compression import DAMAGES, compression, opened
+from pipeline.formats.base import Layout, Place, ReadConfig, RefusedError, runs
+from pipeline.inputs import find_files, format_named, format_of
 from preprocessing.errors import DataError
 from preprocessing.fields import RawMolecule, Rejection
 
-COMPRESSIONS: dict[str, Callable[[Path], BinaryIO]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # pyright: ignore[reportAssignmentType]
 
-EXTENSIONS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".smi": "smi",
-    ".smiles": "smi",
-    ".txt": "smi",
-    ".sdf": "sdf",
-    ".sd": "sdf",
-}
-"""File name endings of each format, before that of a compression."""
+@dataclass(frozen=True)
+class GivenFile:
+    """A file as it was given."""
 
-COPY_BYTES = 1 << 20
+    given: str
+    """Path or URL."""
+    local: str
+    """Where it is on this machine; a remote one is there once it was fetched."""
+    bytes: int
+    sha256: str
+    identity: str
+    """Of a remote object: changes with it, and is known without fetching it. Empty for local files."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file, decompressed if it had to be."""
+    """One input."""
 
     name: str
     """Name in the records: the path below the folder that all inputs share."""
-    given: str
-    """The file as given."""
     path: str
-    """The plain file that splits are ranges of."""
+    """The plain file that splits are parts of."""
     format: str
-    """A name of :data:`~pipeline.formats.SOURCES`."""
-    bytes: int
-    """Size of the file as given."""
-    sha256: str
-    """Checksum of the file as given."""
+    """A name of SOURCES, or that of an adapter with a file ending: ``qm9.sdf``."""
+    parts: tuple[GivenFile, ...]
+    """The file, and the one that is joined to it where the format needs that."""
+
+    @property
+    def given(self) -> str:
+        """The file as it was given: path or URL."""
+        return self.parts[0].given
+
+    @property
+    def identity(self) -> str:
+        """Of remote objects: what a plan keeps so that an unchanged one need not be fetched to know its checksum."""
+        return "+".join(part.identity for part in self.parts if part.identity)
+
+    def record(self) -> dict[str, Any]:
+        """What the plan and the manifest say of it."""
+        first, *more = ({"bytes": part.bytes, "sha256": part.sha256} for part in self.parts)
+        return {"name": self.name, **first, **({"joined": more[0]} if more else {})}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InputSplit:
     """Consecutive records of one file: the input of one shard."""
 
@@ -65,15 +75,16 @@ class InputSplit:
     path: str
     format: str
     start: int
-    """First byte in ``path``."""
+    """Where in ``path``: a byte, or the number of a row group, batch or row."""
+    skip: int
+    """Records between there and the first."""
     first_row: int
     """Number of the first record in its file, from 0; headers are not counted."""
     rows: int
     sha256: str
-    """Checksum of its bytes, so that a file that changed since the plan is noticed."""
-    layout: Layout | None
-    """Columns of a table; None for formats without columns."""
-    target_names: tuple[str, ...]
+    """Checksum of its records, so that a file that changed since the plan is noticed."""
+    layout: Layout
+    """What is read of a record."""
 
     @property
     def name(self) -> str:
@@ -84,150 +95,169 @@ class InputSplit:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def find_files(inputs: Sequence[str]) -> list[Path]:
-    """The files that ``inputs`` (files, globs or folders) stand for: in the given order, sorted inside each.
+def open_sources(inputs: Sequence[str], work: Path, config: ReadConfig) -> list[SourceFile]:
+    """The files that ``inputs`` stand for, ready to be cut; what must be unpacked or fetched goes to ``work``.
 
     Raises:
-        DataError: an input matches no file, a file is named twice, or its name tells no known format.
+        DataError, ConfigError: as the three steps do.
     """
-    if not inputs:
-        raise DataError("input is an empty list: name at least one file, glob or folder.")
-    files: list[Path] = []
-    for item in inputs:
-        path = Path(item).expanduser()
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.is_file() and _kind(p))
-        else:
-            found = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-        if not found:
-            raise DataError(f"input={item}: no such file, and no file of a known format matches it.")
-        files += [file.resolve() for file in found]
-    for file in files:
-        if not _kind(file):
-            known = ", ".join(EXTENSIONS)
-            raise DataError(
-                f"input={file}: unknown format. Expected a name ending in {known}, "
-                f"possibly followed by {', '.join(COMPRESSIONS)}."
-            )
-    if twice := sorted({str(file) for file in files if files.count(file) > 1}):
-        raise DataError(f"input names {', '.join(twice[:3])} more than once: every row would be its own duplicate.")
-    return files
-
-
-def open_sources(files: Sequence[Path], work: Path) -> list[SourceFile]:
-    """The files ready to be cut, decompressed into ``work`` where they are compressed.
-
-    Raises:
-        DataError: a file is empty, or its compressed content is truncated or damaged.
-    """
-    sources = describe_sources(files, work)
+    sources = describe_sources(find_files(inputs, config), work, config)
     for source in sources:
-        decompress(source)
+        prepare(source)
     return sources
 
 
-def describe_sources(files: Sequence[Path], work: Path) -> list[SourceFile]:
-    """Size and checksum of every file; what is compressed has its plain file in ``work``, not yet made.
+def describe_sources(
+    files: Sequence[str], work: Path, config: ReadConfig, before: Sequence[Mapping[str, Any]] = ()
+) -> list[SourceFile]:
+    """Size and checksum of every file. What must be unpacked has its plain file in ``work``, not yet made.
+
+    Remote objects are fetched for their checksum, unless it is known.
+
+    Args:
+        before: records of sources from an earlier plan, those of remote ones with their ``identity``.
 
     Raises:
-        DataError: a file is empty.
+        DataError: a file is empty, cannot be fetched, or lacks the one that is to be joined to it.
     """
-    parent = os.path.commonpath([file.parent for file in files])
-    return [_describe(file, os.path.relpath(file, parent), work) for file in files]
+    known: dict[str, Mapping[str, Any]] = {}
+    for record in before:
+        parts = [record, *([record["joined"]] if "joined" in record else [])]
+        known.update(zip(str(record.get("identity", "")).split("+"), parts))
+    names = _names(files)
+    return [_describe(file, name, work, config, known) for file, name in zip(files, names, strict=True)]
 
 
-def _describe(file: Path, name: str, work: Path) -> SourceFile:
-    size = file.stat().st_size
+def _names(files: Sequence[str]) -> list[str]:
+    """The files' paths below the folder that all share."""
+    parts = [remote.shown(file).split("/") for file in files]
+    folders = zip(*(part[:-1] for part in parts))
+    shared = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, folders))
+    return ["/".join(part[shared:]) for part in parts]
+
+
+def _describe(
+    file: str, name: str, work: Path, config: ReadConfig, known: Mapping[str, Mapping[str, Any]]
+) -> SourceFile:
+    format = format_of(file, config)
+    form = format_named(format)
+    given = [file]
+    if names := form.companions(file):
+        given.append(next((n for n in names if (remote.exists(n) if remote.is_url(n) else Path(n).is_file())), ""))
+        if not given[1]:
+            raise DataError(
+                f"{file}: format={config.format} joins it to a table that is not there: {' or '.join(names)}."
+            )
+    parts = tuple(_given(part, work, known) for part in given)
+    path = parts[0].local
+    if len(parts) > 1 or compression(file) or not form.is_plain(Path(path)):
+        content = "\n".join([format, *(part.sha256 for part in parts)])
+        path = str(work / f"plain-{hashlib.sha256(content.encode()).hexdigest()[:32]}")
+    return SourceFile(name, path, format, parts)
+
+
+def _given(file: str, work: Path, known: Mapping[str, Mapping[str, Any]]) -> GivenFile:
+    identity, local = "", Path(file)
+    if remote.is_url(file):
+        identity = remote.identity(file)
+        local = work / f"fetched-{identity}"
+        if identity in known:
+            return GivenFile(file, str(local), known[identity]["bytes"], known[identity]["sha256"], identity)
+        remote.fetch(file, identity, local)
+    size = local.stat().st_size
     if size == 0:
-        raise DataError(f"{file} is empty: expected molecules.")
-    with file.open("rb") as stream:
+        raise DataError(f"{remote.shown(file)} is empty: expected molecules.")
+    with local.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    plain = file
-    if file.suffix in COMPRESSIONS:
-        plain = work / f"plain-{sha256[:32]}{Path(file.stem).suffix}"
-    return SourceFile(name, str(file), str(plain), _kind(file), size, sha256)
+    return GivenFile(file, str(local), size, sha256, identity)
 
 
-def decompress(source: SourceFile) -> None:
-    """Make the plain file of a source that is compressed, unless it is there already.
+def prepare(source: SourceFile) -> None:
+    """Make the plain file of a source, unless it is there already: fetch, decompress, join.
 
     Raises:
-        DataError: the compressed content is truncated or damaged.
+        DataError: the content is truncated or damaged, or cannot be joined.
     """
-    file, plain = Path(source.given), Path(source.path)
-    if file == plain or plain.exists():
+    for part in source.parts:
+        if remote.is_url(part.given):
+            remote.fetch(part.given, part.identity, Path(part.local))
+    plain = Path(source.path)
+    if plain.exists():
         return
-    done = 0
+    file = remote.shown(source.given)
     try:
-        with (
-            written_whole(plain) as temporary,
-            COMPRESSIONS[file.suffix](file) as packed,
-            temporary.open("wb") as target,
-        ):
-            while chunk := packed.read(COPY_BYTES):
-                done += target.write(chunk)
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        with ExitStack() as stack:
+            streams = [stack.enter_context(opened(Path(part.local), compression(part.given))) for part in source.parts]
+            format_named(source.format).unpack(streams, plain)
+    except (*DAMAGES, pa.ArrowInvalid, zipfile.BadZipFile) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            # The system's word (a full disk), not that of a decompressor.
             raise
         raise DataError(
-            f"{file} is truncated or damaged: {error} after {done} decompressed bytes. Nothing of it was used; "
-            "fetch the file again."
+            f"{file} is truncated or damaged: {error}. Nothing of it was used; fetch the file again."
         ) from error
-
-
-def _kind(file: Path) -> str:
-    """The format that a file's name tells, or ''."""
-    stem = Path(file.stem) if file.suffix in COMPRESSIONS else file
-    return EXTENSIONS.get(stem.suffix.lower(), "")
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 # --- splits ---------------------------------------------------------------------------------------------------------
 
 
-def cut(
-    sources: Sequence[SourceFile],
-    rows_per_split: int,
-    smiles_column: str | None,
-    target_names: Sequence[str],
-    limit: int | None,
-) -> list[InputSplit]:
+def target_names(sources: Sequence[SourceFile], config: ReadConfig) -> tuple[str, ...]:
+    """What the targets of every record are called: ``target_columns``, or an adapter's own by default.
+
+    Raises:
+        DataError: the sources, which must be prepared, have different ones.
+    """
+    found = {tuple(_configured(source, config).target_columns): source.name for source in sources}
+    if len(found) > 1:
+        each = "; ".join(f"{name}: {', '.join(names[:5]) or 'none'}" for names, name in found.items())
+        raise DataError(f"the inputs have different targets ({each}): name those to keep, target_columns=[...].")
+    return next(iter(found), ())
+
+
+def cut(sources: Sequence[SourceFile], rows_per_split: int, config: ReadConfig, limit: int | None) -> list[InputSplit]:
     """Cut every file at record boundaries into splits of ``rows_per_split`` records, in one streaming pass.
 
     Args:
-        smiles_column: of tables; None guesses it by name.
-        target_names: columns (or SDF data items) whose values become targets.
+        sources: prepared.
         limit: only so many records of the whole input.
 
     Raises:
         DataError: a file without records, or a table without the named columns.
     """
+    target_names(sources, config)
     splits: list[InputSplit] = []
     left = limit
     for source in sources:
-        found = _cut(source, rows_per_split, smiles_column, tuple(target_names), left)
-        if not found and (left is None or left > 0):
+        if left == 0:
+            break
+        found = _cut(source, rows_per_split, _configured(source, config), left)
+        if not found:
             raise DataError(f"{source.name} has no records: expected molecules.")
         splits += found
         left = None if left is None else left - sum(split.rows for split in found)
     return splits
 
 
-def _cut(
-    source: SourceFile, rows_per_split: int, smiles_column: str | None, targets: tuple[str, ...], limit: int | None
-) -> list[InputSplit]:
-    form = SOURCES[source.format]
-    splits: list[InputSplit] = []
+def _configured(source: SourceFile, config: ReadConfig) -> ReadConfig:
+    return format_named(source.format).configure(config, source.name, Path(source.path))
 
-    with open(source.path, "rb") as file:
-        layout = table_layout(source.name, file, smiles_column, targets, form.delimiter) if form.delimiter else None
-        start, row = file.tell(), 0
-        records = itertools.islice(form.records(file, layout), limit)
-        while chunk := list(itertools.islice(records, rows_per_split)):
-            data = b"".join(chunk)
-            place = (source.name, source.path, source.format, start, row, len(chunk))
-            splits.append(InputSplit(*place, hashlib.sha256(data).hexdigest(), layout, targets))
-            start, row = start + len(data), row + len(chunk)
+
+def _cut(source: SourceFile, rows_per_split: int, config: ReadConfig, limit: int | None) -> list[InputSplit]:
+    form = format_named(source.format)
+    layout = form.layout(source.name, Path(source.path), config)
+    splits: list[InputSplit] = []
+    row = 0
+    try:
+        for place, run in runs(form, source.path, layout, Place(layout.start), rows_per_split):
+            records = run if limit is None else run[: limit - row]
+            where = (source.name, source.path, source.format)
+            splits.append(InputSplit(*where, place.start, place.skip, row, len(records), _checksum(records), layout))
+            row += len(records)
+            if row == limit:
+                break
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{source.name} is damaged behind record {row}: {error}. Fetch the file again.") from error
     return splits
 
 
@@ -237,22 +267,30 @@ def read_split(split: InputSplit) -> Iterator[RawMolecule | Rejection]:
     Raises:
         DataError: the file cannot be read on this machine, or changed since it was cut.
     """
+    parse = format_named(split.format).parse
     for row, record in enumerate(_split_records(split), split.first_row):
-        yield _read(record, row, split)
+        try:
+            text, format, targets = parse(record, split.layout)
+        except RefusedError as error:
+            shown = record.decode("utf-8", "backslashreplace") if error.shown is None else error.shown
+            yield Rejection(split.source, row, shown, "read", error.reason, error.detail, 0.0)
+        else:
+            yield RawMolecule(text, format, split.source, row, targets)
 
 
-def _split_records(split: InputSplit) -> list[bytes]:
-    """The bytes of the split's records, exactly as when the file was cut."""
+def _split_records(split: InputSplit) -> Sequence[bytes]:
+    """The split's records, exactly as when the file was cut."""
+    place = Place(split.start, split.skip)
     try:
-        with open(split.path, "rb") as file:
-            file.seek(split.start)
-            records = list(itertools.islice(SOURCES[split.format].records(file, split.layout), split.rows))
+        _, records = next(runs(format_named(split.format), split.path, split.layout, place, split.rows), (place, []))
+    except pa.ArrowInvalid:
+        records = []
     except OSError as error:
         raise DataError(
-            f"{split.path} cannot be read on {socket.gethostname()}: {error.strerror}. All nodes of a cluster must see "
-            "input and output under the same paths."
+            f"{split.path} cannot be read on {socket.gethostname()}: {error.strerror or error}. All nodes of a cluster "
+            "must see input and output under the same paths."
         ) from error
-    if hashlib.sha256(b"".join(records)).hexdigest() != split.sha256:
+    if _checksum(records) != split.sha256:
         raise DataError(
             f"{split.path} changed while it was in use (at records {split.first_row} to "
             f"{split.first_row + split.rows - 1}). Put the file back, or give a new output folder."
@@ -260,12 +298,5 @@ def _split_records(split: InputSplit) -> list[bytes]:
     return records
 
 
-def _read(record: bytes, row: int, split: InputSplit) -> RawMolecule | Rejection:
-    form = SOURCES[split.format]
-    try:
-        text, targets = form.parse(record, split.layout, split.target_names)
-    except (RefusedError, csv.Error) as error:
-        reason, detail = error.args if isinstance(error, RefusedError) else ("malformed_row", str(error))
-        shown = record.decode("utf-8", "backslashreplace")
-        return Rejection(split.source, row, shown, "read", reason, detail, 0.0)
-    return RawMolecule(text, form.molecule, split.source, row, targets)
+def _checksum(records: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(records)).hexdigest()

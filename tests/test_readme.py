@@ -50,6 +50,8 @@ def test_the_readme_runs(folder):
             "PYTHONPATH": str(REPOSITORY),
             "DS_ACCELERATOR": "cpu",
             "OMP_NUM_THREADS": "1",
+            "HF_HOME": str(folder / "hf"),
+            "HF_HUB_OFFLINE": "1",
         }
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"

@@ -13,7 +13,8 @@ from omegaconf import MISSING
 
 from pipeline.config import compose
 from pipeline.files import sync
-from pipeline.sources import InputSplit, cut, find_files, open_sources, read_split
+from pipeline.formats.base import ReadConfig
+from pipeline.sources import InputSplit, cut, open_sources, read_split
 from preprocessing.errors import ConfigError, MolstreamError
 from preprocessing.fields import RawMolecule, Rejection
 from training.embed import MoleculeEmbedder
@@ -67,8 +68,8 @@ def embed_file(config: EmbedConfig) -> tuple[int, int]:
     temporary = output.with_name(f".writing-{output.name}")
     rows = failed = 0
     with tempfile.TemporaryDirectory() as work, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        sources = open_sources(find_files([config.input]), Path(work))
-        for split in cut(sources, ROWS_PER_GROUP, config.smiles_column, (), None):
+        read = ReadConfig(smiles_column=config.smiles_column)
+        for split in cut(open_sources([config.input], Path(work), read), ROWS_PER_GROUP, read, None):
             table = _embed_split(embedder, split, schema)
             writer.write_table(table)
             rows, failed = rows + table.num_rows, failed + table.num_rows - table["failure"].null_count

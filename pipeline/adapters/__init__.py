@@ -1,1 +1,14 @@
-"""Sources that need more than a format: one small file each."""
+"""Adapters: well-known data sets whose files need more than their format to be read. One small file for each."""
+
+from pipeline.adapters import geom, md17, moleculenet, pcqm4mv2, qm9, qm9_npz
+from pipeline.formats.base import Format
+
+ADAPTERS: dict[str, tuple[Format, ...]] = {
+    "pcqm4mv2": pcqm4mv2.FORMATS,
+    "qm9": qm9.FORMATS,
+    "qm9_npz": qm9_npz.FORMATS,
+    "md17": md17.FORMATS,
+    "geom": geom.FORMATS,
+    "moleculenet": moleculenet.FORMATS,
+}
+"""Each with a format per file ending that it reads."""

@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+TIMED = ("timing.json", "card.html")
+"""Files that tell how long it took."""
 TABLES = ("rejected.parquet", "duplicates.parquet", "decontaminated.parquet")
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """Every name in a dataset's folder, and behind it the bytes; of tables all columns but times; of times nothing."""
+    """Every name in a dataset's folder, and behind it the bytes; of tables all columns but times; of TIMED nothing."""
     found: dict[str, object] = {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
     for name in TABLES:
         table = pq.read_table(folder / name)
         found[name] = table.select([column for column in table.column_names if column != "seconds"])
-    return {name: content for name, content in found.items() if name != "timing.json"}
+    return {name: None if name in TIMED else content for name, content in found.items()}
 
 
 def assert_same_outcome(folder: Path, undisturbed: Path) -> None:

@@ -1,9 +1,11 @@
 """The conformer ladder: which rung gives what, energies, centring, and that the key is the only randomness."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
@@ -99,19 +101,21 @@ def test_energy_is_nan_without_parameters_of_the_force_field(text, force_field):
 PRUNED = ConformerConfig(num_conformers=12, rmsd_threshold=0.5)
 
 
-def test_pruning_keeps_the_lowest_and_what_differs_from_it():
+@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.9])
+def test_pruning_keeps_the_lowest_and_what_differs_from_it(threshold):
     """Against RDKit's RMSD of every pair: what is kept is apart, what is dropped is close to one of lower energy."""
     text = "OCCCCN"
-    everything, kept = generate(text, replace(PRUNED, rmsd_threshold=0.0)), generate(text, PRUNED)
+    everything = generate(text, replace(PRUNED, rmsd_threshold=0.0))
+    kept = generate(text, replace(PRUNED, rmsd_threshold=threshold))
     assert 1 < len(kept.positions) < len(everything.positions) == 12
     found = [next(i for i, p in enumerate(everything.positions) if np.array_equal(p, q)) for q in kept.positions]
     assert found[0] == 0
     assert found == sorted(found)
     np.testing.assert_array_equal(kept.energies, everything.energies[found])
     rmsd = best_rmsd(text, everything.positions)
-    assert all(rmsd[i, j] >= 0.5 for i in found for j in found if i != j)
+    assert all(rmsd[i, j] >= threshold for i in found for j in found if i != j)
     for dropped in set(range(12)) - set(found):
-        assert min(rmsd[dropped, i] for i in found if i < dropped) < 0.5
+        assert min(rmsd[dropped, i] for i in found if i < dropped) < threshold
 
 
 def best_rmsd(text: str, positions: np.ndarray) -> np.ndarray:
@@ -304,3 +308,18 @@ def test_bond_lengths_of_generated_conformers_are_those_of_crystal_structures(sh
 def test_configuration_errors_name_key_and_choices(changes, message):
     with pytest.raises(ConfigError, match=message):
         ConformerConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("one", ConformerConfig()),
+        ("none", ConformerConfig(num_conformers=0, given="replace")),
+        ("ten", ConformerConfig(num_conformers=10, rmsd_threshold=0.5)),
+    ],
+)
+def test_presets(name, expected):
+    path = Path(__file__).resolve().parents[2] / "configs" / "conformers" / f"{name}.yaml"
+    assert path.read_text().startswith("# @package featurize.conformers\n")
+    merged = OmegaConf.merge(OmegaConf.structured(ConformerConfig), OmegaConf.load(path))
+    assert OmegaConf.to_object(merged) == expected

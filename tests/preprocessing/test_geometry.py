@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
@@ -185,13 +187,13 @@ def test_given_geometry_is_kept_replaced_or_both(choice):
     forces = np.ones((2, mol.GetNumAtoms(), 3)).tolist()
     record = as_record(mol, smiles="OCCN") | {"energies": [0.5, 0.25], "forces": forces}
     config = FeaturizeConfig("all", conformers=ConformerConfig(num_conformers=3, given=choice))
-    sample, given = stored(record, config), stored(record)
+    sample, kept = stored(record, config), stored(record)
     status = ConformerStatus.ETKDG if choice == "replace" else ConformerStatus.GIVEN
     count = {"keep": 2, "replace": 3, "both": 5}[choice]
     assert (sample.conformer_status, len(sample.positions), len(sample.conformer_energy)) == (status, count, count)
     assert len(sample.forces) == (2 if choice == "keep" else 0)
     if choice != "replace":
-        np.testing.assert_array_equal(sample.positions[:2], given.positions)
+        np.testing.assert_array_equal(sample.positions[:2], kept.positions)
         np.testing.assert_array_equal(sample.conformer_energy[:2], [0.25, 0.5])
     if choice == "both":
         alone = stored(record, FeaturizeConfig("all", conformers=ConformerConfig(num_conformers=3, given="replace")))
@@ -241,6 +243,11 @@ REFUSED = {
     "forces": (json.dumps(WATER | {"forces": [[[0, 0, 0]]]}), "unparsable", "forces"),
     "smiles": (json.dumps(WATER | {"smiles": 3}), "unparsable", "smiles"),
     "charge": (json.dumps(WATER | {"charge": "1"}), "unparsable", "charge"),
+    "a huge charge": (json.dumps(WATER | {"charge": 10**40}), "unparsable", "charge"),
+    "a huge number": (json.dumps(WATER).replace("0.12", "1" + "0" * 400), "unparsable", "OverflowError"),
+    "an infinite energy": (json.dumps(WATER | {"energies": [float("inf")]}), "unparsable", "infinite"),
+    "a force that is none": (json.dumps(WATER | {"forces": [[[None, 0, 0]] * 3]}), "unparsable", "not finite"),
+    "far away": (json.dumps(WATER).replace("0.12", "1e300"), "bad_geometry", "conformer 0"),
     "not finite": (json.dumps(WATER).replace("0.12", "NaN"), "bad_geometry", "conformer 0"),
     "atoms collide": (json.dumps(WATER).replace("-0.76", "0.75"), "bad_geometry", "closer than 0.5"),
     "deep": ("[" * 100_000, "unparsable", "RecursionError"),
@@ -275,3 +282,21 @@ def test_a_large_geometry_is_refused_before_chemistry():
 def test_keys_of_others_are_not_looked_at():
     result = standardized(geometry_record(WATER | {"smiles": "O", "homo": 0.3}))
     assert isinstance(result, StandardizedMolecule)
+
+
+def test_bond_orders_are_not_searched_for_ever(monkeypatch):
+    """Their number grows exponentially with the number of unsaturated atoms."""
+    monkeypatch.setattr("preprocessing.geometry.MAX_BOND_ORDER_ITERATIONS", 1)
+    error = refused(json.dumps(as_record(embedded("O=C1C=CC(=O)C=C1"))))
+    assert error.reason == "no_bonds"
+    assert "terations" in error.detail
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_damage_to_a_record_gives_a_molecule_or_a_rejection(data):
+    text = json.dumps(WATER | {"smiles": "O", "energies": [1.5]})
+    start, stop = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=2)))
+    text = text[:start] + data.draw(st.text(alphabet='0123 .,-e[]{}":nulsmiNa\\', max_size=8)) + text[stop:]
+    result = standardized(RawMolecule(text, "geometry", "test.jsonl", 0))
+    assert isinstance(result, StandardizedMolecule | MoleculeError)

@@ -1,0 +1,26 @@
+"""The file formats: one line for each."""
+
+from pipeline.formats.base import Format, by_bytes
+from pipeline.formats.columnar import (
+    arrow_batches,
+    arrow_layout,
+    is_arrow_file,
+    parquet_batches,
+    parquet_layout,
+    parse_row,
+    unpack_arrow,
+)
+from pipeline.formats.tables import table
+from pipeline.formats.text import lines, named_targets, no_targets, parse_json, parse_line, parse_sdf, sdf_entries
+
+SOURCES: dict[str, Format] = {
+    "csv": table(".csv", ","),
+    "tsv": table(".tsv", "\t"),
+    "smi": Format((".smi", ".smiles", ".txt"), no_targets, by_bytes(lines), parse_line),
+    "sdf": Format((".sdf", ".sd"), named_targets, by_bytes(sdf_entries), parse_sdf),
+    "jsonl": Format((".jsonl", ".ndjson"), named_targets, by_bytes(lines), parse_json),
+    "parquet": Format((".parquet", ".pq"), parquet_layout, parquet_batches, parse_row),
+    "arrow": Format(
+        (".arrow", ".feather", ".ipc"), arrow_layout, arrow_batches, parse_row, is_arrow_file, unpack_arrow
+    ),
+}

@@ -1,0 +1,158 @@
+"""Inputs that are URLs: found, told apart and fetched through fsspec.
+
+Credentials and endpoints are those of fsspec's own configuration and environment (``AWS_PROFILE``, ``FSSPEC_S3_KEY``,
+``~/.config/fsspec``, ...): there are no keys of ours for them.
+"""
+
+import errno
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.registry import known_implementations
+
+from pipeline.files import written_whole
+from preprocessing.errors import ConfigError, DataError
+
+EXTRAS = {"s3": "s3", "s3a": "s3"}
+"""Our extras that bring the backend of a protocol."""
+
+BACKEND_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+"""Module and name of what backends raise of a network or a server, where that is not an OSError."""
+
+CONTENT_MARKS = ("size", "ETag", "Content-MD5", "Digest", "Last-Modified")
+"""What a server says of an object's content. ``ukey`` should know, but that of HTTP knows the URL alone."""
+
+
+def is_url(name: str) -> bool:
+    """Whether an input is reached through fsspec."""
+    return "://" in name
+
+
+def shown(url: str) -> str:
+    """The URL (or path) without what may be secret: user and password, and the query of a signed web address."""
+    if not is_url(url):
+        return url
+    scheme, rest = url.split("://", 1)
+    host, slash, path = rest.partition("/")
+    if scheme.endswith(("http", "https")):
+        path = path.partition("?")[0]
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def file_name(url: str) -> str:
+    """The last part of the path, which tells the format."""
+    return shown(url).split("::")[0].rstrip("/").rpartition("/")[2]
+
+
+def find(url: str) -> tuple[list[str], bool]:
+    """The objects that a URL, glob or folder stands for, sorted, and whether it is a folder.
+
+    Raises:
+        DataError: the server does not answer or denies it.
+        ConfigError: there is no backend for such URLs.
+    """
+    system, path = _open(url)
+    web = urlsplit(url).scheme in ("http", "https")
+    with _told(url, "listed"):
+        system.invalidate_cache()
+        if "*" in path or "[" in path:
+            found: Any = system.glob(path, detail=True)
+            found, folder = found.values(), False
+        elif url.endswith("/") or (not web and system.isdir(path)):
+            found, folder = system.ls(path, detail=True), True
+        else:
+            return [url], False
+    return sorted(system.unstrip_protocol(item["name"]) for item in found if item["type"] == "file"), folder
+
+
+def exists(url: str) -> bool:
+    """Whether there is such an object."""
+    system, path = _open(url)
+    with _told(url, "looked up"):
+        return system.exists(path)
+
+
+def identity(url: str) -> str:
+    """What changes with the object that a URL names."""
+    system, path = _open(url)
+    with _told(url, "looked up"):
+        # What a listing says of an object differs from what the object says of itself.
+        system.invalidate_cache()
+        info = system.info(path)
+        marks = [url, system.ukey(path), *(str(info.get(mark)) for mark in CONTENT_MARKS)]
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:32]
+
+
+def fetch(url: str, expected: str, local: Path) -> None:
+    """Copy an object to a local file, unless it is there already.
+
+    Args:
+        expected: its :func:`identity`.
+
+    Raises:
+        DataError: it cannot be fetched whole, or changed.
+    """
+    if local.exists():
+        return
+    system, path = _open(url)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    print(f"fetching {shown(url)}", file=sys.stderr)
+    with written_whole(local) as temporary, _told(url, "fetched"):
+        system.get_file(path, str(temporary))
+        if identity(url) != expected:
+            raise DataError(f"{shown(url)} changed while it was fetched: give the same command again.")
+        size = system.info(path).get("size")
+        if size is not None and temporary.stat().st_size != size:
+            raise DataError(
+                f"{shown(url)}: {temporary.stat().st_size} of {size} bytes arrived. Give the same command again."
+            )
+
+
+def _open(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL, and the path in it."""
+    protocol = url.split("::")[-1].split("://")[0]
+    try:
+        return url_to_fs(url)
+    except ImportError as error:
+        known = known_implementations.get(protocol, {}).get("err", str(error))
+        advice = f"pip install 'molstream[{EXTRAS[protocol]}]'" if protocol in EXTRAS else known
+        raise ConfigError(
+            f"input={shown(url)}: {protocol}:// needs a package that is not installed: {advice}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"input={shown(url)}: fsspec cannot open it ({error}). It knows, among others, s3://, gs://, az://, "
+            "https:// and memory://."
+        ) from error
+
+
+@contextmanager
+def _told(url: str, done: str) -> Iterator[None]:
+    """Turns what a backend raises into a :class:`DataError` that names the URL."""
+    backend = tuple(getattr(sys.modules[m], name) for m, name in BACKEND_ERRORS if m in sys.modules)
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{shown(url)} is not there, or must not be seen with these credentials.") from error
+    except (OSError, *backend) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{shown(url)} cannot be {done}: {reason}. Check the address, the network and the credentials (from the "
+            "environment, as fsspec's backend reads them), then give the same command again; what was fetched is kept."
+        ) from error
