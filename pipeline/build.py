@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from pipeline import job
 from pipeline.bisect import Call
+from pipeline.card import NAME as CARD
+from pipeline.card import TIMING, write_card
 from pipeline.decontaminate import Benchmarks
 from pipeline.dedupe import find_duplicates, num_buckets
 from pipeline.files import UNFINISHED, exclusive, write_atomically, written_whole
@@ -39,9 +41,8 @@ from pipeline.stages import (
     write_split,
 )
 from pipeline.tally import Tally, Timing
-from preprocessing.errors import DataError
+from preprocessing.errors import DataError, MolstreamError
 
-TIMING = "timing.json"
 BENCHMARKS = "benchmarks.npy"
 
 
@@ -57,12 +58,24 @@ def build(config: PreprocessConfig) -> Manifest:
     with exclusive(output):
         if (output / MANIFEST).is_file():
             print(f"{output} is finished already: nothing to do", file=sys.stderr)
+            _make_card(output)
         else:
             make(plan, config, None)
         if not (output / APPENDING).exists():
             shutil.rmtree(output / WORK, ignore_errors=True)
     # Opening it checks that the shards are there.
     return ShardDataset(output).manifest
+
+
+def _make_card(output: Path) -> None:
+    """Write the card of a finished dataset unless it is there; the dataset is whole without one."""
+    if not (output / CARD).is_file():
+        try:
+            write_card(output)
+        except (MolstreamError, OSError, ImportError) as error:
+            print(f"the dataset is complete, but without a card: {error}", file=sys.stderr)
+            return
+    print(f"card: {output / CARD}")
 
 
 def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
@@ -93,7 +106,12 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
         _join(tasks, kind, schema, output, base)
     _bear(Account.total([account for account, _ in made.parts.values()]), config.max_rejected_fraction, output)
     _write_timing(made.timing, output, base)
+    # That of the dataset which is appended to no longer holds.
+    (output / CARD).unlink(missing_ok=True)
+    # Of workers that were killed while this driver lived on.
+    _clean(output)
     _manifest(plan, config, tasks, made, base).write(output)
+    _make_card(output)
 
 
 class _Made:
@@ -180,7 +198,7 @@ def _describe(tasks: Sequence[SplitTask], config: PreprocessConfig, name: str = 
             left -= sum(rejected.values())
             progress.advance(call.rows, rejected)
 
-        job.run(describe_split, _calls(tasks), done, progress.tick)
+        job.run(describe_split, progress.begun(_calls(tasks)), done, progress.tick)
     return left
 
 
@@ -194,6 +212,7 @@ def _key(base: Manifest, config: PreprocessConfig, output: Path) -> None:
             for index, (name, _) in enumerate(base.splits)
         )
         splits = dict(base.splits)
+        calls = progress.begun(calls)
         job.run(key_shard, calls, lambda call, _: progress.advance(splits[call.name].rows_in, {}), progress.tick)
 
 
@@ -210,7 +229,7 @@ def _find_duplicates(num_splits: int, rows: int, config: PreprocessConfig) -> in
             Call((work, num_splits, bucket, buckets), f"bucket {bucket} of the duplicates", 0)
             for bucket in range(buckets)
         )
-        job.run(find_duplicates, calls, done, progress.tick)
+        job.run(find_duplicates, progress.begun(calls), done, progress.tick)
     return buckets
 
 
@@ -227,7 +246,7 @@ def _write(tasks: Sequence[SplitTask], made: _Made, buckets: int, config: Prepro
             made.add(call.arguments[0].index, commit)
             progress.advance(call.rows, commit.account.rejected)
 
-        job.run(write_split, _calls(todo, buckets), done, progress.tick)
+        job.run(write_split, progress.begun(_calls(todo, buckets)), done, progress.tick)
 
 
 def _calls(tasks: Sequence[SplitTask], *more: Any) -> Iterator[Call]:
@@ -268,7 +287,7 @@ def _manifest(
         container=config.container,
         block_rows=config.block_rows,
         hydrogens=config.featurize.hydrogens,
-        target_names=tuple(config.target_columns),
+        target_names=plan.target_names,
         config={"featurize": settings["featurize"], **recorded},
         versions=plan.record["versions"],
         counts=Account.total([account for _, account in splits]),

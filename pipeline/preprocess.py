@@ -1,13 +1,16 @@
-"""``molstream preprocess input=... output=...``: the command that makes a dataset."""
+"""``molstream preprocess input=... output=...``: the command that makes a dataset, or says what that would cost."""
 
 import sys
 from collections.abc import Callable, Sequence
 
 from pipeline.build import build
 from pipeline.config import compose
+from pipeline.estimate import DryRunConfig, command_line, estimate
 from pipeline.inspect import inspect_dataset
 from pipeline.plan import PreprocessConfig
-from preprocessing.errors import ConfigError, MolstreamError
+from preprocessing.errors import ConfigError, DataError, MolstreamError
+
+DRY_RUN = "--dry-run"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,7 +21,26 @@ def main(argv: Sequence[str]) -> int:
         build(config)
         print(inspect_dataset(config.output))
 
-    return reported(work)
+    return reported(lambda: _dry_run(argv) if DRY_RUN in argv else work())
+
+
+def _dry_run(argv: Sequence[str]) -> None:
+    """Say what the job would cost.
+
+    Raises:
+        DataError: it would fail, since too many rows are rejected.
+    """
+    overrides = [argument for argument in argv if argument != DRY_RUN]
+    config = compose("preprocess", DryRunConfig, overrides)
+    found = estimate(config)
+    print(found.text(command_line([item for item in overrides if not item.startswith("sample=")])))
+    if found.too_many_rejected:
+        rejected = sum(found.sample.rejected.values())
+        raise DataError(
+            f"{rejected} of the {found.sample.rows} rows that were tried are rejected, more than "
+            f"max_rejected_fraction={config.max_rejected_fraction} allows: the job would fail. Look at the examples, "
+            "or give a larger max_rejected_fraction."
+        )
 
 
 def reported(work: Callable[[], None]) -> int:

@@ -1,10 +1,26 @@
-"""How a job tells what it does: a live bar on a terminal, one parsable line per interval elsewhere."""
+"""How a job tells what it does: a live panel on a terminal, one parsable line per interval elsewhere."""
 
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 80
+"""Most columns of the panel."""
+
+RECENT_S = 60.0
+"""The recent speed is that of so many seconds, or of the last split where splits take longer."""
+
+Call = TypeVar("Call")
 
 
 class JobProgress:
@@ -14,65 +30,107 @@ class JobProgress:
         stage: name for people.
         splits, rows: what there is to do in all.
         interval_s: seconds between lines where stderr is no terminal.
+        clock: seconds since any moment.
     """
 
-    def __init__(self, stage: str, splits: int, rows: int, interval_s: float):
+    def __init__(
+        self, stage: str, splits: int, rows: int, interval_s: float, clock: Callable[[], float] = time.monotonic
+    ):
         self._stage, self._splits, self._rows, self._interval = stage, splits, rows, interval_s
-        self._done_splits = self._done_rows = self._skipped_rows = 0
+        self._clock = clock
+        self._done_splits = self._done_rows = self._skipped_splits = self._skipped_rows = self._begun = 0
         self._rejected: Counter[str] = Counter()
-        self._bar: Progress | None = None
+        self._live: Live | None = None
+        self._spinner = Spinner("dots")
 
     def __enter__(self) -> "JobProgress":
-        self._started = self._printed = time.monotonic()
+        self._started = self._printed = self._clock()
+        # When splits were done, with their rows; the first is where the recent speed is counted from.
+        self._ends = deque([(self._started, 0)])
         if sys.stderr.isatty():
-            columns = ("{task.description}", BarColumn(), TextColumn("{task.fields[text]}"))
-            from rich.console import Console
-
-            self._bar = Progress(
-                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True
-            )
-            self._task = self._bar.add_task(self._stage, total=self._rows, text="")
-            self._bar.start()
+            live = Live(self, console=Console(file=sys.stderr), transient=True, refresh_per_second=4)
+            live.start()
+            self._live = live
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
         print(self.line(), file=sys.stderr, flush=True)
+
+    def begun(self, calls: Iterable[Call]) -> Iterator[Call]:
+        """The same calls, counted as they are handed out, which tells how many tasks are in flight."""
+        for call in calls:
+            self._begun += 1
+            yield call
 
     def skip(self, rows: int) -> None:
         """Note a split that was done before; it does not count towards the speed."""
-        self._skipped_rows += rows
-        self.advance(rows, {})
+        self._done_splits, self._done_rows = self._done_splits + 1, self._done_rows + rows
+        self._skipped_splits, self._skipped_rows = self._skipped_splits + 1, self._skipped_rows + rows
 
     def advance(self, rows: int, rejected: dict[str, int]) -> None:
         """Note that a split is done."""
         self._done_splits, self._done_rows = self._done_splits + 1, self._done_rows + rows
         self._rejected.update(rejected)
+        self._ends.append((self._clock(), rows))
         self.tick()
 
     def tick(self) -> None:
-        """Show where the stage stands, if it is time to."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done_rows, text=self._numbers())
-        elif time.monotonic() - self._printed >= self._interval:
-            self._printed = time.monotonic()
+        """Print a line, if it is time to; the panel looks at the clock by itself."""
+        if self._live is None and self._clock() - self._printed >= self._interval:
+            self._printed = self._clock()
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
         """The state in one line of fixed order."""
-        speed = self._speed()
-        left = self._rows - self._done_rows
-        eta = time.strftime("%H:%M:%S", time.gmtime(left / speed)) if speed and left else "-"
-        return f"{self._stage}  {self._numbers()}  eta {eta}"
-
-    def _numbers(self) -> str:
         rejected = " ".join(f"{reason}={count}" for reason, count in sorted(self._rejected.items())) or "0"
         return (
-            f"splits {self._done_splits}/{self._splits}  molecules {self._done_rows}/{self._rows}  "
-            f"{self._speed():.1f} mol/s  rejected {rejected}"
+            f"{self._stage}  splits {self._done_splits}/{self._splits}  molecules {self._done_rows}/{self._rows}  "
+            f"{self.mean_speed():.1f} mol/s  rejected {rejected}  eta {self._eta(self.mean_speed())}"
         )
 
-    def _speed(self) -> float:
-        seconds = time.monotonic() - self._started
-        return (self._done_rows - self._skipped_rows) / seconds if seconds else 0.0
+    def mean_speed(self) -> float:
+        """Molecules per second since the stage began here."""
+        elapsed = self._clock() - self._started
+        return (self._done_rows - self._skipped_rows) / elapsed if elapsed else 0.0
+
+    def recent_speed(self) -> float:
+        """Molecules per second in the last minute; no split ended in it: since the last but one."""
+        now = self._clock()
+        while len(self._ends) > 2 and self._ends[1][0] <= now - RECENT_S:
+            self._ends.popleft()
+        rows = sum(rows for _, rows in self._ends) - self._ends[0][1]
+        elapsed = now - self._ends[0][0]
+        return rows / elapsed if elapsed else 0.0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The panel, which no terminal wraps."""
+        percent = 100 * self._done_rows / self._rows if self._rows else 100.0
+        in_flight = max(0, self._begun - (self._done_splits - self._skipped_splits))
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(width=1)
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right", no_wrap=True)
+        ends = f"{percent:.1f} %  eta {self._eta(self.recent_speed())}"
+        bar.add_row(self._spinner, ProgressBar(max(1, self._rows), self._done_rows), ends)
+        lines = (
+            f"molecules {self._done_rows:,} of {self._rows:,}   shards {self._done_splits:,}/{self._splits:,}   "
+            f"tasks in flight {in_flight:,}",
+            f"molecules/s {self.recent_speed():,.1f} in the last minute, {self.mean_speed():,.1f} in the mean",
+            f"rejected {sum(self._rejected.values()):,}  "
+            + "  ".join(f"{reason} {count:,}" for reason, count in self._rejected.most_common()),
+        )
+        body = Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+        title = f"{self._stage}  {_clock_time(self._clock() - self._started)}"
+        yield Panel(body, title=title, title_align="left", width=min(WIDTH, options.max_width))
+
+    def _eta(self, speed: float) -> str:
+        left = self._rows - self._done_rows
+        return _clock_time(left / speed) if speed and left > 0 else "-"
+
+
+def _clock_time(seconds: float) -> str:
+    """``HH:MM:SS``, with as many hours as there are."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"

@@ -74,7 +74,7 @@ def content(folder: Path) -> dict[str, object]:
         if path.suffix == ".parquet":
             table = pq.read_table(path)
             found[path.name] = table.drop_columns(["seconds"] if "seconds" in table.column_names else []).to_pylist()
-        elif path.name != "timing.json":
+        elif path.name not in ("timing.json", "card.html"):
             found[path.name] = path.read_bytes()
     return found
 

@@ -138,7 +138,7 @@ def test_the_first_spelling_of_a_molecule_is_kept(finished):
 def test_the_finished_folder_holds_nothing_else(finished):
     shards = [f"shard-{k:05d}.tar" for k in range(5)]
     tables = ["decontaminated.parquet", "duplicates.parquet", "rejected.parquet"]
-    names = [NAME, *tables, "plan.json", "timing.json", *shards]
+    names = [NAME, *tables, "card.html", "plan.json", "timing.json", *shards]
     assert sorted(p.name for p in finished.iterdir()) == sorted(names)
 
 
