@@ -190,8 +190,7 @@ def _spread(dataset: ShardDataset) -> list[tuple[str, str, str]]:
 
 def _rejected(sandbox: Sandbox, folder: Path, manifest: Manifest) -> list[tuple[str, int, list[Picture]]]:
     """Reason, count and examples, the most frequent reason first."""
-    counts = manifest.counts.rejected
-    found = examples(folder, counts, EXAMPLES) if counts else {}
+    found = examples(folder, manifest, EXAMPLES)
     return [
         (
             reason,
@@ -204,7 +203,7 @@ def _rejected(sandbox: Sandbox, folder: Path, manifest: Manifest) -> list[tuple[
                 ],
             ),
         )
-        for reason, count in by_count(counts)
+        for reason, count in by_count(manifest.counts.rejected)
     ]
 
 

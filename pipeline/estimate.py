@@ -58,7 +58,7 @@ class Sample:
     times: tuple[float, ...] = ()
     """CPU seconds of every record."""
     slowest: str = ""
-    """SMILES or text of the record that took longest."""
+    """SMILES of the record that took longest, or its text where it has none."""
     bytes_per_molecule: float = 0.0
 
 
@@ -111,8 +111,7 @@ class Estimate:
             f"  shards     {self.splits:,}, of up to {self.config.rows_per_shard:,} rows",
             f"  disk       about {size(stored)} ({sample.bytes_per_molecule:.0f} bytes per molecule); the same again "
             "while it works",
-            f"  work       about {work / 3600:.3g} core-hours (+- {error / 3600:.1g}), "
-            f"{seconds(work / rows.total)} per row",
+            f"  work       about {_core_time(work)} (+- {share(error, work)}), {seconds(work / rows.total)} per row",
             f"  time       about {seconds(self.wall_seconds(here))} on {here} core(s), "
             f"{seconds(self.wall_seconds(MANY_CORES))} on {MANY_CORES}",
             f"  slowest    {seconds(max(sample.times))}: {shown_ascii(sample.slowest, 58)}",
@@ -188,6 +187,7 @@ def _try(chosen: Sequence[RawMolecule | Rejection], config: DryRunConfig, folder
     """Do with the records what the job would do, but for duplicates and decontamination."""
     rejections = [record for record in chosen if isinstance(record, Rejection)]
     written: list[pa.RecordBatch] = []
+    smiles: dict[tuple[str, int], str] = {}
     times: Counter[tuple[str, int]] = Counter({(record.source, record.row): 0.0 for record in chosen})  # pyright: ignore[reportArgumentType]
     with Sandbox(config.sandbox, config.featurize) as sandbox:
         described, refused = sandbox.describe([record for record in chosen if isinstance(record, RawMolecule)])
@@ -198,6 +198,8 @@ def _try(chosen: Sequence[RawMolecule | Rejection], config: DryRunConfig, folder
             written += [records(part) for part in finished]
             for part in (batch, *finished):
                 _add_times(times, part)
+            places = zip(batch.column("source").to_pylist(), batch.column("row").to_pylist())
+            smiles.update(zip(places, batch.column("smiles").to_pylist()))
     for rejection in rejections:
         times[rejection.source, rejection.row] += rejection.seconds  # pyright: ignore[reportArgumentType]
     shard = write_shard(folder, 0, config.container, config.block_rows, written)
@@ -208,7 +210,7 @@ def _try(chosen: Sequence[RawMolecule | Rejection], config: DryRunConfig, folder
         rejected=Counter(rejection.reason for rejection in rejections),
         examples={rejection.reason: rejection for rejection in reversed(rejections)},
         times=tuple(times.values()),
-        slowest=slowest.text,
+        slowest=smiles.get((slowest.source, slowest.row), slowest.text),
         bytes_per_molecule=sum(block.bytes for block in shard.blocks) / shard.rows if shard else 0.0,
     )
 
@@ -221,6 +223,10 @@ def _add_times(times: Counter[tuple[str, int]], batch: pa.RecordBatch) -> None:
 def command_line(argv: Sequence[str]) -> str:
     """The command that starts the job."""
     return shlex.join(["molstream", "preprocess", *argv])
+
+
+def _core_time(work: float) -> str:
+    return f"{work / 3600:.3g} core-hours" if work > 360 else f"{work:.3g} core-seconds"
 
 
 def _about(number: float) -> str:

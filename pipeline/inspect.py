@@ -90,7 +90,7 @@ def sparkline(counts: Sequence[int]) -> str:
 def _rejections(folder: Path, manifest: Manifest) -> list[str]:
     """A line for every reason: count, share and an example."""
     counts = by_count(manifest.counts.rejected)
-    found = examples(folder, dict(counts[:REASONS]), 1) if counts else {}
+    found = examples(folder, manifest, 1)
     lines = ["  rejected, each with an example:"] if counts else []
     for reason, count in counts[:REASONS]:
         part = share(count, manifest.counts.rows_in)

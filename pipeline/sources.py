@@ -146,7 +146,8 @@ def _describe(
         given.append(next((n for n in names if (remote.exists(n) if remote.is_url(n) else Path(n).is_file())), ""))
         if not given[1]:
             raise DataError(
-                f"{file}: format={config.format} joins it to a table that is not there: {' or '.join(names)}."
+                f"{remote.shown(file)}: format={config.format} joins it to a table that is not there: "
+                f"{' or '.join(map(remote.shown, names))}."
             )
     parts = tuple(_given(part, work, known) for part in given)
     path = parts[0].local

@@ -24,6 +24,9 @@ from preprocessing.errors import MoleculeError, rdkit_errors
 MIN_ATOM_DISTANCE = 0.5
 """Angstrom: a given geometry with a closer pair of atoms is no geometry (the shortest bond, H-H, has 0.74)."""
 
+MAX_COORDINATE = 1e6
+"""Angstrom: beyond it, or not finite, a position is none."""
+
 BONDED = 1.15
 """Two atoms are bonded if they are closer than this times the sum of their covalent radii. Bonds have 0.9 to 1.1 in
 QM9, PCQM4Mv2 and the ligands of the PDB; the closest atoms without a bond are bridgeheads of oxabicyclopentanes."""
@@ -32,6 +35,8 @@ STRETCHED = 1.4
 """The same limit where a SMILES says how many bonds there are, and the shortest are taken."""
 
 MAX_ATOMIC_NUMBER = 118
+
+MAX_CHARGE = 1000
 
 MAX_BOND_ORDER_ITERATIONS = 10_000
 """Most assignments of bond orders that are tried where there is no SMILES: their number grows exponentially."""
@@ -60,7 +65,8 @@ class GivenConformers:
 
 def is_geometry(positions: np.ndarray) -> bool:
     """Whether positions, float64 [m, 3], are finite and no two atoms collide."""
-    if not np.isfinite(positions).all():
+    # NaN is not below anything.
+    if not (np.abs(positions) < MAX_COORDINATE).all():
         return False
     squared = ((positions[:, None] - positions[None]) ** 2).sum(-1)
     return squared[np.triu_indices(len(positions), 1)].min(initial=np.inf) >= MIN_ATOM_DISTANCE**2
@@ -96,7 +102,7 @@ class GeometryRecord:
         """
         try:
             record = _arrays(json.loads(text))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise MoleculeError("parse", "unparsable", f"geometry record: {type(error).__name__}: {error}") from error
         if len(record.numbers) > max_atoms:
             detail = f"{len(record.numbers)} atoms in the geometry; the limit max_smiles_length is {max_atoms}"
@@ -171,8 +177,8 @@ def _arrays(record: Any) -> GeometryRecord:
     smiles, charge, numbers = record.get("smiles"), record.get("charge", 0), np.array(record["numbers"])
     if not isinstance(smiles, str | None):
         raise ValueError("'smiles' is no string")
-    if not isinstance(charge, int):
-        raise ValueError("'charge' is no whole number")
+    if not isinstance(charge, int) or abs(charge) > MAX_CHARGE:
+        raise ValueError(f"'charge' is no whole number from -{MAX_CHARGE} to {MAX_CHARGE}")
     if numbers.dtype.kind != "i" or numbers.ndim != 1 or not ((numbers > 0) & (numbers <= MAX_ATOMIC_NUMBER)).all():
         raise ValueError(f"'numbers' is no list of atomic numbers from 1 to {MAX_ATOMIC_NUMBER}")
     positions = np.array(record["positions"], dtype=np.float64)
@@ -183,6 +189,8 @@ def _arrays(record: Any) -> GeometryRecord:
         raise ValueError(f"'positions' has the shape {positions.shape}; expected {shape} for {len(numbers)} atoms")
     if energies.shape != shape[:1] or forces.shape not in (shape, (0, *shape[1:])):
         raise ValueError(f"'energies' {energies.shape} or 'forces' {forces.shape} are not of the shape {shape}")
+    if np.isinf(energies).any() or not np.isfinite(forces).all():
+        raise ValueError("an energy is infinite, or a force is not finite")
     return GeometryRecord(smiles, charge, numbers, GivenConformers(positions, energies, forces))
 
 

@@ -140,4 +140,4 @@ def _of_record(record: GeometryRecord, max_smiles_length: int) -> Parsed:
         mol = remove_hydrogens(mol)
         mol.RemoveAllConformers()
         mol = Chem.AddHs(reread(mol, Chem.MolToSmiles(mol)))
-    return Parsed(record.matched(mol), record.given)
+        return Parsed(record.matched(mol), record.given)

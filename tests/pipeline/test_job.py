@@ -40,10 +40,13 @@ def refuse(error: Exception) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
-    before = signal.getsignal(signal.SIGTERM)
+    handler, environment = signal.getsignal(signal.SIGTERM), dict(os.environ)
     with cluster(RayConfig(num_cpus=2)):
         yield
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, handler)
+    # What is set for this Ray must not reach those of other tests.
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def results(function, calls: list[Call]) -> dict[str, object]:

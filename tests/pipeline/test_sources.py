@@ -88,6 +88,7 @@ def read(*files: Path | str, rows: int = 1000, targets: Sequence[str] = (), colu
     work = Path(found[0]).parent / "work"
     work.mkdir(exist_ok=True)
     splits = cut(open_sources([str(file) for file in files], work, config), rows, config, limit)
+    assert all(0 < split.rows <= rows for split in splits)
     return [record for split in splits for record in read_split(split)]
 
 
