@@ -23,7 +23,7 @@ SALTS = ("[Na+].CCCCCCCCCCCCC(=O)[O-]", "Cl.CCCCCCCCCCCCCN")
 def nasty_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of ordinary and of nasty rows: one target, one column of text, one with a bad number far behind."""
     file = tmp_path_factory.mktemp("nasty") / "<b>nasty & co.csv"
-    cells = [*molecules()[:60], *HOSTILE, *REJECTED, "OCC", "C(C)O", *SALTS]
+    cells = [*REJECTED, *molecules()[:60], *HOSTILE, "OCC", "C(C)O", *SALTS]
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["smiles", "value", "name", "logp"])

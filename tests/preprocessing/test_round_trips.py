@@ -37,7 +37,7 @@ class Source:
 
 
 def pcqm4mv2(shared_data: Path, stride: int) -> Iterator[Source]:
-    """DFT geometries as CXSMILES; one molecule in ten lacks the position of a hydrogen."""
+    """DFT geometries as CXSMILES; one molecule in ten has an implicit hydrogen, without a position."""
     with gzip.open(shared_data / "geom3d" / "pcqm4mv2" / "pcqm4mv2-2k.csv.gz", "rt") as file:
         texts = [line["smiles"] for line in csv.DictReader(file)]
     parameters = Chem.SmilesParserParams()
