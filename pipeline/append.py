@@ -41,7 +41,7 @@ class AppendConfig:
     """`molstream append`: more molecule files for a finished dataset."""
 
     input: Any = MISSING
-    """File, glob, folder or URL, or a list of them."""
+    """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; or a list of these."""
     output: str = MISSING
     """Folder of the dataset."""
     max_rejected_fraction: float = 0.05
@@ -109,7 +109,7 @@ def _plan(config: AppendConfig, base: Manifest, output: Path) -> tuple[Plan, Pre
             f"it, or remove {path} to give it up."
         )
     splits = cut_sources(sources, settings, output / WORK)
-    if (names := target_names(sources, settings)) != base.target_names:
+    if (names := target_names(sources)) != base.target_names:
         raise DataError(
             f"{output} has the targets {', '.join(base.target_names) or 'none'}, the new files have "
             f"{', '.join(names) or 'none'}: they must be the same."

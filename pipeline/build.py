@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ from pipeline.tally import Tally, Timing
 from preprocessing.errors import DataError, MolstreamError
 
 BENCHMARKS = "benchmarks.npy"
+
+ROW_GROUP_ROWS = 1 << 16
+"""Rows of a row group in the accounts: splits drop few rows each, and small groups are slow to read."""
 
 
 def build(config: PreprocessConfig) -> Manifest:
@@ -257,17 +260,42 @@ def _calls(tasks: Sequence[SplitTask], *more: Any) -> Iterator[Call]:
 
 
 def _join(tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, output: Path, base: Manifest | None) -> None:
-    """All splits' rows of one kind in one Parquet file, in input order, one split in memory at a time."""
+    """All splits' rows of one kind in one Parquet file, in input order, a row group in memory at a time."""
     target = output / f"{kind}.parquet"
     with written_whole(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        if base is not None:
-            # By name, since an interrupted run may have joined the new rows already.
-            known = pa.array([source["name"] for source in base.config["sources"]])
-            for batch in pq.ParquetFile(target).iter_batches():
-                writer.write_batch(batch.filter(pc.is_in(batch.column("source"), known)))  # pyright: ignore[reportAttributeAccessIssue]
-        for task in tasks:
-            if (path := task.path(f"{kind}.parquet")).exists():
-                writer.write_table(pq.read_table(path))
+        for group in row_groups(_accounts(tasks, kind, schema, target, base)):
+            writer.write_table(group)
+
+
+def _accounts(
+    tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, target: Path, base: Manifest | None
+) -> Iterator[pa.Table]:
+    """The rows of one kind: those of the dataset that is appended to, and those of every split."""
+    if base is not None:
+        # By name, since an interrupted run may have joined the new rows already.
+        known = pa.array([source["name"] for source in base.config["sources"]])
+        for batch in pq.ParquetFile(target).iter_batches():
+            yield pa.table(batch.filter(pc.is_in(batch.column("source"), known)))  # pyright: ignore[reportAttributeAccessIssue]
+    for task in tasks:
+        if (path := task.path(f"{kind}.parquet")).exists():
+            yield pq.read_table(path, schema=schema)
+
+
+def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of ROW_GROUP_ROWS, the last one smaller: how they came does not show."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        waiting.append(table)
+        rows += table.num_rows
+        if rows >= ROW_GROUP_ROWS:
+            joined = pa.concat_tables(waiting)
+            whole = rows - rows % ROW_GROUP_ROWS
+            for start in range(0, whole, ROW_GROUP_ROWS):
+                yield joined.slice(start, ROW_GROUP_ROWS).combine_chunks()
+            waiting, rows = [joined.slice(whole)], rows - whole
+    if rows:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _write_timing(timing: Timing, output: Path, base: Manifest | None) -> None:

@@ -34,6 +34,8 @@ EXAMPLES = 4
 """Rejected rows that are shown of every reason."""
 DRAWN_LENGTH = 1000
 """Characters: a longer SMILES has more atoms than a drawing shows."""
+DRAWN_BLOCK = 50_000
+"""Characters of a mol block."""
 TEXT_LENGTH = 200
 """Characters of an input that are shown."""
 LISTED = 100
@@ -208,9 +210,9 @@ def _rejected(sandbox: Sandbox, folder: Path, manifest: Manifest) -> list[tuple[
 
 
 def _pictures(sandbox: Sandbox, molecules: Sequence[tuple[str, str, str]]) -> list[Picture]:
-    """Drawings of texts, each with a note and a detail, where they are SMILES that can be drawn."""
-    wanted = [_smiles(text) for text, _, _ in molecules]
-    drawable = [text for text in wanted if 0 < len(text) <= DRAWN_LENGTH and "\n" not in text]
+    """Drawings of texts, each with a note and a detail, where they are SMILES or mol blocks that can be drawn."""
+    wanted = [_drawn(text) for text, _, _ in molecules]
+    drawable = [text for text in wanted if text and len(text) <= (DRAWN_BLOCK if "\n" in text else DRAWN_LENGTH)]
     drawings = dict(zip(drawable, sandbox.draw(drawable), strict=True))
     return [
         Picture(_address(drawings.get(key)), _text(text), shown(note, 120), shown(detail, TEXT_LENGTH))
@@ -218,8 +220,10 @@ def _pictures(sandbox: Sandbox, molecules: Sequence[tuple[str, str, str]]) -> li
     ]
 
 
-def _smiles(text: str) -> str:
+def _drawn(text: str) -> str:
     """What might be drawn of an input: a geometry record begins with its SMILES."""
+    if "\n" in text:
+        return text
     geometry = re.match(r'\{"smiles": ?("(?:[^"\\]|\\.)*")', text)
     return json.loads(geometry[1]) if geometry else text.strip()
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipeline.described import records
 from pipeline.histograms import seconds, share, size
-from pipeline.plan import PLAN, PreprocessConfig, _benchmark_sources, _check_free, cut_sources, plan_sources
+from pipeline.plan import PLAN, PreprocessConfig, benchmark_sources, check_free, cut_sources, plan_sources
 from pipeline.rejections import shown_ascii
 from pipeline.sampling import Columns, Rows, choose, columns, write_head
 from pipeline.sandbox import Sandbox
@@ -168,12 +168,12 @@ def estimate(config: DryRunConfig) -> Estimate:
     Raises:
         DataError, ConfigError: as the job itself would, for an unusable input or output folder.
     """
-    _check_free(Path(config.output))
+    check_free(Path(config.output))
     with tempfile.TemporaryDirectory(prefix="molstream-") as folder:
         work = Path(folder) / "work"
         work.mkdir()
         sources = plan_sources(replace(config, output=folder))
-        _benchmark_sources(config, work)
+        benchmark_sources(config, work)
         parts = {source.name: part for source in sources if (part := write_head(source)) < 1}
         splits = cut_sources(sources, config, work)
         rows, chosen = choose(splits, parts, config.sample, config.limit)

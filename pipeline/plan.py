@@ -39,7 +39,7 @@ class PreprocessConfig(ReadConfig):
     """`molstream preprocess`: raw molecule files to a dataset."""
 
     input: Any = MISSING
-    """File, glob, folder or URL, or a list of them."""
+    """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; or a list of these."""
     output: str = MISSING
     """Folder of the dataset; on a cluster, one that all nodes share."""
     limit: int | None = None
@@ -107,9 +107,9 @@ def make_plan(config: PreprocessConfig) -> Plan:
         ConfigError: the output folder holds something else, or a dataset of another plan.
     """
     output = Path(config.output)
-    _check_free(output)
+    check_free(output)
     sources = plan_sources(config)
-    benchmarks = _benchmark_sources(config, output.resolve() / WORK)
+    benchmarks = benchmark_sources(config, output.resolve() / WORK)
     record = {
         "schema_version": SCHEMA_VERSION,
         "sources": [source.record() for source in sources],
@@ -127,19 +127,18 @@ def make_plan(config: PreprocessConfig) -> Plan:
         identities = {source.name: source.identity for source in sources if source.identity}
         plan = {**record, IDENTITIES_KEY: identities}
         write_atomically(output / PLAN, (json.dumps(plan, indent=1) + "\n").encode())
-    return Plan(splits, target_names(sources, config), cut_benchmarks, record)
+    return Plan(splits, target_names(sources), cut_benchmarks, record)
 
 
 def plan_sources(config: PreprocessConfig) -> list[SourceFile]:
     """The input files, with their checksums."""
-    inputs = config.input if isinstance(config.input, list) else [config.input]
     output = Path(config.output).resolve()
     before: list[dict[str, Any]] = []
     if (output / PLAN).is_file():
         plan = read_plan(output / PLAN)
         identities = plan.get(IDENTITIES_KEY, {})
         before = [{**source, "identity": identities.get(source["name"], "")} for source in plan["sources"]]
-    return describe_sources(find_files([str(item) for item in inputs], config), output / WORK, config, before)
+    return describe_sources(find_files(config.input, config), output / WORK, before)
 
 
 def cut_sources(sources: Sequence[SourceFile], config: PreprocessConfig, work: Path) -> tuple[InputSplit, ...]:
@@ -147,7 +146,7 @@ def cut_sources(sources: Sequence[SourceFile], config: PreprocessConfig, work: P
     work.mkdir(exist_ok=True)
     for source in sources:
         prepare(source)
-    return tuple(cut(sources, config.rows_per_shard, config, config.limit))
+    return tuple(cut(sources, config.rows_per_shard, config.limit))
 
 
 def package_versions() -> dict[str, str]:
@@ -167,7 +166,7 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error}. Give a new output folder.") from error
 
 
-def _benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[SourceFile]]:
+def benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[SourceFile]]:
     """The files of every benchmark set, by the name of the task or of the file."""
     found: dict[str, list[SourceFile]] = {}
     for item in config.decontaminate:
@@ -181,14 +180,14 @@ def _benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[S
         name = item if named else Path(item).name
         if name in found:
             raise ConfigError(f"decontaminate names {name} twice.")
-        found[name] = describe_sources(find_files([file], ReadConfig()), work, ReadConfig())
+        found[name] = describe_sources(find_files(file, ReadConfig()), work)
     return found
 
 
 def _cut_benchmark(sources: Sequence[SourceFile], config: PreprocessConfig) -> tuple[InputSplit, ...]:
     for source in sources:
         prepare(source)
-    return tuple(cut(sources, config.rows_per_shard, ReadConfig(), None))
+    return tuple(cut(sources, config.rows_per_shard))
 
 
 @contextmanager
@@ -212,7 +211,8 @@ def _settings(config: PreprocessConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name not in unrelated}
 
 
-def _check_free(output: Path) -> None:
+def check_free(output: Path) -> None:
+    """Make sure that the output folder is one for a dataset; raises ConfigError otherwise."""
     if output.is_file():
         raise ConfigError(f"output={output} is a file: expected a folder that does not exist yet, or a dataset.")
     if output.is_dir() and not (output / PLAN).is_file():

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from fsspec import AbstractFileSystem
@@ -32,6 +32,9 @@ BACKEND_ERRORS = (
     ("azure.core.exceptions", "AzureError"),
 )
 """Module and name of what backends raise of a network or a server, where that is not an OSError."""
+
+Kind = Literal["file", "glob", "folder"]
+"""What an input is."""
 
 CONTENT_MARKS = ("size", "ETag", "Content-MD5", "Digest", "Last-Modified")
 """What a server says of an object's content. ``ukey`` should know, but that of HTTP knows the URL alone."""
@@ -58,8 +61,8 @@ def file_name(url: str) -> str:
     return shown(url).split("::")[0].rstrip("/").rpartition("/")[2]
 
 
-def find(url: str) -> tuple[list[str], bool]:
-    """The objects that a URL, glob or folder stands for, sorted, and whether it is a folder.
+def find(url: str) -> tuple[list[str], Kind]:
+    """The objects that a URL stands for, sorted, and what it is.
 
     Raises:
         DataError: the server does not answer or denies it.
@@ -71,12 +74,12 @@ def find(url: str) -> tuple[list[str], bool]:
         system.invalidate_cache()
         if "*" in path or "[" in path:
             found: Any = system.glob(path, detail=True)
-            found, folder = found.values(), False
+            found, kind = found.values(), "glob"
         elif url.endswith("/") or (not web and system.isdir(path)):
-            found, folder = system.ls(path, detail=True), True
+            found, kind = system.ls(path, detail=True), "folder"
         else:
-            return [url], False
-    return sorted(system.unstrip_protocol(item["name"]) for item in found if item["type"] == "file"), folder
+            return [url], "file"
+    return sorted(system.unstrip_protocol(item["name"]) for item in found if item["type"] == "file"), kind
 
 
 def exists(url: str) -> bool:

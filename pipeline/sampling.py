@@ -117,19 +117,17 @@ def choose(
 
 
 def columns(sources: Sequence[SourceFile], split: InputSplit, config: PreprocessConfig, work: Path) -> Columns:
-    """The columns of the first file; others can be targets if they hold nothing but numbers, in the first rows.
+    """The columns of a split's file; others can be targets if they hold nothing but numbers, in the first rows.
 
     Args:
         sources: prepared.
-        split: of the first one.
     """
-    targets = target_names(sources, config)
+    targets = target_names(sources)
+    source = next(source for source in sources if source.name == split.source)
     names = _names(split)
     smiles = names[split.layout.smiles] if split.layout.smiles >= 0 and names else None
     others = [name for name in names if name != smiles and name not in targets][:TRIED_COLUMNS]
-    return Columns(
-        smiles, targets, tuple(name for name in others if _is_target(sources[0], name, smiles, config, work))
-    )
+    return Columns(smiles, targets, tuple(name for name in others if _is_target(source, name, smiles, config, work)))
 
 
 def _names(split: InputSplit) -> list[str]:
@@ -157,9 +155,10 @@ def _names(split: InputSplit) -> list[str]:
 
 def _is_target(source: SourceFile, name: str, smiles: str | None, config: PreprocessConfig, work: Path) -> bool:
     """Whether a column can be read as a target, and is not empty."""
-    trial = replace(config, smiles_column=smiles, target_columns=[name], limit=TRIED_ROWS)
+    tried = replace(source, config=replace(source.config, smiles_column=smiles, target_columns=[name]))
     try:
-        records = [record for split in cut_sources([source], trial, work) for record in read_split(split)]
+        splits = cut_sources([tried], replace(config, limit=TRIED_ROWS), work)
+        records = [record for split in splits for record in read_split(split)]
     except DataError:
         return False
     refused = any(isinstance(record, Rejection) and record.reason == "bad_target" for record in records)

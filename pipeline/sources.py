@@ -7,6 +7,7 @@ every split is a part of a plain file that can be read by itself.
 import hashlib
 import itertools
 import socket
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ import pyarrow as pa
 from pipeline import remote
 from pipeline.compression import DAMAGES, compression, opened
 from pipeline.formats.base import Layout, Place, ReadConfig, RefusedError, runs
-from pipeline.inputs import find_files, format_named, format_of
+from pipeline.inputs import InputFile, find_files, format_named, format_of
 from preprocessing.errors import DataError
 from preprocessing.fields import RawMolecule, Rejection
 
@@ -50,6 +51,10 @@ class SourceFile:
     """A name of SOURCES, or that of an adapter with a file ending: ``qm9.sdf``."""
     parts: tuple[GivenFile, ...]
     """The file, and the one that is joined to it where the format needs that."""
+    config: ReadConfig
+    """How it is read."""
+    options: Mapping[str, Any]
+    """What of that was said of this file's input alone."""
 
     @property
     def given(self) -> str:
@@ -64,7 +69,8 @@ class SourceFile:
     def record(self) -> dict[str, Any]:
         """What the plan and the manifest say of it."""
         first, *more = ({"bytes": part.bytes, "sha256": part.sha256} for part in self.parts)
-        return {"name": self.name, **first, **({"joined": more[0]} if more else {})}
+        options = {"options": dict(self.options)} if self.options else {}
+        return {"name": self.name, **first, **({"joined": more[0]} if more else {}), **options}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +101,20 @@ class InputSplit:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def open_sources(inputs: Sequence[str], work: Path, config: ReadConfig) -> list[SourceFile]:
-    """The files that ``inputs`` stand for, ready to be cut; what must be unpacked or fetched goes to ``work``.
+def open_sources(inputs: Any, work: Path, config: ReadConfig) -> list[SourceFile]:
+    """The files that ``inputs`` (see ``find_files``) stand for, ready to be cut; unpacked or fetched ones in ``work``.
 
     Raises:
         DataError, ConfigError: as the three steps do.
     """
-    sources = describe_sources(find_files(inputs, config), work, config)
+    sources = describe_sources(find_files(inputs, config), work)
     for source in sources:
         prepare(source)
     return sources
 
 
 def describe_sources(
-    files: Sequence[str], work: Path, config: ReadConfig, before: Sequence[Mapping[str, Any]] = ()
+    files: Sequence[InputFile], work: Path, before: Sequence[Mapping[str, Any]] = ()
 ) -> list[SourceFile]:
     """Size and checksum of every file. What must be unpacked has its plain file in ``work``, not yet made.
 
@@ -118,14 +124,14 @@ def describe_sources(
         before: records of sources from an earlier plan, those of remote ones with their ``identity``.
 
     Raises:
-        DataError: a file is empty, cannot be fetched, or lacks the one that is to be joined to it.
+        DataError: a file cannot be fetched, or lacks the one that is to be joined to it.
     """
     known: dict[str, Mapping[str, Any]] = {}
     for record in before:
         parts = [record, *([record["joined"]] if "joined" in record else [])]
         known.update(zip(str(record.get("identity", "")).split("+"), parts))
-    names = _names(files)
-    return [_describe(file, name, work, config, known) for file, name in zip(files, names, strict=True)]
+    names = _names([file.given for file in files])
+    return [_describe(file, name, work, known) for file, name in zip(files, names, strict=True)]
 
 
 def _names(files: Sequence[str]) -> list[str]:
@@ -136,9 +142,8 @@ def _names(files: Sequence[str]) -> list[str]:
     return ["/".join(part[shared:]) for part in parts]
 
 
-def _describe(
-    file: str, name: str, work: Path, config: ReadConfig, known: Mapping[str, Mapping[str, Any]]
-) -> SourceFile:
+def _describe(input: InputFile, name: str, work: Path, known: Mapping[str, Mapping[str, Any]]) -> SourceFile:
+    file, config = input.given, input.config
     format = format_of(file, config)
     form = format_named(format)
     given = [file]
@@ -151,10 +156,10 @@ def _describe(
             )
     parts = tuple(_given(part, work, known) for part in given)
     path = parts[0].local
-    if len(parts) > 1 or compression(file) or not form.is_plain(Path(path)):
+    if parts[0].bytes and (len(parts) > 1 or compression(file) or not form.is_plain(Path(path))):
         content = "\n".join([format, *(part.sha256 for part in parts)])
         path = str(work / f"plain-{hashlib.sha256(content.encode()).hexdigest()[:32]}")
-    return SourceFile(name, path, format, parts)
+    return SourceFile(name, path, format, parts, config, input.options)
 
 
 def _given(file: str, work: Path, known: Mapping[str, Mapping[str, Any]]) -> GivenFile:
@@ -165,12 +170,9 @@ def _given(file: str, work: Path, known: Mapping[str, Mapping[str, Any]]) -> Giv
         if identity in known:
             return GivenFile(file, str(local), known[identity]["bytes"], known[identity]["sha256"], identity)
         remote.fetch(file, identity, local)
-    size = local.stat().st_size
-    if size == 0:
-        raise DataError(f"{remote.shown(file)} is empty: expected molecules.")
     with local.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return GivenFile(file, str(local), size, sha256, identity)
+    return GivenFile(file, str(local), local.stat().st_size, sha256, identity)
 
 
 def prepare(source: SourceFile) -> None:
@@ -203,50 +205,62 @@ def prepare(source: SourceFile) -> None:
 # --- splits ---------------------------------------------------------------------------------------------------------
 
 
-def target_names(sources: Sequence[SourceFile], config: ReadConfig) -> tuple[str, ...]:
+def target_names(sources: Sequence[SourceFile]) -> tuple[str, ...]:
     """What the targets of every record are called: ``target_columns``, or an adapter's own by default.
 
     Raises:
         DataError: the sources, which must be prepared, have different ones.
     """
-    found = {tuple(_configured(source, config).target_columns): source.name for source in sources}
+    found = {tuple(_configured(source).target_columns): source.name for source in sources if not _is_empty(source)}
     if len(found) > 1:
         each = "; ".join(f"{name}: {', '.join(names[:5]) or 'none'}" for names, name in found.items())
         raise DataError(f"the inputs have different targets ({each}): name those to keep, target_columns=[...].")
     return next(iter(found), ())
 
 
-def cut(sources: Sequence[SourceFile], rows_per_split: int, config: ReadConfig, limit: int | None) -> list[InputSplit]:
+def cut(sources: Sequence[SourceFile], rows_per_split: int, limit: int | None = None) -> list[InputSplit]:
     """Cut every file at record boundaries into splits of ``rows_per_split`` records, in one streaming pass.
+
+    A file without records is told on stderr.
 
     Args:
         sources: prepared.
         limit: only so many records of the whole input.
 
     Raises:
-        DataError: a file without records, or a table without the named columns.
+        DataError: no file has a record, or a table lacks the named columns.
     """
-    target_names(sources, config)
+    target_names(sources)
     splits: list[InputSplit] = []
     left = limit
     for source in sources:
         if left == 0:
             break
-        found = _cut(source, rows_per_split, _configured(source, config), left)
+        found = [] if _is_empty(source) else _cut(source, rows_per_split, left)
         if not found:
-            raise DataError(f"{source.name} has no records: expected molecules.")
+            print(f"{source.name} has no records", file=sys.stderr)
         splits += found
         left = None if left is None else left - sum(split.rows for split in found)
+    if not splits:
+        raise DataError(f"the input has no records ({_listed(sources)}): expected molecules.")
     return splits
 
 
-def _configured(source: SourceFile, config: ReadConfig) -> ReadConfig:
-    return format_named(source.format).configure(config, source.name, Path(source.path))
+def _is_empty(source: SourceFile) -> bool:
+    return Path(source.path).stat().st_size == 0
 
 
-def _cut(source: SourceFile, rows_per_split: int, config: ReadConfig, limit: int | None) -> list[InputSplit]:
+def _listed(sources: Sequence[SourceFile]) -> str:
+    return ", ".join([*(source.name for source in sources[:3]), *(["..."] if len(sources) > 3 else [])])
+
+
+def _configured(source: SourceFile) -> ReadConfig:
+    return format_named(source.format).configure(source.config, source.name, Path(source.path))
+
+
+def _cut(source: SourceFile, rows_per_split: int, limit: int | None) -> list[InputSplit]:
     form = format_named(source.format)
-    layout = form.layout(source.name, Path(source.path), config)
+    layout = form.layout(source.name, Path(source.path), _configured(source))
     splits: list[InputSplit] = []
     row = 0
     try:

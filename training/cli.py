@@ -73,7 +73,7 @@ EXTRAS = {
     "deepspeed": "train",
     "tensorboard": "train",
     "matplotlib": "report",
-    "jinja2": "report",
+    "jinja2": "preprocess",
 }
 """Optional packages and the extra that brings each."""
 

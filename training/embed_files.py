@@ -69,7 +69,7 @@ def embed_file(config: EmbedConfig) -> tuple[int, int]:
     rows = failed = 0
     with tempfile.TemporaryDirectory() as work, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         read = ReadConfig(smiles_column=config.smiles_column)
-        for split in cut(open_sources([config.input], Path(work), read), ROWS_PER_GROUP, read, None):
+        for split in cut(open_sources(config.input, Path(work), read), ROWS_PER_GROUP):
             table = _embed_split(embedder, split, schema)
             writer.write_table(table)
             rows, failed = rows + table.num_rows, failed + table.num_rows - table["failure"].null_count

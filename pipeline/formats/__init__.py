@@ -17,7 +17,7 @@ SOURCES: dict[str, Format] = {
     "csv": table(".csv", ","),
     "tsv": table(".tsv", "\t"),
     "smi": Format((".smi", ".smiles", ".txt"), no_targets, by_bytes(lines), parse_line),
-    "sdf": Format((".sdf", ".sd"), named_targets, by_bytes(sdf_entries), parse_sdf),
+    "sdf": Format((".sdf", ".sd", ".mol"), named_targets, by_bytes(sdf_entries), parse_sdf),
     "jsonl": Format((".jsonl", ".ndjson"), named_targets, by_bytes(lines), parse_json),
     "parquet": Format((".parquet", ".pq"), parquet_layout, parquet_batches, parse_row),
     "arrow": Format(

@@ -24,8 +24,8 @@ def read(file: Path, work: Path, rows: int = 1000, **options):
     config = ReadConfig(**options)
     work.mkdir(exist_ok=True)
     sources = open_sources([str(file)], work, config)
-    splits = cut(sources, rows, config, None)
-    return [record for split in splits for record in read_split(split)], target_names(sources, config)
+    splits = cut(sources, rows)
+    return [record for split in splits for record in read_split(split)], target_names(sources)
 
 
 def entry(smiles: str, title: str = "") -> str:
@@ -96,7 +96,7 @@ def test_the_joined_table_belongs_to_the_record_of_the_source(tmp_path):
     assert records[0]["name"] == "gdb9.sdf"
     assert records[0]["sha256"] == records[1]["sha256"]
     assert records[0]["joined"] != records[1]["joined"]
-    assert next(read_split(cut([source], 9, config, None)[0])).targets[0] == 0.7
+    assert next(read_split(cut([source], 9)[0])).targets[0] == 0.7
 
 
 def test_the_real_sample_of_qm9_is_joined_in_order_and_only_where_that_is_right(shared_data, tmp_path):
@@ -210,7 +210,7 @@ def test_what_is_no_npz_file_is_an_error_that_names_it(tmp_path):
 def test_the_real_qm9_npz(shared_data, tmp_path):
     file = shared_data / "dev" / "qm9_dev_60k.npz"
     config = ReadConfig(format="qm9_npz")
-    splits = cut(open_sources([str(file)], tmp_path, config), 2048, config, None)
+    splits = cut(open_sources([str(file)], tmp_path, config), 2048)
     assert sum(split.rows for split in splits) == 60_000
     arrays = np.load(file, allow_pickle=False)
     starts = np.concatenate([[0], np.cumsum(arrays["n_atoms"].astype(int))])

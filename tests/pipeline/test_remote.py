@@ -83,7 +83,7 @@ def closed_port() -> int:
 def read(inputs: list[str], work: Path, **options) -> list[RawMolecule]:
     """The molecules of the inputs; nothing is rejected."""
     config = ReadConfig(**options)
-    splits = cut(open_sources(inputs, work, config), 3, config, None)
+    splits = cut(open_sources(inputs, work, config), 3)
     records = [record for split in splits for record in read_split(split)]
     assert all(isinstance(r, RawMolecule) for r in records)
     return records  # pyright: ignore[reportReturnType]
@@ -110,31 +110,33 @@ def test_objects_are_read_as_files_are_and_fetched_once(store, tmp_path):
     assert [store.fetched(name) for name in ("a/m.csv.gz", "a/n.parquet")] == before
 
 
-def test_globs_and_folders_stand_for_their_objects(store):
+def found(*inputs: str) -> list[str]:
+    return [file.given for file in find_files(inputs, ReadConfig())]
+
+
+def test_globs_and_folders_stand_for_their_objects(store, capsys):
     for name in ("b/2.smi", "b/1.csv", "b/notes.md", "b/deeper/3.smi"):
         store.put(name, b"x")
-    assert find_files(["s3://data/b"], ReadConfig()) == ["s3://data/b/1.csv", "s3://data/b/2.smi"]
-    assert find_files(["s3://data/b/*.smi", "s3://data/b/1.csv"], ReadConfig()) == [
-        "s3://data/b/2.smi",
-        "s3://data/b/1.csv",
-    ]
+    assert found("s3://data/b") == ["s3://data/b/1.csv", "s3://data/b/2.smi"]
+    assert found("s3://data/b/*.smi", "s3://data/b/1.csv") == ["s3://data/b/2.smi", "s3://data/b/1.csv"]
     with pytest.raises(DataError, match=r"input=s3://data/b/\*.sdf: no such file"):
-        find_files(["s3://data/b/*.sdf"], ReadConfig())
+        found("s3://data/b/*.sdf")
     with pytest.raises(DataError, match=r"s3://data/b/2.smi more than once"):
-        find_files(["s3://data/b", "s3://data/b/2.smi"], ReadConfig())
+        found("s3://data/b", "s3://data/b/2.smi")
+    assert "s3://data/b: 1 file(s) of another format left out: notes.md" in capsys.readouterr().err
 
 
 def test_a_changed_object_is_noticed_and_an_unchanged_one_not_fetched(store, tmp_path):
     store.put("c.smi", b"C\n")
     config = ReadConfig()
-    (first,) = describe_sources(["s3://data/c.smi"], tmp_path / "one", config)
+    (first,) = describe_sources(find_files(["s3://data/c.smi"], config), tmp_path / "one")
     known = [{**first.record(), "identity": first.identity}]
     count = store.fetched("c.smi")
-    (again,) = describe_sources(["s3://data/c.smi"], tmp_path / "two", config, known)
+    (again,) = describe_sources(find_files(["s3://data/c.smi"], config), tmp_path / "two", known)
     assert (again.record(), store.fetched("c.smi")) == (first.record(), count)
     assert not (tmp_path / "two").exists()
     store.put("c.smi", b"N\n")
-    (other,) = describe_sources(["s3://data/c.smi"], tmp_path / "two", config, known)
+    (other,) = describe_sources(find_files(["s3://data/c.smi"], config), tmp_path / "two", known)
     assert other.record()["sha256"] != first.record()["sha256"]
     assert store.fetched("c.smi") > count
 
@@ -160,9 +162,9 @@ def test_qm9_finds_its_table_beside_it_on_the_store(store, tmp_path):
     (record,) = read(["s3://data/q"], tmp_path, format="qm9")
     assert record.targets == (0.5,)
     config = ReadConfig(format="qm9")
-    (source,) = describe_sources(["s3://data/q/gdb9.sdf"], tmp_path, config)
+    (source,) = describe_sources(find_files(["s3://data/q/gdb9.sdf"], config), tmp_path)
     known = [{**source.record(), "identity": source.identity}]
-    (again,) = describe_sources(["s3://data/q/gdb9.sdf"], tmp_path / "new", config, known)
+    (again,) = describe_sources(find_files(["s3://data/q/gdb9.sdf"], config), tmp_path / "new", known)
     assert again.record() == source.record()
     assert not (tmp_path / "new").exists()
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
 
 from pipeline.described import FACTS, records
 from pipeline.sandbox import Sandbox, SandboxConfig
@@ -75,9 +77,15 @@ def test_facts_come_with_the_description():
 
 
 def test_drawings_are_svg_or_none():
+    ethanol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    AllChem.EmbedMolecule(ethanol, randomSeed=7)
+    block, broken = Chem.MolToMolBlock(ethanol), "no\nmol\nblock\n"
     with Sandbox(SandboxConfig(), FeaturizeConfig()) as sandbox:
-        drawings = sandbox.draw(["CCO", "junk", "CN(C)(C)(C)C", "C" * 300])
-    assert [drawing is not None and drawing.startswith("<svg") for drawing in drawings] == [True, False, True, False]
+        drawings = sandbox.draw(["CCO", "junk", "CN(C)(C)(C)C", "C" * 300, block, broken])
+    drawn = [drawing is not None and drawing.startswith("<svg") for drawing in drawings]
+    assert drawn == [True, False, True, False, True, False]
+    # The hydrogens of the block are its own; those of the SMILES are not drawn.
+    assert str(drawings[4]).count("bond-") > str(drawings[0]).count("bond-")
 
 
 def test_no_molecules_need_no_child():

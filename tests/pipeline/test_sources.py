@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,10 +85,9 @@ FORMATS = {
 def read(*files: Path | str, rows: int = 1000, targets: Sequence[str] = (), column=None, limit=None, **options):
     """All records of the files; compressed ones are unpacked beside the first."""
     config = ReadConfig(smiles_column=column, target_columns=list(targets), **options)
-    found = find_files([str(file) for file in files], config)
-    work = Path(found[0]).parent / "work"
+    work = Path(find_files([str(file) for file in files], config)[0].given).parent / "work"
     work.mkdir(exist_ok=True)
-    splits = cut(open_sources([str(file) for file in files], work, config), rows, config, limit)
+    splits = cut(open_sources([str(file) for file in files], work, config), rows, limit)
     assert all(0 < split.rows <= rows for split in splits)
     return [record for split in splits for record in read_split(split)]
 
@@ -226,18 +226,59 @@ def test_the_smiles_column_is_guessed_whatever_its_case(tmp_path):
     assert shown(read(file)) == ["CCO"]
 
 
-@pytest.mark.parametrize("name", ["e.csv", "e.smi", "e.sdf", "e.csv.gz"])
-def test_an_empty_file_is_an_error(tmp_path, name):
-    (tmp_path / name).write_bytes(b"")
-    with pytest.raises(DataError, match=f"{name} is empty"):
-        read(tmp_path / name)
-
-
-@pytest.mark.parametrize(("name", "content"), [("h.csv", b"smiles,value\n"), ("e.smi.gz", gzip.compress(b""))])
-def test_a_file_without_records_is_an_error(tmp_path, name, content):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((name, b"") for name in ("e.csv", "e.smi", "e.sdf", "e.csv.gz", "e.parquet", "e.arrow")),
+        ("h.csv", b"smiles,value\n"),
+        ("e.smi.gz", gzip.compress(b"")),
+        ("e.csv.gz", gzip.compress(b"")),
+        ("blank.sdf", b"\n\n"),
+    ],
+)
+def test_a_file_without_records_is_told_and_an_error_only_if_nothing_is_left(tmp_path, capsys, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=f"{name} has no records"):
+    with pytest.raises(DataError, match=rf"the input has no records \({name}\)"):
         read(tmp_path / name)
+    (tmp_path / "z.smi").write_text("C\n")
+    capsys.readouterr()
+    assert shown(read(tmp_path)) == ["C"]
+    assert f"{name} has no records\n" in capsys.readouterr().err
+
+
+def test_a_mol_file_is_one_entry(tmp_path):
+    (tmp_path / "m.mol").write_text(TEXTS["sdf"].split("$$$$")[0])
+    (record,) = read(tmp_path / "m.mol")
+    assert record.format == "molblock"
+    assert record.text.startswith(TEXTS["sdf"].split("\n")[0])
+
+
+def test_every_input_may_have_options_of_its_own(tmp_path):
+    (tmp_path / "a.csv").write_text("smiles,value\nC,1\n")
+    (tmp_path / "b.csv").write_text("2\tCC\n3\tCCC\n")
+    options = {"header": False, "delimiter": "tab", "smiles_column": 1, "target_columns": [0]}
+    inputs = [str(tmp_path / "a.csv"), {"path": str(tmp_path / "b.csv"), **options}]
+    config = ReadConfig(target_columns=["value"])
+    first, second = open_sources(inputs, tmp_path, config)
+    assert "options" not in first.record()
+    assert second.record()["options"] == {**options, "smiles_column": "1", "target_columns": ["0"]}
+    # The targets of a dataset have one set of names.
+    with pytest.raises(DataError, match=r"different targets \(a.csv: value; b.csv: 0\)"):
+        cut([first, second], 10)
+    del options["target_columns"]
+    inputs[1] = {"path": str(tmp_path / "b.csv"), **options}
+    splits = cut(open_sources(inputs, tmp_path, ReadConfig()), 10)
+    assert [record.text for split in splits for record in read_split(split)] == ["C", "CC", "CCC"]
+
+
+def test_an_unknown_option_of_an_input_is_an_error_that_names_the_known_ones(tmp_path):
+    (tmp_path / "a.csv").write_text("smiles\nC\n")
+    with pytest.raises(ConfigError, match=r"a.csv': unknown key 'delimitr'. Did you mean 'delimiter'"):
+        find_files({"path": str(tmp_path / "a.csv"), "delimitr": "tab"}, ReadConfig())
+    with pytest.raises(ConfigError, match=r"needs the key 'path'"):
+        find_files([{"format": "csv"}], ReadConfig())
+    with pytest.raises(ConfigError, match=r"format=cvs: expected auto, csv"):
+        find_files([{"path": str(tmp_path / "a.csv"), "format": "cvs"}], ReadConfig())
 
 
 @pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
@@ -266,14 +307,22 @@ def test_unknown_names_and_missing_files_are_errors(tmp_path):
         find_files([], ReadConfig())
 
 
-def test_folders_and_globs_stand_for_their_files_in_order(tmp_path):
+def names(*inputs, **options) -> list[str]:
+    return [Path(file.given).name for file in find_files(inputs, ReadConfig(**options))]
+
+
+def test_folders_and_globs_stand_for_their_files_in_order_and_say_what_they_leave_out(tmp_path, capsys):
     for name in ("b.smi", "a.csv", "notes.md", "c.smi.gz"):
         (tmp_path / name).write_text("x")
-    assert [Path(f).name for f in find_files([str(tmp_path)], ReadConfig())] == ["a.csv", "b.smi", "c.smi.gz"]
-    assert [Path(f).name for f in find_files([f"{tmp_path}/c*", f"{tmp_path}/*.smi"], ReadConfig())] == [
-        "c.smi.gz",
-        "b.smi",
-    ]
+    assert names(f"{tmp_path}/c*", f"{tmp_path}/*.smi") == ["c.smi.gz", "b.smi"]
+    assert capsys.readouterr().err == ""
+    for item in (str(tmp_path), f"{tmp_path}/*"):
+        assert names(item) == ["a.csv", "b.smi", "c.smi.gz"]
+        assert capsys.readouterr().err == f"{item}: 1 file(s) of another format left out: notes.md\n"
+    # A format that is named holds for every file of a glob, and for those of a folder that look like it.
+    assert names(f"{tmp_path}/*.md", format="smi") == ["notes.md"]
+    assert names(str(tmp_path), format="smi") == ["b.smi", "c.smi.gz"]
+    assert "2 file(s) of another format left out: a.csv, notes.md" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"b.smi more than once"):
         find_files([str(tmp_path), str(tmp_path / "b.smi")], ReadConfig())
 
@@ -318,7 +367,7 @@ def test_parts_of_a_compressed_file_are_read_one_after_the_other(tmp_path):
 def test_a_split_needs_only_its_own_row_group_or_batch(tmp_path, format, start):
     file = tmp_path / f"m.{format}"
     file.write_bytes(FORMATS[format])
-    splits = cut(open_sources([str(file)], tmp_path, ReadConfig()), 2, ReadConfig(), None)
+    splits = cut(open_sources([str(file)], tmp_path, ReadConfig()), 2)
     damaged = bytearray(FORMATS[format])
     place = FORMATS[format].index(SMILES[0].encode())
     damaged[place] ^= 0xFF
@@ -454,7 +503,7 @@ def test_a_split_is_a_few_strings_and_numbers(tmp_path):
     file = tmp_path / "m.csv"
     file.write_bytes(FORMATS["csv"])
     config = ReadConfig(target_columns=["value"])
-    for split in cut(open_sources([str(file)], tmp_path, config), 3, config, None):
+    for split in cut(open_sources([str(file)], tmp_path, config), 3):
         assert len(json.dumps(asdict(split))) < 1000
 
 
@@ -468,7 +517,7 @@ def test_cutting_holds_no_file_in_memory(tmp_path, format):
     config = ReadConfig(smiles_column="smiles")
     tracemalloc.start()
     try:
-        cut(open_sources([str(file)], tmp_path, config), 500, config, None)
+        cut(open_sources([str(file)], tmp_path, config), 500)
         assert tracemalloc.get_traced_memory()[1] < size / 2, tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -478,7 +527,7 @@ def test_a_file_that_changed_since_it_was_cut_is_an_error_that_names_it(tmp_path
     file = tmp_path / "m.smi"
     for change in ("C\n" * 3, "N\n" * 7, ""):
         file.write_text("C\n" * 7)
-        (split,) = cut(open_sources([str(file)], tmp_path, ReadConfig()), 10, ReadConfig(), None)
+        (split,) = cut(open_sources([str(file)], tmp_path, ReadConfig()), 10)
         file.write_text(change)
         with pytest.raises(DataError, match=r"m.smi changed while"):
             list(read_split(split))
@@ -497,5 +546,40 @@ def test_real_broken_sdf_loses_only_its_broken_entry(shared_data):
 def read_readonly(file: Path):
     """:func:`read` for a file in a folder that is not ours."""
     with tempfile.TemporaryDirectory() as work:
-        splits = cut(open_sources([str(file)], Path(work), ReadConfig()), 4, ReadConfig(), None)
+        splits = cut(open_sources([str(file)], Path(work), ReadConfig()), 4)
         return [record for split in splits for record in read_split(split)]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pretrain_smiles/pubchem_substances_100k_standardize_sm.csv.gz", {"delimiter": "tab", "header": False}),
+        ("nasty/100kPCS/100kPCS_validate.csv.gz", {"delimiter": "tab", "header": False}),
+        ("nasty/100kPCS/100kPCS_metals.csv.gz", {"delimiter": "tab", "header": False}),
+        ("nasty/micro_ZINC_corrupt.csv", {"smiles_column": "SMILES1"}),
+    ],
+)
+def test_the_error_of_an_odd_table_names_the_options_that_read_it(shared_data, name, options):
+    """Following the messages, one after the other, must lead to molecules."""
+    file = shared_data / name
+    with tempfile.TemporaryDirectory() as work:
+
+        def molecules(**options: Any) -> list[Any]:
+            sources = open_sources(str(file), Path(work), ReadConfig(**options))
+            return [record for split in cut(sources, 100, 100) for record in read_split(split)]
+
+        with pytest.raises(DataError) as caught:
+            molecules()
+        for key, value in options.items():
+            if key != "smiles_column":
+                assert f"{key}={str(value).lower()}" in str(caught.value)
+        if "header" in options:
+            with pytest.raises(DataError, match=r"without names \(header=false\).*smiles_column=0 to 1"):
+                molecules(**options)
+            options = {**options, "smiles_column": "0"}
+        else:
+            assert "smiles_column=" in str(caught.value)
+            assert "SMILES1" in str(caught.value)
+        records = molecules(**options)
+        assert len(records) == 100
+        assert all(isinstance(record, RawMolecule) for record in records)
