@@ -40,8 +40,8 @@ MOLECULES = {"one": 2_000, "none": 50_000}
 """Enough for a measurement of about a minute on two cores."""
 BLOCK_ROWS = 256
 ROWS_PER_SHARD = 2048
-SPLITS_PER_CORE = 4
-"""At least, so that the cores end together; a real job has thousands."""
+SPLITS_PER_CORE = 16
+"""So many that the cores end together; a real job has thousands."""
 LOOK_S = 0.2
 """Time between two looks at the memory of a job."""
 
