@@ -187,7 +187,8 @@ def _num_cpus(ray: Any) -> int:
 
 
 def _begin() -> None:
-    """Nothing: the first task of a worker."""
+    """The first task of a worker: to load what the others need."""
+    import pipeline.stages  # noqa: F401
 
 
 def _next(waiting: Iterator[Call], again: deque[Attempt]) -> Attempt | None:

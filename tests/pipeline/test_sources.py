@@ -23,10 +23,13 @@ from hypothesis import strategies as st
 from pyarrow import feather
 from rdkit import Chem
 
+from pipeline.config import compose
 from pipeline.inputs import find_files
+from pipeline.plan import PreprocessConfig
 from pipeline.sources import ReadConfig, cut, open_sources, read_split
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.fields import RawMolecule, Rejection
+from tests.datasets import REPOSITORY
 
 SMILES = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "C/C=C/C", "N", "O=C(O)c1ccccc1"]
 COMPRESS = {
@@ -269,6 +272,16 @@ def test_every_input_may_have_options_of_its_own(tmp_path):
     inputs[1] = {"path": str(tmp_path / "b.csv"), **options}
     splits = cut(open_sources(inputs, tmp_path, ReadConfig()), 10)
     assert [record.text for split in splits for record in read_split(split)] == ["C", "CC", "CCC"]
+
+
+def test_options_of_an_input_are_given_on_the_command_line_as_the_readme_says():
+    given = "input=[a.csv,{path: b.txt, format: csv, delimiter: tab, header: false, smiles_column: 1}]"
+    assert given in (REPOSITORY / "README.md").read_text()
+    config = compose("preprocess", PreprocessConfig, [given, "output=x"])
+    assert config.input == [
+        "a.csv",
+        {"path": "b.txt", "format": "csv", "delimiter": "tab", "header": False, "smiles_column": 1},
+    ]
 
 
 def test_an_unknown_option_of_an_input_is_an_error_that_names_the_known_ones(tmp_path):
