@@ -51,9 +51,14 @@ class SDE(ABC):
     def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean like ``x`` and standard deviation [m, 1, ...] of x_t given x_0 = ``x``."""
 
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior at t = T, around zero."""
+        return 1.0
+
     def prior_sampling(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """A float32 sample of the distribution at t = T, on the generator's device."""
-        return normal(shape, generator)
+        """A float32 sample of the prior, on the generator's device."""
+        return normal(shape, generator) * self.prior_std
 
     def discretize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """f and G of x_{i+1} = x_i + f + G z, z ~ N(0, 1); Euler-Maruyama with step T / N unless overridden."""
@@ -109,9 +114,10 @@ class VESDE(SDE):
         """Mean x_0, standard deviation sigma(t): sigma_min, not zero, at t = 0."""
         return x, self._sigma(x, t)
 
-    def prior_sampling(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """N(0, sigma_max^2); the original code starts at N(0, 1) whatever sigma_max is."""
-        return normal(shape, generator) * self.config.maximum
+    @property
+    def prior_std(self) -> float:
+        """sigma_max; the original code starts at N(0, 1) whatever sigma_max is."""
+        return self.config.maximum
 
     def discretize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """G^2 = sigma_i^2 - sigma_{i-1}^2 on N log-spaced sigmas, sigma_{-1} = 0 and i = floor(t (N - 1) / T)."""
