@@ -75,8 +75,9 @@ def start_processes(config: EngineConfig) -> Place:
 
 
 def stop_processes() -> None:
-    """Leave the process group."""
+    """Leave the process group, all together: whoever leaves first takes away what the others may still need."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 

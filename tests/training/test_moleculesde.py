@@ -18,12 +18,12 @@ from tests.training.molecules import (
     num_parameters,
     seeded,
 )
-from training.diffusion.sde import POSITION_SDES
+from training.diffusion.sde import GRAPH_SDES, POSITION_SDES
 from training.models.encoders import Encoders, ModelConfig
 from training.models.graph import extended_edges
 from training.objectives import OBJECTIVES, ObjectiveConfig, build_objective
 from training.objectives.base import graph_mean
-from training.objectives.contrastive import ebm_nce
+from training.objectives.contrastive import CONTRASTIVE, ebm_nce
 from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
 
 MODEL_WIDTH = model_config("tiny").hidden_3d
@@ -72,6 +72,23 @@ def test_every_objective_keeps_the_contract(name):
         again, other = (objective(batch, encoders, seeded(seed)).loss for seed in (0, 1))
         assert torch.equal(again, output.loss)
         assert any(has_pos) == bool(other != output.loss)
+
+
+def test_named_settings_are_the_specifications():
+    """Section 4.2: the same names stand for other numbers in the two directions."""
+    numbers = lambda table: {name: (sde.kind, sde.minimum, sde.maximum) for name, sde in table.items()}  # noqa: E731
+    positions = {
+        "VE": ("ve", 0.2, 1.0),
+        "VE02": ("ve", 0.1, 10.0),
+        "VE03": ("ve", 0.1, 1000.0),
+        "VP": ("vp", 0.2, 1.0),
+        "VP02": ("vp", 0.2, 30.0),
+        "VP03": ("vp", 0.2, 1000.0),
+    }
+    graph = {"VE": ("ve", 0.1, 1.0), "VP02": ("vp", 0.1, 30.0), "VP03": ("vp", 0.1, 1000.0)}
+    assert numbers(POSITION_SDES).items() >= positions.items()
+    assert numbers(GRAPH_SDES).items() >= (positions | graph).items()
+    assert {sde.num_steps for table in (POSITION_SDES, GRAPH_SDES) for sde in table.values()} == {1000}
 
 
 def test_start_values_are_the_specifications():
@@ -251,10 +268,24 @@ def test_awkward_molecules_train_under_every_equation(name, variant):
     assert all(g is not None and g.isfinite().all() for g in gradients(encoders, objective).values())
 
 
-def test_info_nce_trains():
-    encoders, objective = build(contrastive="info_nce")
+@pytest.mark.parametrize("level", ["atom", "molecule"])
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_every_contrast_trains_at_every_level(name, level):
+    encoders, objective = build(contrastive=name, contrastive_level=level, num_negatives=2)
     objective(molecule_batch(DRUGS[:4]), encoders, seeded()).loss.backward()
     assert gradients(encoders)["encoder_3d.head.2.weight"].abs().sum() > 0
+
+
+def test_molecules_are_contrasted_by_their_readouts():
+    encoders, objective = (module.eval() for module in build(contrastive_level="molecule"))
+    batch = molecule_batch(DRUGS[:5], [True, False, True, True, True])
+    metrics = objective(batch, encoders, seeded(4)).metrics
+    z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+    z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
+    x, y = (torch.stack([z[batch.batch == b].mean(0) for b in (0, 2, 3, 4)]) for z in (z_2d, z_3d))
+    loss, accuracy = ebm_nce(x, y, 0.1, seeded(4))
+    torch.testing.assert_close(metrics["contrastive"], loss)
+    torch.testing.assert_close(metrics["contrastive_accuracy"], accuracy)
 
 
 @pytest.mark.parametrize("mode", ["autocast", "bfloat16"])
@@ -292,7 +323,9 @@ def test_learning_rate_groups_are_the_papers():
         ({"graph_sde": "no"}, "graph_sde='no'"),
         ({"contrastive": "clip"}, "contrastive='clip'.*ebm_nce, info_nce"),
         ({"position_variant": "2"}, "position_variant='2'.*01, 02"),
+        ({"contrastive_level": "node"}, "contrastive_level='node'.*atom, molecule"),
         ({"max_hops": 0}, "max_hops=0"),
+        ({"num_negatives": 0}, "num_negatives=0"),
     ],
 )
 def test_wrong_values_are_named(values, message):

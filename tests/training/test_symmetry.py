@@ -13,10 +13,14 @@ from torch import nn
 
 from tests.training.molecules import AWKWARD, DRUGS, model_config, molecule_batch, permuted, rotation, seeded, with_pos
 from training.data.batch import MoleculeBatch
+from training.diffusion.bond_transformer import BondTransformer, one_hot_bonds, one_hot_charges
 from training.diffusion.graph_score import GraphScore
 from training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
+from training.diffusion.position_transformer import PositionTransformer
+from training.diffusion.score_trunk import NoiseLevel
 from training.models.encoders import ENCODERS_2D, ENCODERS_3D
-from training.models.graph import extended_edges
+from training.models.graph import extended_edges, molecule_pairs
+from training.models.relations import topology
 from training.models.symmetry import Symmetry
 from training.objectives.moleculesde import dense_graph
 
@@ -84,6 +88,55 @@ def graph_score() -> Subject:
     return Subject(nn.ModuleList([encoder, net]), net.symmetry, run)
 
 
+def awakened(network: nn.Module) -> nn.Module:
+    """Conditioned blocks start as the identity: give them something to say."""
+    for name, parameter in network.named_parameters():
+        if "modulation" in name:
+            nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+def levels(batch: MoleculeBatch) -> NoiseLevel:
+    """Different noise for every molecule, whichever batch it is in."""
+    sigma = 0.05 + 0.1 * batch.ptr.diff().to(batch.pos)
+    return NoiseLevel(torch.ones_like(sigma), sigma)
+
+
+def position_transformer(kept: tuple[int, ...] = (0, 1, 2), handed: bool = True) -> Subject:
+    """On the representations of a 2D encoder; only the ``kept`` of e1, e2, e3 enter, or atoms that see no hands."""
+    row = ENCODERS_2D["graph_transformer"]
+    encoder = row.build(row.config(MODEL))
+    net = PositionTransformer(MODEL.position_transformer, MODEL.graph_transformer.hidden, data_std=1.5, max_hops=4)
+    awakened(net)
+    net.weights.weight.data[[k for k in range(3) if k not in kept]] = 0.0
+    if not handed:
+        net.chirality_embedding.weight.data.zero_()
+
+    def run(batch):
+        z = encoder(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+        paths = topology(batch.edge_index, batch.edge_attr, batch.batch)
+        return no_pairs(net(z, batch, paths, batch.pos, levels(batch)))
+
+    return Subject(nn.ModuleList([encoder, net]), net.symmetry, run)
+
+
+def bond_transformer() -> Subject:
+    """On the representations of a 3D encoder without handedness, with the clean bonds in place of noised ones."""
+    row = ENCODERS_3D["schnet"]
+    encoder = row.build(row.config(MODEL))
+    net = BondTransformer(MODEL.bond_transformer, MODEL.schnet.hidden)
+    awakened(net)
+
+    def run(batch):
+        bonds, charges = one_hot_bonds(batch).to(batch.pos), one_hot_charges(batch).to(batch.pos)
+        z = encoder(batch.x[:, 0], batch.pos, batch.batch)
+        of_pairs, of_atoms = net(z, batch, bonds, charges, levels(batch))
+        (i, j), square = molecule_pairs(batch.batch), of_atoms.new_zeros(batch.num_nodes, batch.num_nodes)
+        return of_atoms, square.index_put((torch.cat([i, j]), torch.cat([j, i])), of_pairs.sum(1).repeat(2))
+
+    return Subject(nn.ModuleList([encoder, net]), net.symmetry, run)
+
+
 def no_pairs(rows: torch.Tensor) -> Outputs:
     return rows, rows.new_zeros(len(rows), len(rows))
 
@@ -93,6 +146,8 @@ SUBJECTS = {
     **{f"3d-{name}": lambda name=name: encoder_3d(name) for name in ENCODERS_3D},
     **{f"position_score-{name}": lambda name=name: position_score(name) for name in EDGE_ATTRIBUTES},
     "graph_score": graph_score,
+    "position_transformer": position_transformer,
+    "bond_transformer": bond_transformer,
 }
 
 
@@ -165,6 +220,17 @@ def test_mixed_reflection_is_an_equivariant_and_an_antisymmetric_field(variant, 
         batch = prepared(subject, dtype)
         rows, pairs = subject.run(batch)
         expected = sign * (rows.double() @ mirror.T).to(dtype)
+        errors[dtype] = error(subject.run(moved(batch, mirror)), (expected, pairs))
+    assert_rounding_only(errors)
+
+
+def test_the_transformers_field_is_equivariant_where_neither_e2_nor_hands_enter():
+    subject, errors = position_transformer(kept=(0, 2), handed=False), {}
+    mirror = -rotation(seeded(3))
+    for dtype in TOLERANCE:
+        batch = prepared(subject, dtype)
+        rows, pairs = subject.run(batch)
+        expected = (rows.double() @ mirror.T).to(dtype)
         errors[dtype] = error(subject.run(moved(batch, mirror)), (expected, pairs))
     assert_rounding_only(errors)
 

@@ -18,6 +18,12 @@ def symmetric_normal(num_graphs: int, size: int, generator: torch.Generator) -> 
     return upper + upper.transpose(1, 2)
 
 
+def antithetic_uniform_times(num_graphs: int, generator: torch.Generator, eps: float) -> Tensor:
+    """One time per molecule in [eps, 1), [g]: uniform draws, then their mirror images, cut to g."""
+    draws = torch.rand(num_graphs // 2 + 1, generator=generator, device=generator.device)
+    return torch.cat([draws, 1.0 - draws])[:num_graphs] * (1.0 - eps) + eps
+
+
 def antithetic_times(num_graphs: int, generator: torch.Generator, num_steps: int = 1000, eps: float = 1e-6) -> Tensor:
     """One time per molecule in [eps, 1), [g]: steps k, then their mirror images ``num_steps`` - 1 - k, cut to g.
 

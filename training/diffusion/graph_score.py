@@ -1,8 +1,11 @@
 """The 3D-to-2D score networks of MoleculeSDE: 3D representations and a noised graph in, scores of the graph out.
 
-Formulas: specification of MoleculeSDE, section 5.2. Dense zero-padded layout; symbols of shapes: ``g`` molecules,
-``s`` atoms of the largest one, ``F`` width, ``C`` adjacency channels. Each channel of a layer has its own sub-networks;
-they are stacked in one tensor and run as one grouped product.
+Formulas: specification of MoleculeSDE, section 5.2. Tensors come and go zero-padded; in between, layers see the rows
+of true atoms, and of unordered pairs of them: every adjacency channel is symmetric, and its diagonal is never read.
+Only products of matrices run on rectangles, in buckets of molecules of similar size. Each channel of a layer has its
+own sub-networks; they are stacked in one tensor and run as one grouped product. Symbols of shapes: ``g`` molecules,
+``n`` true atoms, ``p`` unordered pairs (i < j), ``F`` width, ``C`` adjacency channels; in a bucket ``b`` molecules with
+``s`` atoms each (of the whole batch in the padded tensors).
 """
 
 import math
@@ -13,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from training.models.config import GraphScoreConfig
-from training.models.graph import in_float32, to_dense
+from training.models.graph import in_float32, molecule_pairs, to_dense
 from training.models.layers import xavier_linear
+from training.models.layout import bucketed
 from training.models.schnet import NUM_ATOM_TYPES
 from training.models.symmetry import INVARIANT, Symmetry
 
@@ -33,8 +37,40 @@ def mask_pairs(pairs: Tensor, flags: Tensor) -> Tensor:
     return pairs * both.view(*both.shape, *[1] * (pairs.dim() - 3))
 
 
+class AtomPairs:
+    """The unordered atom pairs of a batch, and their way to the rectangles of its buckets and back.
+
+    Args:
+        batch: int64 [n] molecule of every atom, ascending.
+    """
+
+    def __init__(self, batch: Tensor):
+        self.layout = bucketed(batch)
+        self.index = molecule_pairs(batch)
+        """int64 [2, p]: the atoms i < j of every pair."""
+        # Ascending in the row they show, the entries of the rectangles begin with the two of every pair.
+        order = torch.argsort(self.layout.row_of_entry, stable=True)
+        self._entries = order[: self.index.numel()].view(-1, 2).unbind(1)
+
+    def to_matrices(self, values: Tensor) -> list[Tensor]:
+        """Each bucket's symmetric matrices [b, C, s, s] of pair values [p, C], with a diagonal of ones."""
+        table = torch.cat([values, values.new_ones(1, values.shape[1]), values.new_zeros(1, values.shape[1])])
+        entries = table.index_select(0, self.layout.row_of_entry)
+        parts = entries.split([bucket.num_molecules * bucket.size**2 for bucket in self.layout.buckets])
+        return [
+            part.view(bucket.num_molecules, bucket.size, bucket.size, -1).permute(0, 3, 1, 2)
+            for part, bucket in zip(parts, self.layout.buckets, strict=True)
+        ]
+
+    def from_matrices(self, parts: list[Tensor]) -> Tensor:
+        """Pair values [p, C], the mean of both entries of a pair in each bucket's matrices [b, C, s, s]."""
+        entries = torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts])
+        first, second = self._entries
+        return 0.5 * (entries.index_select(0, first) + entries.index_select(0, second))
+
+
 class GroupedLinear(nn.Module):
-    """One linear layer per channel: [g, s, C, in] to [g, s, C, out]; C = 1 in the input broadcasts."""
+    """One linear layer per channel: [n, C, in] to [n, C, out]; an input [n, in] is shared by all channels."""
 
     def __init__(self, num_channels: int, in_features: int, out_features: int):
         super().__init__()
@@ -45,11 +81,10 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Each channel by its own weight."""
-        x = x.expand(*x.shape[:2], self.weight.shape[0], x.shape[3])
-        return torch.einsum("gsci,cio->gsco", x, self.weight) + self.bias
+        return torch.einsum("ni,cio->nco" if x.dim() == 2 else "nci,cio->nco", x, self.weight) + self.bias
 
 
-class DenseGCN(nn.Module):
+class GCN(nn.Module):
     """y_k = D_k^-1/2 A_k' D_k^-1/2 (x W_k) + b_k per channel k, A' = A with unit diagonal, D = clamp(row sums, 1).
 
     Noised adjacencies have negative entries; the clamp keeps the root real.
@@ -62,14 +97,15 @@ class DenseGCN(nn.Module):
         for channel in self.weight.detach():
             nn.init.xavier_uniform_(channel)
 
-    def forward(self, x: Tensor, adj: Tensor) -> Tensor:
-        """[g, C, s, out] from atom rows [g, s, in] and adjacencies [g, C, s, s]."""
-        diagonal = torch.eye(adj.shape[-1], dtype=torch.bool, device=adj.device)
-        adj = in_float32(adj).masked_fill(diagonal, 1.0)
-        scale = adj.sum(-1).clamp(min=1.0).rsqrt()
-        adj = scale.unsqueeze(-1) * adj * scale.unsqueeze(-2)
-        projected = torch.einsum("gsi,cio->gcso", x, self.weight)
-        return adj.to(projected.dtype) @ projected + self.bias.unsqueeze(1)
+    def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
+        """[n, C, out] from atom rows [n, in] and adjacency channels [p, C]."""
+        projected = torch.einsum("ni,cio->nco", x, self.weight)
+        outputs = []
+        for matrix, rows in zip(pairs.to_matrices(in_float32(adj)), pairs.layout.pad(projected), strict=True):
+            scale = matrix.sum(3, keepdim=True).clamp(min=1.0).rsqrt()
+            product = matrix.to(rows.dtype) @ (scale * rows.transpose(1, 2)).to(rows.dtype)
+            outputs.append((scale * product).transpose(1, 2))
+        return pairs.layout.unpad(outputs).to(projected.dtype) + self.bias
 
 
 class AdjacencyLayer(nn.Module):
@@ -80,34 +116,32 @@ class AdjacencyLayer(nn.Module):
         self.slice_width = hidden // num_heads
         self.query_in, self.key_in = (GroupedLinear(in_channels, in_features, 2 * hidden) for _ in range(2))
         self.query_out, self.key_out = (GroupedLinear(in_channels, 2 * hidden, 2 * hidden) for _ in range(2))
-        self.value = DenseGCN(in_channels, in_features, hidden)
+        self.value = GCN(in_channels, in_features, hidden)
         mixed = 2 * max(in_channels, out_channels)
         self.atoms = mlp([hidden * in_channels, mixed, hidden], nn.ELU)
         self.pairs = mlp([2 * in_channels, mixed, mixed, out_channels], nn.ELU)
 
-    def forward(self, x: Tensor, adj: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
-        """New atom rows [g, s, hidden] and adjacency channels [g, s, s, C'] from [g, s, F] and [g, s, s, C]."""
-        channels_first = adj.permute(0, 3, 1, 2)
-        values = self.value(x, channels_first).permute(0, 2, 1, 3).flatten(2)
-        new_x = torch.tanh(self.atoms(values) * flags.unsqueeze(2))
-        pairs = self.pairs(torch.cat([self._attention(x), adj], dim=3))
-        return new_x, mask_pairs(pairs + pairs.transpose(1, 2), flags)
+    def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> tuple[Tensor, Tensor]:
+        """New atom rows [n, hidden] and adjacency channels [p, C'] from [n, F] and [p, C]."""
+        new_x = torch.tanh(self.atoms(self.value(x, adj, pairs).flatten(1)))
+        mixed = self.pairs(torch.cat([self._attention(x, pairs), adj], dim=1))
+        return new_x, 2.0 * mixed  # A' + A'^T of a symmetric A'
 
-    def _attention(self, x: Tensor) -> Tensor:
-        """Symmetrised mean over slices of tanh(Q K^T / 2) per channel, [g, s, s, C].
+    def _attention(self, x: Tensor, pairs: AtomPairs) -> Tensor:
+        """Symmetrised mean over slices of tanh(Q K^T / 2) per channel, [p, C].
 
         Q and K are twice as wide as ``hidden``, so there are twice as many slices as heads (specification 8.2 #6).
         The root of the slice width is the 2.
         """
-        x = x.unsqueeze(2)
-        query, key = self.query_out(torch.tanh(self.query_in(x))), self.key_out(torch.tanh(self.key_in(x)))
-        query, key = (part.unflatten(3, (-1, self.slice_width)).permute(0, 2, 3, 1, 4) for part in (query, key))
-        maps = torch.tanh(query @ key.transpose(3, 4) / math.sqrt(self.slice_width)).mean(2)
-        return (0.5 * (maps + maps.transpose(2, 3))).permute(0, 2, 3, 1)
+        query = self.query_out(torch.tanh(self.query_in(x))) / math.sqrt(self.slice_width)
+        key = self.key_out(torch.tanh(self.key_in(x)))
+        in_slices = lambda rows: rows.unflatten(3, (-1, self.slice_width)).permute(0, 2, 3, 1, 4)  # noqa: E731
+        padded = zip(pairs.layout.pad(query), pairs.layout.pad(key), strict=True)
+        return pairs.from_matrices([torch.tanh(in_slices(q) @ in_slices(k).mT).mean(2) for q, k in padded])
 
 
 class AdjacencyScore(nn.Module):
-    """m_A [g, s, s] from atom rows and the noised adjacency; 151,561 parameters at the paper's sizes.
+    """m_A [p] from atom rows, the noised adjacency and its square; 151,561 parameters at the paper's sizes.
 
     The last layer's atom rows feed nothing, as in the original: their parameters exist only for parity.
     """
@@ -122,46 +156,40 @@ class AdjacencyScore(nn.Module):
         )
         self.final = mlp([sum(channels), 2 * sum(channels), 2 * sum(channels), 1], nn.SiLU)
 
-    def forward(self, x: Tensor, adj: Tensor, flags: Tensor) -> Tensor:
-        """Symmetric with zero diagonal, zero where ``flags`` is False."""
-        channels = torch.stack([adj, adj @ adj], dim=3).to(x.dtype)
-        collected = [channels]
+    def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
+        """One value per pair, from [n, F] and the two channels [p, 2]."""
+        adj = adj.to(x.dtype)
+        collected = [adj]
         for layer in self.layers:
-            x, channels = layer(x, channels, flags)
-            collected.append(channels.to(collected[0].dtype))
-        output = self.final(torch.cat(collected, dim=3)).squeeze(3)
+            x, adj = layer(x, adj, pairs)
+            collected.append(adj.to(collected[0].dtype))
         # Zero times the unread atom rows: every parameter gets a gradient, as data-parallel reductions expect.
-        output = output + 0.0 * x.sum()
-        off_diagonal = ~torch.eye(adj.shape[-1], dtype=torch.bool, device=adj.device)
-        return mask_pairs(output * off_diagonal, flags)
+        return self.final(torch.cat(collected, dim=1)).squeeze(1) + 0.0 * x.sum()
 
 
 class NodeScore(nn.Module):
-    """m_X [g, s, atom types] from atom rows and the noised adjacency; 888,815 parameters at the paper's sizes."""
+    """m_X [n, atom types] from atom rows and the noised adjacency; 888,815 parameters at the paper's sizes."""
 
     def __init__(self, config: GraphScoreConfig, in_features: int, num_atom_types: int):
         super().__init__()
         widths = [in_features] + [config.hidden] * config.num_layers
-        self.layers = nn.ModuleList(DenseGCN(1, before, after) for before, after in pairwise(widths))
+        self.layers = nn.ModuleList(GCN(1, before, after) for before, after in pairwise(widths))
         self.final = mlp([sum(widths), 2 * sum(widths), 2 * sum(widths), num_atom_types], nn.SiLU)
 
-    def forward(self, x: Tensor, adj: Tensor, flags: Tensor) -> Tensor:
-        """Zero where ``flags`` is False."""
+    def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
+        """From [n, F] and the one channel [p, 1]."""
         collected = [x]
         for layer in self.layers:
-            x = torch.tanh(layer(x, adj.unsqueeze(1)).squeeze(1))
+            x = torch.tanh(layer(x, adj, pairs).squeeze(1))
             collected.append(x.to(collected[0].dtype))
-        # The last network is most of the work and sees one atom at a time: padding is left out of it.
-        slot = flags.flatten().nonzero().squeeze(1)
-        rows = torch.cat(collected, dim=2).flatten(0, 1).index_select(0, slot)
-        return to_dense(self.final(rows), slot, *flags.shape)
+        return self.final(torch.cat(collected, dim=1))
 
 
 class GraphScore(nn.Module):
     """Both networks on H = Linear(z3) + Linear(X_t); score = -m / std. 1,166,676 parameters at the paper's sizes.
 
-    Permutation equivariant; invariant under every motion if the 3D encoder is. It takes no time. Padding does not
-    leak into atoms whose flag is set.
+    Permutation equivariant; invariant under every motion if the 3D encoder is. It takes no time. Padding neither costs
+    nor leaks into atoms whose flag is set.
     """
 
     symmetry: ClassVar[Symmetry] = INVARIANT
@@ -179,12 +207,24 @@ class GraphScore(nn.Module):
         Args:
             z: [g, s, hidden_3d] representations of the 3D encoder, zero-padded.
             x: [g, s, atom types] noised one-hot atom types.
-            adj: [g, s, s] noised symmetric adjacency.
+            adj: [g, s, s] noised symmetric adjacency, zero where ``flags`` is False.
             flags: bool [g, s], False for padding.
 
         Returns:
-            m_X [g, s, atom types] and m_A [g, s, s].
+            m_X [g, s, atom types], and m_A [g, s, s], which is symmetric with zero diagonal.
         """
+        num_graphs, size = flags.shape
+        slot = flags.flatten().nonzero().squeeze(1)
+        if slot.numel() == 0:  # one padded atom stands in, so that every module runs whatever the batch
+            slot = slot.new_zeros(1)
+        pairs = AtomPairs(slot // size)
+        i, j = slot[pairs.index]
+        entry, mirrored = i * size + j % size, j * size + i % size
+        channels = torch.stack([adj, adj @ adj], dim=3).flatten(0, 2).index_select(0, entry)
         weights = self.embed_types.weight.dtype
-        h = self.embed_3d(z.to(weights)) + self.embed_types(x.to(weights))
-        return self.node(h, adj, flags), self.adjacency(h, adj, flags)
+        z_rows, x_rows = (part.flatten(0, 1).index_select(0, slot).to(weights) for part in (z, x))
+        h = self.embed_3d(z_rows) + self.embed_types(x_rows)
+        m_x = to_dense(self.node(h, channels[:, :1], pairs), slot, num_graphs, size) * flags.unsqueeze(2)
+        values = self.adjacency(h, channels, pairs)
+        m_adj = values.new_zeros(adj.numel()).index_copy(0, entry, values).index_copy(0, mirrored, values)
+        return m_x, m_adj.view_as(adj)

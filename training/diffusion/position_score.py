@@ -78,7 +78,7 @@ class PairLinear(nn.Module):
 
     def forward(self, z: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """[e, out] from atom rows [n, in]."""
-        return self.of_source(z).index_select(0, source) + self.of_target(z).index_select(0, target)
+        return self.of_source(z).index_select(0, source).add_(self.of_target(z).index_select(0, target))
 
 
 class FourierFeatures(nn.Module):
@@ -253,7 +253,7 @@ class PositionScore(nn.Module):
         source, target = both_directions(pairs)
         geometry = pair_geometry(pos, pairs)
         basis = torch.cat([geometry.basis, geometry.basis * geometry.basis.new_tensor([-1.0, -1.0, 1.0]).view(3, 1)])
-        q = self.edge_out(torch.relu(self.edge_norm(self.edge_in(z, source, target))))
+        q = self.edge_out(self.edge_norm(self.edge_in(z, source, target)).relu_())
         edge_attr = self.edge_attribute(q, geometry)
         x = self.node(z)
         output = pos.new_zeros(pos.shape, dtype=basis.dtype)

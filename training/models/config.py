@@ -4,7 +4,9 @@ They stand here because they are part of the model's configuration; the networks
 and an export does not, are in ``training/diffusion``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from .transformer import TransformerConfig
 
 
 @dataclass
@@ -41,3 +43,15 @@ class GraphScoreConfig:
     """Adjacency channels between layers; the first layer has two, the adjacency and its square."""
     final_channels: int = 4
     """Adjacency channels after the last layer."""
+
+
+@dataclass
+class ScoreTransformerConfig:
+    """Sizes of a score network of our form (:mod:`training.diffusion.position_transformer`, ``bond_transformer``)."""
+
+    trunk: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(hidden=192, num_layers=5, num_heads=3, feed_forward=512)
+    )
+    """Its blocks."""
+    readout_hidden: int = 192
+    """Hidden width of what is read out of a pair of atoms."""

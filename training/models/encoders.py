@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .config import GraphScoreConfig, PositionScoreConfig
+from .config import GraphScoreConfig, PositionScoreConfig, ScoreTransformerConfig
 from .gin import GIN, GINConfig
+from .painn import PaiNN, PaiNNConfig
 from .schnet import SchNet, SchNetConfig
+from .transformer import GeometryTransformer, GraphTransformer, TransformerConfig
 
 
 @dataclass
@@ -24,10 +26,20 @@ class ModelConfig:
     """Used with ``encoder_2d=gin``."""
     schnet: SchNetConfig = field(default_factory=SchNetConfig)
     """Used with ``encoder_3d=schnet``."""
+    painn: PaiNNConfig = field(default_factory=PaiNNConfig)
+    """Used with ``encoder_3d=painn``."""
+    graph_transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    """Used with ``encoder_2d=graph_transformer``."""
+    geometry_transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    """Used with ``encoder_3d=geometry_transformer``."""
     position_score: PositionScoreConfig = field(default_factory=PositionScoreConfig)
     """Score network of the positions given the bond graph."""
     graph_score: GraphScoreConfig = field(default_factory=GraphScoreConfig)
     """Score network of the bond graph given the positions."""
+    position_transformer: ScoreTransformerConfig = field(default_factory=ScoreTransformerConfig)
+    """The same as ``position_score`` in our form, with ``objective=moleculesde_corrected``."""
+    bond_transformer: ScoreTransformerConfig = field(default_factory=ScoreTransformerConfig)
+    """The same as ``graph_score`` in our form."""
 
     @property
     def hidden_2d(self) -> int:
@@ -53,11 +65,14 @@ class Encoder(NamedTuple):
 
 ENCODERS_2D: dict[str, Encoder] = {
     "gin": Encoder(GIN, attrgetter("gin")),
+    "graph_transformer": Encoder(GraphTransformer, attrgetter("graph_transformer")),
 }
 """``forward(x, edge_index, edge_attr, batch, generator=None) -> [n, hidden]``."""
 
 ENCODERS_3D: dict[str, Encoder] = {
     "schnet": Encoder(SchNet, attrgetter("schnet")),
+    "painn": Encoder(PaiNN, attrgetter("painn")),
+    "geometry_transformer": Encoder(GeometryTransformer, attrgetter("geometry_transformer")),
 }
 """``forward(z, pos, batch) -> [n, hidden]`` with z = atomic number - 1."""
 
@@ -73,8 +88,9 @@ class Encoders(nn.Module):
         super().__init__()
         encoder_2d = _choose(ENCODERS_2D, "encoder_2d", config.encoder_2d)
         encoder_3d = _choose(ENCODERS_3D, "encoder_3d", config.encoder_3d)
-        self.encoder_2d = encoder_2d.build(encoder_2d.config(config))
-        self.encoder_3d = encoder_3d.build(encoder_3d.config(config))
+        # Any: the encoders share `readout`, and no base class but nn.Module, which does not know it.
+        self.encoder_2d: Any = encoder_2d.build(encoder_2d.config(config))
+        self.encoder_3d: Any = encoder_3d.build(encoder_3d.config(config))
 
 
 def _choose(table: Mapping[str, Encoder], key: str, name: str) -> Encoder:

@@ -32,7 +32,7 @@ def molecule_pairs(batch: Tensor) -> Tensor:
     """Every unordered pair of atoms of the same molecule, int64 [2, p] with i < j; ``batch`` [n] must be ascending."""
     atoms = torch.arange(batch.numel(), device=batch.device)
     num_later = torch.searchsorted(batch, batch, right=True) - 1 - atoms
-    first, rank = _expand(num_later)
+    first, rank = expand(num_later)
     return torch.stack([first, first + 1 + rank])
 
 
@@ -73,7 +73,7 @@ def extended_edges(edge_index: Tensor, num_nodes: int, max_hops: int) -> Tensor:
     frontier = reached
     for _ in range(max_hops - 1):
         source, last = frontier // num_nodes, frontier % num_nodes
-        walk, rank = _expand(degree[last])
+        walk, rank = expand(degree[last])
         target = neighbor[start[last[walk]] + rank]
         pair = source[walk] * num_nodes + target
         pair = torch.unique(pair[source[walk] != target])
@@ -88,7 +88,7 @@ def to_dense(rows: Tensor, slot: Tensor, num_graphs: int, size: int) -> Tensor:
     return dense.view(num_graphs, size, *rows.shape[1:])
 
 
-def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
+def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
     """For ``counts`` [m]: every item repeated so often, and the running number 0, 1, ... of each repetition."""
     item = torch.repeat_interleave(counts)
     start = counts.cumsum(0) - counts
@@ -102,6 +102,6 @@ def _mutually_near(pairs: Tensor, distance: Tensor, num_nodes: int, max_neighbor
     order = by_distance[torch.argsort(center[by_distance], stable=True)]
     counts = torch.bincount(center, minlength=num_nodes)
     near = torch.empty_like(center, dtype=torch.bool)
-    near[order] = _expand(counts)[1] < max_neighbors
+    near[order] = expand(counts)[1] < max_neighbors
     forward, backward = near.chunk(2)
     return forward & backward

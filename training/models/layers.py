@@ -47,7 +47,19 @@ class ShiftedSoftplus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Elementwise, same shape."""
-        return F.softplus(x) - math.log(2.0)
+        return F.softplus(x).sub_(math.log(2.0))
+
+
+def gaussian_basis(distance: Tensor, cutoff: float, num_gaussians: int) -> Tensor:
+    """exp(-(d - c_k)^2 / (2 spacing^2)) for centres c_k evenly spaced from 0 to the cutoff, [p, num_gaussians]."""
+    centers = torch.linspace(0.0, cutoff, num_gaussians, dtype=distance.dtype, device=distance.device)
+    spacing = cutoff / (num_gaussians - 1)
+    return torch.exp(-0.5 * ((distance.unsqueeze(1) - centers) / spacing) ** 2)
+
+
+def cosine_envelope(distance: Tensor, cutoff: float) -> Tensor:
+    """(cos(pi d / cutoff) + 1) / 2, which falls from one at zero smoothly to zero at the cutoff; like ``distance``."""
+    return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1.0)
 
 
 def dropout(x: Tensor, p: float, training: bool, generator: torch.Generator | None) -> Tensor:

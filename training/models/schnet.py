@@ -1,14 +1,12 @@
 """SchNet, the continuous-filter convolutional network (Schuett et al. 2017): the 3D encoder of MoleculeSDE."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from .graph import READOUTS, radius_pairs, segment_sum
-from .layers import ShiftedSoftplus, xavier_linear
+from .layers import ShiftedSoftplus, cosine_envelope, gaussian_basis, xavier_linear
 from .symmetry import INVARIANT, Symmetry
 
 NUM_ATOM_TYPES = 119
@@ -93,15 +91,8 @@ class SchNet(nn.Module):
         """
         pairs, distance = radius_pairs(pos, batch, self.config.cutoff, self.config.max_neighbors)
         h = self.atom_embedding(z)
-        rbf = self._gaussian_basis(distance).to(h.dtype)
-        envelope = 0.5 * (torch.cos(distance * (math.pi / self.config.cutoff)) + 1.0).unsqueeze(1)
+        rbf = gaussian_basis(distance, self.config.cutoff, self.config.num_gaussians).to(h.dtype)
+        envelope = cosine_envelope(distance, self.config.cutoff).unsqueeze(1)
         for interaction in self.interactions:
             h = interaction(h, pairs, rbf, envelope)
         return self.head(h)
-
-    def _gaussian_basis(self, distance: Tensor) -> Tensor:
-        """exp(-(d - c_k)^2 / (2 spacing^2)) for the evenly spaced centres c_k, [p, num_gaussians]."""
-        cutoff, count = self.config.cutoff, self.config.num_gaussians
-        centers = torch.linspace(0.0, cutoff, count, dtype=distance.dtype, device=distance.device)
-        spacing = cutoff / (count - 1)
-        return torch.exp(-0.5 * ((distance.unsqueeze(1) - centers) / spacing) ** 2)

@@ -1,40 +1,78 @@
-"""Contrastive losses between the 2D and the 3D representation of the same atom (specification of MoleculeSDE, 3).
+"""Contrastive losses between two representations of the same things (specification of MoleculeSDE, 3).
 
-``x`` and ``y`` [m, d] are the rows of the same m atoms; s(x, y) = <x, y> / temperature, neither normalised nor
-projected, as in the original. Similarities are float32. With m = 0 loss and accuracy are zero, with gradient.
+``x`` and ``y`` [m, d] are the 2D and the 3D rows of the same m atoms, or molecules; s(x, y) = <x, y> / temperature,
+neither normalised nor projected, as in the original. Similarities are float32. With m = 0 loss and accuracy are zero,
+with gradient. The specification's names are EBM_node_dot_prod, EBM_dot_prod and InfoNCE_dot_prod.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.data.batch import MoleculeBatch
+from training.models.encoders import Encoders
 from training.models.graph import in_float32
 
-Contrastive = Callable[[Tensor, Tensor, float, torch.Generator], tuple[Tensor, Tensor]]
-"""(x, y, temperature, generator) to loss and accuracy, both scalars."""
+CONTRASTIVE_LEVELS = ("atom", "molecule")
+"""What the rows of x and y stand for."""
 
 
-def ebm_nce(x: Tensor, y: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """EBM-NCE: binary classification of the true pair against one random pair, in both directions.
+def compared_rows(
+    batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, level: str
+) -> tuple[Tensor, Tensor]:
+    """The 2D and the 3D rows of all that has positions: atoms, or molecules pooled by the readout of either encoder."""
+    kept = batch.has_pos[batch.batch]
+    if level == "molecule":
+        kept = batch.has_pos
+        z_2d = encoders.encoder_2d.readout(z_2d, batch.batch, batch.num_graphs)
+        z_3d = encoders.encoder_3d.readout(z_3d, batch.batch, batch.num_graphs)
+    rows = kept.nonzero().squeeze(1)
+    return z_2d.index_select(0, rows), z_3d.index_select(0, rows)
 
-    L(x, y) = -mean log sigma(s(x_i, y_i)) - mean log(1 - sigma(s(x_i, y_pi(i)))), averaged over (x, y) and (y, x) with
-    independent permutations pi of all atoms of the batch. The similarity being symmetric, the positive parts are equal.
+
+class Contrastive(Protocol):
+    """A contrastive loss."""
+
+    def __call__(
+        self, x: Tensor, y: Tensor, temperature: float, generator: torch.Generator, num_negatives: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy, both scalars."""
+        ...
+
+
+def ebm_nce(
+    x: Tensor, y: Tensor, temperature: float, generator: torch.Generator, num_negatives: int = 1
+) -> tuple[Tensor, Tensor]:
+    """EBM-NCE: binary classification of the true pair against random pairs (in the paper one), in both directions.
+
+    L(x, y) = -mean log sigma(s(x_i, y_i)) - sum_pi mean log(1 - sigma(s(x_i, y_pi(i)))), averaged over (x, y) and
+    (y, x) with independent permutations pi of all rows of the batch.
     """
-    x, y = in_float32(x), in_float32(y)
-    positive = (x * y).sum(1) / temperature
-    negative_x = (x * y.index_select(0, _permutation(x, generator))).sum(1) / temperature
-    negative_y = (y * x.index_select(0, _permutation(x, generator))).sum(1) / temperature
-    loss = _mean(F.softplus(-positive)) + 0.5 * (_mean(F.softplus(negative_x)) + _mean(F.softplus(negative_y)))
-    accuracy = 0.5 * _mean(positive > 0) + 0.25 * (_mean(negative_x < 0) + _mean(negative_y < 0))
-    return loss, accuracy
+    return _ebm(
+        x, y, temperature, [(_permutation(x, generator), _permutation(x, generator)) for _ in range(num_negatives)]
+    )
 
 
-def info_nce(x: Tensor, y: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """InfoNCE: cross entropy of the true partner among all m atoms of the batch, in both directions.
+def ebm_nce_shift(
+    x: Tensor, y: Tensor, temperature: float, generator: torch.Generator, num_negatives: int = 1
+) -> tuple[Tensor, Tensor]:
+    """EBM-NCE against the next rows of the batch: the k-th negative of row i is row (i + k) mod m, k = 1, 2, ...
 
-    It draws nothing; memory grows with m^2.
+    It draws nothing. Between molecules the next row is another molecule; between atoms it mostly is a neighbour.
+    """
+    rows = torch.arange(x.shape[0], device=x.device)
+    shifts = [rows.roll(-k) for k in range(1, num_negatives + 1)]
+    return _ebm(x, y, temperature, [(shift, shift) for shift in shifts])
+
+
+def info_nce(
+    x: Tensor, y: Tensor, temperature: float, generator: torch.Generator, num_negatives: int = 1
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE: cross entropy of the true partner among all m rows of the batch, in both directions.
+
+    All other rows are negatives, whatever ``num_negatives``. It draws nothing; memory grows with m^2.
     """
     with torch.autocast(x.device.type, enabled=False):
         logits = in_float32(x) @ in_float32(y).T / temperature
@@ -45,7 +83,23 @@ def info_nce(x: Tensor, y: Tensor, temperature: float, generator: torch.Generato
     return loss, 0.5 * (_mean(wins_row) + _mean(wins_column))
 
 
-CONTRASTIVE: dict[str, Contrastive] = {"ebm_nce": ebm_nce, "info_nce": info_nce}
+CONTRASTIVE: dict[str, Contrastive] = {"ebm_nce": ebm_nce, "info_nce": info_nce, "ebm_nce_shift": ebm_nce_shift}
+
+
+def _ebm(x: Tensor, y: Tensor, temperature: float, others: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Binary classification of the true pairs against (x_i, y_other(i)) and (y_i, x_other(i)), other by other.
+
+    The similarity being symmetric, the positive parts of both directions are equal.
+    """
+    x, y = in_float32(x), in_float32(y)
+    positive = (x * y).sum(1) / temperature
+    loss, accuracy = _mean(F.softplus(-positive)), 0.5 * _mean(positive > 0)
+    for of_x, of_y in others:
+        negative_x = (x * y.index_select(0, of_x)).sum(1) / temperature
+        negative_y = (y * x.index_select(0, of_y)).sum(1) / temperature
+        loss = loss + 0.5 * (_mean(F.softplus(negative_x)) + _mean(F.softplus(negative_y)))
+        accuracy = accuracy + 0.25 / len(others) * (_mean(negative_x < 0) + _mean(negative_y < 0))
+    return loss, accuracy
 
 
 def _permutation(x: Tensor, generator: torch.Generator) -> Tensor:

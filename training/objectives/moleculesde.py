@@ -21,7 +21,7 @@ from training.models.encoders import Encoders, ModelConfig
 from training.models.graph import extended_edges, in_float32, segment_mean, to_dense
 from training.models.schnet import NUM_ATOM_TYPES
 from training.objectives.base import Objective, ObjectiveOutput, graph_mean
-from training.objectives.contrastive import CONTRASTIVE
+from training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
 
 
 @dataclass
@@ -35,7 +35,11 @@ class MoleculeSDEConfig:
     position_variant: str = "02"
     """Edge attribute of the 2D-to-3D network: 01 or 02."""
     contrastive: str = "ebm_nce"
-    """Contrastive loss between the atoms' representations: ebm_nce or info_nce."""
+    """Contrastive loss: ebm_nce, info_nce or ebm_nce_shift (``CONTRASTIVE``)."""
+    contrastive_level: str = "atom"
+    """What is compared: atom, or molecule (pooled by the readout of either encoder)."""
+    num_negatives: int = 1
+    """Negatives of a row in ebm_nce and ebm_nce_shift; in info_nce all other rows are."""
     temperature: float = 0.1
     """Divides the similarities of the contrastive loss."""
     contrastive_coefficient: float = 1.0
@@ -80,7 +84,7 @@ class MoleculeSDE(Objective):
         config = self.config
         z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
         z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
-        contrastive, accuracy = self._contrastive_loss(batch, z_2d, z_3d, generator)
+        contrastive, accuracy = self._contrastive_loss(batch, encoders, z_2d, z_3d, generator)
         position = self._position_loss(batch, z_2d, generator)
         graph_x, graph_adj = self._graph_loss(batch, z_3d, generator)
         loss = (
@@ -104,13 +108,11 @@ class MoleculeSDE(Objective):
         return self.config.gnn_2d_lr_scale
 
     def _contrastive_loss(
-        self, batch: MoleculeBatch, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
+        self, batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy over the atoms that have a position."""
-        atoms = batch.has_pos[batch.batch].nonzero().squeeze(1)
-        return self.contrastive(
-            z_2d.index_select(0, atoms), z_3d.index_select(0, atoms), self.config.temperature, generator
-        )
+        """Loss and accuracy over the atoms, or the molecules, that have positions."""
+        x, y = compared_rows(batch, encoders, z_2d, z_3d, self.config.contrastive_level)
+        return self.contrastive(x, y, self.config.temperature, generator, self.config.num_negatives)
 
     def _position_loss(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Tensor:
         """Mean over molecules of the mean over atoms of |o - eps|^2 (section 4.3); about 3 at the start."""
@@ -166,6 +168,7 @@ def dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Ten
 def _check(config: MoleculeSDEConfig, model: ModelConfig) -> None:
     for key, name, choices in (
         ("contrastive", config.contrastive, CONTRASTIVE),
+        ("contrastive_level", config.contrastive_level, CONTRASTIVE_LEVELS),
         ("position_variant", config.position_variant, EDGE_ATTRIBUTES),
     ):
         if name not in choices:
@@ -175,5 +178,6 @@ def _check(config: MoleculeSDEConfig, model: ModelConfig) -> None:
             f"moleculesde compares 2D and 3D representations of an atom, so both encoders need the same width: got "
             f"hidden={model.hidden_2d} for {model.encoder_2d} and {model.hidden_3d} for {model.encoder_3d}."
         )
-    if config.max_hops < 1:
-        raise ConfigError(f"objective.moleculesde.max_hops={config.max_hops}: expected at least 1.")
+    for key, value in (("max_hops", config.max_hops), ("num_negatives", config.num_negatives)):
+        if value < 1:
+            raise ConfigError(f"objective.moleculesde.{key}={value}: expected at least 1.")

@@ -9,6 +9,7 @@ from preprocessing.errors import ConfigError
 from training.models.encoders import ModelConfig
 from training.objectives.base import Objective
 from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
+from training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
 
 
 @dataclass
@@ -19,6 +20,8 @@ class ObjectiveConfig:
     """A name of :data:`OBJECTIVES`."""
     moleculesde: MoleculeSDEConfig = field(default_factory=MoleculeSDEConfig)
     """Used with ``name=moleculesde``."""
+    moleculesde_corrected: CorrectedMoleculeSDEConfig = field(default_factory=CorrectedMoleculeSDEConfig)
+    """Used with ``name=moleculesde_corrected``."""
 
 
 class Choice(NamedTuple):
@@ -30,6 +33,7 @@ class Choice(NamedTuple):
 
 OBJECTIVES: dict[str, Choice] = {
     "moleculesde": Choice(MoleculeSDE, attrgetter("moleculesde")),
+    "moleculesde_corrected": Choice(CorrectedMoleculeSDE, attrgetter("moleculesde_corrected")),
 }
 
 

@@ -1,0 +1,111 @@
+"""The 3D-to-2D score network of our form: bonds and formal charges from positions, by the same transformer blocks.
+
+Bonds are diffused as one-hot classes of every unordered atom pair, so that they are symmetric and know no padding;
+formal charges as one-hot classes of every atom. Elements are not diffused: positions come with them. Symbols of
+shapes: ``n`` atoms, ``p`` unordered pairs in the order of :func:`~training.models.graph.molecule_pairs`.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.batch import MoleculeBatch
+from training.diffusion.score_trunk import NoiseEmbedding, NoiseLevel, precondition
+from training.models.config import ScoreTransformerConfig
+from training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
+from training.models.graph import in_float32, molecule_pairs
+from training.models.layout import bucketed
+from training.models.relations import GeometricRelation, linear, pair_vectors
+from training.models.symmetry import INVARIANT, Symmetry
+from training.models.transformer import Trunk
+
+NUM_BOND_CLASSES = 1 + BOND_VOCABULARY_SIZES[0]
+"""No bond, then OGB's bond types."""
+FORMAL_CHARGE = 3
+"""Column of the OGB atom features."""
+NUM_CHARGE_CLASSES = ATOM_VOCABULARY_SIZES[FORMAL_CHARGE]
+"""OGB's formal charges, -5 to 5, then misc."""
+DATA_STD = 0.4
+"""Standard deviation of one-hot classes, most of which are common ones."""
+
+
+def one_hot_bonds(batch: MoleculeBatch) -> Tensor:
+    """float32 [p, NUM_BOND_CLASSES]: the bond of every pair."""
+    first, second = batch.edge_index
+    pairs = molecule_pairs(batch.batch)
+    forward = (first < second).nonzero().squeeze(1)
+    key = pairs[0] * batch.num_nodes + pairs[1]
+    place = torch.searchsorted(key, first[forward] * batch.num_nodes + second[forward])
+    bond = torch.zeros_like(key).index_copy(0, place, batch.edge_attr[forward, 0] + 1)
+    return F.one_hot(bond, NUM_BOND_CLASSES).to(torch.float32)
+
+
+def one_hot_charges(batch: MoleculeBatch) -> Tensor:
+    """float32 [n, NUM_CHARGE_CLASSES]: the formal charge of every atom."""
+    return F.one_hot(batch.x[:, FORMAL_CHARGE], NUM_CHARGE_CLASSES).to(torch.float32)
+
+
+class BondTransformer(nn.Module):
+    """The noise in noised bonds and charges, given representations of the positions; score = -noise / sigma."""
+
+    symmetry: ClassVar[Symmetry] = INVARIANT
+
+    def __init__(self, config: ScoreTransformerConfig, hidden_3d: int):
+        super().__init__()
+        trunk = config.trunk
+        self.atoms = linear(hidden_3d, trunk.hidden)
+        self.charges_in = linear(NUM_CHARGE_CLASSES, trunk.hidden)
+        self.bonds_in = linear(NUM_BOND_CLASSES, trunk.pair_hidden)
+        self.noise = NoiseEmbedding(trunk.hidden)
+        self.geometry = GeometricRelation(trunk.pair_hidden)
+        self.mix = linear(trunk.pair_hidden, trunk.pair_hidden)
+        self.trunk = Trunk(trunk, condition_width=trunk.hidden)
+        self.ends = linear(trunk.hidden, 2 * config.readout_hidden)
+        self.between = linear(trunk.pair_hidden, config.readout_hidden)
+        self.bonds_out = linear(config.readout_hidden, NUM_BOND_CLASSES)
+        self.charges_out = linear(trunk.hidden, NUM_CHARGE_CLASSES)
+
+    def forward(
+        self,
+        z: Tensor,
+        batch: MoleculeBatch,
+        bonds: Tensor,
+        charges: Tensor,
+        level: NoiseLevel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The predicted noise of bonds and charges.
+
+        Args:
+            z: [n, hidden_3d] representations of the 3D encoder.
+            batch: the molecules; their own bonds and charges are not looked at.
+            bonds: [p, NUM_BOND_CLASSES] noised.
+            charges: [n, NUM_CHARGE_CLASSES] noised.
+            level: of every molecule.
+            generator: source of the dropout masks.
+
+        Returns:
+            Both like the inputs, in at least float32.
+        """
+        geometry = pair_vectors(batch.pos, batch.batch)
+        i, j = geometry.pairs
+        molecule = batch.batch.index_select(0, i)
+        bonds = in_float32(bonds) / level.alpha[molecule].unsqueeze(1)
+        charges = in_float32(charges) / level.alpha[batch.batch].unsqueeze(1)
+        of_bonds = precondition(level.ratio[molecule], DATA_STD)
+        of_charges = precondition(level.ratio[batch.batch], DATA_STD)
+        x = self.atoms(z)
+        x = x + self.charges_in((charges * of_charges.scale).to(x.dtype))
+        bonded = self.bonds_in((bonds * of_bonds.scale).to(x.dtype))
+        relation = self.mix(F.silu(self.geometry(batch.x[:, 0], geometry) + F.pad(bonded, (0, 0, 0, 1))))
+        x = self.trunk(x, relation, bucketed(batch.batch), generator, self.noise(level)[batch.batch])
+        total, product = self.ends(x).chunk(2, dim=1)
+        hidden = total.index_select(0, i) + total.index_select(0, j) + self.between(relation[:-1])
+        hidden = F.silu(hidden + product.index_select(0, i) * product.index_select(0, j))
+        bonds_out, charges_out = in_float32(self.bonds_out(hidden)), in_float32(self.charges_out(x))
+        return (
+            of_bonds.of_input * bonds + of_bonds.of_network * bonds_out,
+            of_charges.of_input * charges + of_charges.of_network * charges_out,
+        )

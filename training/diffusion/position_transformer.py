@@ -1,0 +1,137 @@
+"""The 2D-to-3D score network of our form: a transformer that knows the noise level and sees distances along both ways.
+
+Atoms attend to all atoms of their molecule, biased by paths along bonds and by the noised distances; then every pair
+that bonds hold close, or that bonds do not join at all, contributes a vector in its own frame, as in the paper
+(:mod:`~training.diffusion.position_score`). Geometry is float32 whatever the precision of the network. Symbols of
+shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``q`` those of them that are read out, ``g`` molecules.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.batch import MoleculeBatch
+from training.diffusion.position_score import PairGeometry, PairLinear, both_directions, pair_geometry
+from training.diffusion.score_trunk import NoiseEmbedding, NoiseLevel, precondition
+from training.models.config import ScoreTransformerConfig
+from training.models.graph import in_float32, segment_mean
+from training.models.layers import gaussian_basis
+from training.models.layout import bucketed
+from training.models.relations import (
+    BASIS_NORM,
+    MAX_DISTANCE,
+    NUM_GAUSSIANS,
+    NUM_PSEUDOSCALARS,
+    Chirality,
+    PairVectors,
+    TopologicalRelation,
+    Topology,
+    linear,
+    pair_vectors,
+)
+from training.models.symmetry import Symmetry
+from training.models.transformer import Trunk
+
+MAX_SCALED_DISTANCE = 8.0
+"""Distances are seen in angstrom and relative to the size of the noised molecule; the latter up to so much."""
+
+
+class PositionTransformer(nn.Module):
+    """The noise [n, 3] in noised positions, given the representations of the bond graph; score = -noise / sigma.
+
+    Translations change nothing, since positions and prediction are centred; rotations turn the prediction. Under a
+    reflection M the part along e1 and e3 becomes M o, that along e2 becomes -M o, and the atoms' handedness changes
+    sign: mirror images may be told apart.
+    """
+
+    symmetry: ClassVar[Symmetry] = Symmetry(rotation="equivariant", reflection="mixed", translation="invariant")
+
+    def __init__(self, config: ScoreTransformerConfig, hidden_2d: int, data_std: float, max_hops: int):
+        super().__init__()
+        trunk = config.trunk
+        self.data_std, self.max_hops = data_std, max_hops
+        self.atoms = linear(hidden_2d, trunk.hidden)
+        self.chirality = Chirality()
+        self.chirality_embedding = linear(NUM_PSEUDOSCALARS, trunk.hidden)
+        self.noise = NoiseEmbedding(trunk.hidden)
+        self.topology = TopologicalRelation(trunk.pair_hidden)
+        gain = NUM_GAUSSIANS**0.5 / BASIS_NORM
+        self.radial = linear(2 * NUM_GAUSSIANS, trunk.pair_hidden, gain=gain)
+        self.mix = linear(trunk.pair_hidden, trunk.pair_hidden)
+        self.trunk = Trunk(trunk, condition_width=trunk.hidden)
+        self.ends = PairLinear(trunk.hidden, config.readout_hidden)
+        self.between = linear(trunk.pair_hidden, config.readout_hidden)
+        self.weights = linear(config.readout_hidden, 3)
+
+    def forward(
+        self,
+        z: Tensor,
+        batch: MoleculeBatch,
+        topology: Topology,
+        pos: Tensor,
+        level: NoiseLevel,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The predicted noise.
+
+        Args:
+            z: [n, hidden_2d] representations of the 2D encoder.
+            batch: the molecules; their own positions are not looked at.
+            topology: of the same molecules.
+            pos: [n, 3] noised positions in angstrom; they get no gradient.
+            level: of every molecule.
+            generator: source of the dropout masks.
+
+        Returns:
+            [n, 3] in at least float32, with mean zero in every molecule.
+        """
+        ratio, alpha = level.ratio[batch.batch], level.alpha[batch.batch]
+        pos = centred(in_float32(pos).detach() / alpha.unsqueeze(1), batch)
+        scales = precondition(ratio, self.data_std)
+        vectors = pair_vectors(pos, batch.batch)
+        relation = self._relation(topology, vectors, scales.scale[topology.pairs[0], 0])
+        x = self.atoms(z)
+        x = x + self.chirality_embedding(self.chirality(batch.x[:, 0], vectors).to(x.dtype))
+        condition = self.noise(level)[batch.batch]
+        x = self.trunk(x, relation, bucketed(batch.batch), generator, condition)
+        predicted = self._vectors(x, relation, topology, pos * scales.scale)
+        return centred(scales.of_input * pos + scales.of_network * predicted, batch)
+
+    def _relation(self, topology: Topology, vectors: PairVectors, scale: Tensor) -> Tensor:
+        """[p + 1, c]: paths along bonds, and distances in angstrom and in units of the noised molecule's size."""
+        distance = vectors.distance
+        basis = [
+            gaussian_basis(distance, MAX_DISTANCE, NUM_GAUSSIANS),
+            gaussian_basis(distance * scale, MAX_SCALED_DISTANCE, NUM_GAUSSIANS),
+        ]
+        radial = self.radial(torch.cat(basis, dim=1).to(self.radial.weight.dtype))
+        return self.mix(F.silu(self.topology(topology) + F.pad(radial, (0, 0, 0, 1))))
+
+    def _vectors(self, x: Tensor, relation: Tensor, topology: Topology, pos: Tensor) -> Tensor:
+        """[n, 3]: the mean of w1 e1 + w2 e2 + w3 e3 over an atom's pairs, at positions of unit size."""
+        read = topology.close(self.max_hops).nonzero().squeeze(1)
+        pairs = topology.pairs.index_select(1, read)
+        source, target = both_directions(pairs)
+        between = self.between(relation.index_select(0, read))
+        hidden = F.silu(self.ends(x, source, target) + torch.cat([between, between]))
+        basis = smooth_frames(pair_geometry(pos, pairs))
+        weights = self.weights(hidden).unsqueeze(2).to(basis.dtype)
+        return segment_mean((weights * basis).sum(1), target, x.shape[0])
+
+
+def smooth_frames(geometry: PairGeometry) -> Tensor:
+    """Frames [2 q, 3, 3] of both directions of every pair: rows e1, e2, e3, the last two times the sine of the angle.
+
+    Where the two atoms and the centre are on a line, e2 and e3 point anywhere; the sine lets them vanish there.
+    """
+    sine = geometry.angle[:, :1]
+    shrink = torch.stack([torch.ones_like(sine), sine, sine], dim=1)
+    basis = geometry.basis * shrink
+    return torch.cat([basis, basis * basis.new_tensor([-1.0, -1.0, 1.0]).view(3, 1)])
+
+
+def centred(values: Tensor, batch: MoleculeBatch) -> Tensor:
+    """``values`` [n, ...] without their mean in every molecule."""
+    return values - segment_mean(values, batch.batch, batch.num_graphs).index_select(0, batch.batch)

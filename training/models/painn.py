@@ -1,0 +1,124 @@
+"""PaiNN, the polarizable atom interaction network (Schuett, Unke, Gastegger 2021): the other 3D encoder of MoleculeSDE.
+
+Every atom has scalar features s [hidden] and vector features v [3, hidden]: rotations turn v and leave s. Symbols of
+shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``d`` hidden width.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .graph import READOUTS, in_float32, radius_pairs, segment_sum
+from .layers import cosine_envelope, gaussian_basis, xavier_linear
+from .schnet import NUM_ATOM_TYPES
+from .symmetry import INVARIANT, Symmetry
+
+EPS = 1e-8
+"""Added to the squared length of a vector feature before its root, as in the original."""
+COINCIDENT = 1e-3
+"""Angstrom: below this distance a direction shrinks in proportion to it, so that coincident atoms have none."""
+
+
+@dataclass
+class PaiNNConfig:
+    """Sizes of :class:`PaiNN`."""
+
+    hidden: int = 300
+    """Width of the scalar and of the vector features of an atom."""
+    num_interactions: int = 3
+    """Number of messages, each followed by a mixing."""
+    num_gaussians: int = 20
+    """Number of Gaussians that a distance is expanded in, evenly spaced from 0 to the cutoff."""
+    cutoff: float = 5.0
+    """Largest distance of interacting atoms, in angstrom."""
+    readout: str = "sum"
+    """How atoms are pooled to a molecule: mean or sum."""
+
+
+class Message(nn.Module):
+    """s_i + sum_j a_ij and v_i + sum_j (b_ij r_ij / |r_ij| + c_ij v_j) with [a, b, c]_ij = context(s_j) W(|r_ij|)."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.context = nn.Sequential(xavier_linear(hidden, hidden), nn.SiLU(), xavier_linear(hidden, 3 * hidden))
+
+    def forward(self, s: Tensor, v: Tensor, pairs: Tensor, filters: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """New scalars [n, d] and vectors [n, 3, d] from pairs [2, p], filters [p, 3 d] and directions j to i [p, 3]."""
+        context, (i, j) = self.context(s), pairs
+        new_s, new_v = s, v
+        for target, source, toward in ((i, j, direction), (j, i, -direction)):
+            a, b, c = (context.index_select(0, source) * filters).chunk(3, dim=1)
+            vectors = toward.unsqueeze(2) * b.unsqueeze(1) + c.unsqueeze(1) * v.index_select(0, source)
+            new_s = new_s + segment_sum(a, target, s.shape[0]).to(s.dtype)
+            new_v = new_v + segment_sum(vectors, target, s.shape[0]).to(v.dtype)
+        return new_s, new_v
+
+
+class Mixing(nn.Module):
+    """s + a + b <Vv, Wv> and v + c Wv, where [a, c, b] = context([s, |Vv|]): every atom by itself."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.project = nn.Linear(hidden, 2 * hidden, bias=False)
+        nn.init.xavier_uniform_(self.project.weight)
+        self.context = nn.Sequential(xavier_linear(2 * hidden, hidden), nn.SiLU(), xavier_linear(hidden, 3 * hidden))
+
+    def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """New scalars [n, d] and vectors [n, 3, d]."""
+        v_V, v_W = self.project(v).chunk(2, dim=2)
+        length = torch.sqrt(in_float32(v_V).square().sum(1) + EPS).to(s.dtype)
+        a, c, b = self.context(torch.cat([s, length], dim=1)).chunk(3, dim=1)
+        return s + a + b * (v_V * v_W).sum(1), v + c.unsqueeze(1) * v_W
+
+
+class PaiNN(nn.Module):
+    """Atom representations [n, hidden], the scalar features; 3,069,600 parameters at the paper's sizes.
+
+    A filter depends on the distance only, so it is computed once per unordered pair and used in both directions; those
+    of all messages come from one linear layer. Distances, directions, their Gaussian basis and the cosine envelope are
+    float32 whatever the precision of the network. Linear layers start xavier-uniform with zero biases.
+
+    Deviations: hydrogen's embedding is trained like any other (the original freezes it at zero by ``padding_idx=0``);
+    directions of atoms closer than :data:`COINCIDENT` are finite; no cap on the number of neighbours.
+    """
+
+    symmetry: ClassVar[Symmetry] = INVARIANT
+
+    def __init__(self, config: PaiNNConfig):
+        super().__init__()
+        self.config = config
+        self.readout = READOUTS[config.readout]
+        self.atom_embedding = nn.Embedding(NUM_ATOM_TYPES, config.hidden)
+        self.filter = xavier_linear(config.num_gaussians, config.num_interactions * 3 * config.hidden)
+        self.messages = nn.ModuleList(Message(config.hidden) for _ in range(config.num_interactions))
+        self.mixings = nn.ModuleList(Mixing(config.hidden) for _ in range(config.num_interactions))
+
+    def forward(self, z: Tensor, pos: Tensor, batch: Tensor) -> Tensor:
+        """Atom representations.
+
+        Args:
+            z: int64 [n] atomic number - 1.
+            pos: [n, 3] positions in angstrom; the output is differentiable with respect to them.
+            batch: int64 [n] molecule of every atom, ascending.
+
+        Returns:
+            [n, hidden].
+        """
+        return self.scalars_and_vectors(z, pos, batch)[0]
+
+    def scalars_and_vectors(self, z: Tensor, pos: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The invariant features [n, hidden] and the equivariant ones [n, 3, hidden]; arguments as ``forward``."""
+        config = self.config
+        pairs, distance = radius_pairs(pos, batch, config.cutoff)
+        pos = in_float32(pos)
+        difference = pos.index_select(0, pairs[0]) - pos.index_select(0, pairs[1])
+        direction = difference / distance.clamp(min=COINCIDENT).unsqueeze(1)
+        s = self.atom_embedding(z)
+        v = s.new_zeros(s.shape[0], 3, config.hidden)
+        rbf = gaussian_basis(distance, config.cutoff, config.num_gaussians).to(s.dtype)
+        filters = self.filter(rbf) * cosine_envelope(distance, config.cutoff).unsqueeze(1)
+        for message, mixing, own in zip(self.messages, self.mixings, filters.split(3 * config.hidden, dim=1)):
+            s, v = mixing(*message(s, v, pairs, own, direction))
+        return s, v

@@ -1,0 +1,290 @@
+"""Transformer encoders of the bond graph and of the positions: one block, attention biased by a relation of atoms.
+
+Everything works on ragged rows and runs once per forward, whatever the batch holds; attention alone runs on padded
+tensors, bucket by bucket (:mod:`~.layout`). Symbols of shapes: ``n`` atoms, ``p`` unordered atom pairs, ``d`` hidden
+width, ``c`` width of a relation, ``h`` heads.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .gin import ATOM_VOCABULARY_SIZES
+from .graph import READOUTS
+from .layers import CategoricalEmbedding, dropout
+from .layout import Layout, bucketed
+from .relations import (
+    NUM_PSEUDOSCALARS,
+    Chirality,
+    GeometricRelation,
+    TopologicalRelation,
+    linear,
+    pair_vectors,
+    topology,
+)
+from .schnet import NUM_ATOM_TYPES
+from .symmetry import CHIRAL, INVARIANT, Symmetry
+
+NUM_DEGREES = 12
+"""Number of values of an atom's number of neighbours in the bond graph: 0 to 10, then more."""
+EPS = 1e-6
+"""Added to mean squares before their root is divided by."""
+
+
+@dataclass
+class TransformerConfig:
+    """Sizes of :class:`GraphTransformer` and :class:`GeometryTransformer`."""
+
+    hidden: int = 256
+    """Width of the atom representations, a multiple of ``num_heads``."""
+    num_layers: int = 8
+    """Number of blocks."""
+    num_heads: int = 4
+    """Attention heads; they share ``hidden``."""
+    feed_forward: int = 704
+    """Hidden width of the gated feed-forward network; 8/3 of ``hidden`` costs as much as four times it ungated."""
+    pair_hidden: int = 64
+    """Width of the relation of two atoms that biases their attention."""
+    dropout: float = 0.0
+    """Probability of dropping an entry of what a block adds to the atoms."""
+    checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass, which saves their memory and costs a third more time."""
+    readout: str = "mean"
+    """How atoms are pooled to a molecule: mean or sum."""
+
+
+class Attention(nn.Module):
+    """Softmax attention within molecules; logits are q k / sqrt(d / h) plus a learned bias of the relation.
+
+    Queries and keys are normalised per head (QK-norm, Dehghani et al. 2023), so that logits cannot grow without bound;
+    one learned gain stands for both.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = linear(config.hidden, 3 * config.hidden)
+        self.gain = nn.Parameter(torch.ones(config.num_heads, config.hidden // config.num_heads))
+        self.bias = linear(config.pair_hidden, config.num_heads)
+        self.out = linear(config.hidden, config.hidden, gain=_residual_gain(config))
+
+    def forward(self, x: Tensor, relation: Tensor, layout: Layout) -> Tensor:
+        """[n, d] from atom rows [n, d] and the relation [p + 1, c]."""
+        q, k, v = self.qkv(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)
+        width = q.shape[-1:]
+        q = (F.rms_norm(q, width, eps=EPS) * self.gain).to(v.dtype)
+        k = F.rms_norm(k, width, eps=EPS).to(v.dtype)
+        buckets = zip(*(layout.pad(rows) for rows in (q, k, v)), layout.spread(self.bias(relation)), strict=True)
+        mixed = [
+            F.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias
+            ).transpose(1, 2)
+            for q, k, v, bias in buckets
+        ]
+        return self.out(layout.unpad(mixed).flatten(1))
+
+
+class SwiGLU(nn.Module):
+    """W3 (silu(W1 x) * W2 x), the gated feed-forward network (Shazeer 2020)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.gate_and_value = linear(config.hidden, 2 * config.feed_forward)
+        self.out = linear(config.feed_forward, config.hidden, gain=_residual_gain(config))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, d] from atom rows [n, d]."""
+        gate, value = self.gate_and_value(x).chunk(2, dim=1)
+        return self.out(F.silu(gate) * value)
+
+
+class Residual(nn.Module):
+    """x + branch(norm(x)); with a condition, x + gate * branch(norm(x) * (1 + scale) + shift).
+
+    Scale, shift and gate are linear in silu(condition) and start at zero, so that a conditioned branch starts as the
+    identity (adaLN-Zero, Peebles and Xie 2023).
+    """
+
+    def __init__(self, config: TransformerConfig, branch: nn.Module, condition_width: int | None):
+        super().__init__()
+        self.dropout = config.dropout
+        self.norm = nn.RMSNorm(config.hidden, eps=EPS)
+        self.branch = branch
+        self.modulation = None if condition_width is None else linear(condition_width, 3 * config.hidden, gain=0.0)
+
+    def forward(
+        self, x: Tensor, *inputs: Tensor | Layout, condition: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """New atom rows [n, d]; ``inputs`` are the branch's beside them."""
+        if self.modulation is None:
+            added = self.branch(self.norm(x), *inputs)
+        else:
+            assert condition is not None, "a conditioned block needs its condition"
+            scale, shift, gate = self.modulation(F.silu(condition)).chunk(3, dim=1)
+            added = gate * self.branch(self.norm(x) * (1.0 + scale) + shift, *inputs)
+        return x + dropout(added, self.dropout, self.training, generator)
+
+
+class Block(nn.Module):
+    """Pre-norm attention, then a pre-norm gated feed-forward network, each added to the atom rows.
+
+    Args:
+        config: sizes.
+        condition_width: width of a condition per atom row, such as an embedding of the diffusion time; None for none.
+    """
+
+    def __init__(self, config: TransformerConfig, condition_width: int | None = None):
+        super().__init__()
+        self.attention = Residual(config, Attention(config), condition_width)
+        self.feed_forward = Residual(config, SwiGLU(config), condition_width)
+
+    def forward(
+        self,
+        x: Tensor,
+        relation: Tensor,
+        layout: Layout,
+        generator: torch.Generator | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """New atom rows.
+
+        Args:
+            x: [n, d] atom rows.
+            relation: [p + 1, c] a row for every unordered pair, then that of an atom to itself.
+            layout: of the same molecules.
+            generator: source of the dropout masks.
+            condition: [n, condition_width], if the block was made for one.
+        """
+        x = self.attention(x, relation, layout, condition=condition, generator=generator)
+        return self.feed_forward(x, condition=condition, generator=generator)
+
+
+class Trunk(nn.Module):
+    """The blocks of an encoder or a score network, and a last norm.
+
+    Args:
+        config: sizes.
+        condition_width: as for :class:`Block`.
+
+    Raises:
+        ValueError: sizes that contradict each other, or dropout together with checkpointing.
+    """
+
+    def __init__(self, config: TransformerConfig, condition_width: int | None = None):
+        super().__init__()
+        _check(config)
+        self.checkpointing = config.checkpointing
+        self.blocks = nn.ModuleList(Block(config, condition_width) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.hidden, eps=EPS)
+
+    def forward(
+        self,
+        x: Tensor,
+        relation: Tensor,
+        layout: Layout,
+        generator: torch.Generator | None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Atom rows [n, d] of about unit variance; the arguments are those of :class:`Block`."""
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(
+                    block, x, relation, layout, None, condition, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = block(x, relation, layout, generator, condition)
+        return self.norm(x)
+
+
+class GraphTransformer(nn.Module):
+    """Atom representations [n, hidden] from the bond graph alone, with attention biased by paths along bonds."""
+
+    symmetry: ClassVar[Symmetry] = INVARIANT
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.readout = READOUTS[config.readout]
+        columns = (*ATOM_VOCABULARY_SIZES, NUM_DEGREES)
+        self.atom_embedding = CategoricalEmbedding(columns, config.hidden)
+        nn.init.normal_(self.atom_embedding.weight, std=len(columns) ** -0.5)
+        self.relation = TopologicalRelation(config.pair_hidden)
+        self.trunk = Trunk(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor,
+        batch: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Atom representations.
+
+        Args:
+            x: int64 [n, 9] OGB atom features.
+            edge_index: int64 [2, e] directed bonds, both directions of each.
+            edge_attr: int64 [e, 3] OGB bond features.
+            batch: int64 [n] molecule of every atom, ascending.
+            generator: source of the dropout masks.
+
+        Returns:
+            [n, hidden].
+        """
+        degree = torch.bincount(edge_index[1], minlength=x.shape[0]).clamp(max=NUM_DEGREES - 1)
+        h = self.atom_embedding(torch.cat([x, degree.unsqueeze(1)], dim=1))
+        return self.trunk(h, self.relation(topology(edge_index, edge_attr, batch)), bucketed(batch), generator)
+
+
+class GeometryTransformer(nn.Module):
+    """Atom representations [n, hidden] from elements and positions, with attention biased by distances.
+
+    Distances are the same in a mirror image. :class:`~.relations.Chirality` is not, and enters the atoms' embedding
+    linearly: mirror images differ where the positions are chiral, and nowhere else.
+    """
+
+    symmetry: ClassVar[Symmetry] = CHIRAL
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.readout = READOUTS[config.readout]
+        self.atom_embedding = nn.Embedding(NUM_ATOM_TYPES, config.hidden)
+        self.chirality = Chirality()
+        self.chirality_embedding = linear(NUM_PSEUDOSCALARS, config.hidden)
+        self.relation = GeometricRelation(config.pair_hidden)
+        self.trunk = Trunk(config)
+
+    def forward(self, z: Tensor, pos: Tensor, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Atom representations.
+
+        Args:
+            z: int64 [n] atomic number - 1.
+            pos: [n, 3] positions in angstrom; the output is differentiable with respect to them.
+            batch: int64 [n] molecule of every atom, ascending.
+            generator: source of the dropout masks.
+
+        Returns:
+            [n, hidden].
+        """
+        geometry = pair_vectors(pos, batch)
+        h = self.atom_embedding(z)
+        h = h + self.chirality_embedding(self.chirality(z, geometry).to(h.dtype))
+        return self.trunk(h, self.relation(z, geometry), bucketed(batch), generator)
+
+
+def _residual_gain(config: TransformerConfig) -> float:
+    """Makes the sum of all branches as large at the start as one of them, however many layers there are."""
+    return (2 * config.num_layers) ** -0.5
+
+
+def _check(config: TransformerConfig) -> None:
+    if config.hidden % config.num_heads:
+        raise ValueError(f"hidden={config.hidden} is no multiple of num_heads={config.num_heads}.")
+    if config.checkpointing and config.dropout > 0.0:
+        raise ValueError(
+            f"checkpointing computes blocks twice, and dropout={config.dropout} would draw other masks the second "
+            "time. Set dropout=0.0 or checkpointing=false."
+        )

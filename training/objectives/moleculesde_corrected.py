@@ -1,0 +1,169 @@
+"""MoleculeSDE in our form: contrast and two diffusions, corrected and scaled up.
+
+What differs from the faithful form (:mod:`~training.objectives.moleculesde`) is listed in ``docs/deviations.md``: score
+networks know the noise level and grow with the model; the losses have the weighting std * score + noise, in which every
+noise level counts; noise in positions has mean zero in every molecule, so that translation is exact; every molecule
+counts the same, whatever it is batched with; bonds are diffused as classes, and atoms without any take part.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from preprocessing.errors import ConfigError
+from training.data.batch import MoleculeBatch
+from training.diffusion.bond_transformer import BondTransformer, one_hot_bonds, one_hot_charges
+from training.diffusion.draws import antithetic_uniform_times, normal
+from training.diffusion.position_transformer import PositionTransformer, centred
+from training.diffusion.score_trunk import NoiseLevel, noise_level
+from training.diffusion.sde import SDE, SDES, SDEConfig
+from training.diffusion.weighting import WEIGHTINGS
+from training.models.encoders import Encoders, ModelConfig
+from training.models.graph import in_float32, molecule_pairs, segment_mean
+from training.models.relations import topology
+from training.objectives.base import Objective, ObjectiveOutput, graph_mean
+from training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
+
+MIN_TIME = 1e-3
+"""Times are drawn from here to 1: below, VP has no noise that float32 could tell."""
+
+
+@dataclass
+class CorrectedMoleculeSDEConfig:
+    """Values of :class:`CorrectedMoleculeSDE`."""
+
+    position_sde: SDEConfig = field(default_factory=lambda: SDEConfig("ve", 0.01, 10.0))
+    """Noise of the positions; sigma in angstrom."""
+    bond_sde: SDEConfig = field(default_factory=lambda: SDEConfig("vp", 0.1, 20.0))
+    """Noise of bonds and formal charges, which are one-hot classes."""
+    weighting: str = "simple"
+    """Weight of the noise levels: simple (all the same), likelihood or min_snr (``WEIGHTINGS``)."""
+    position_std: float = 1.5
+    """Standard deviation of a coordinate about the molecule's centre, in angstrom: scales the network's input."""
+    max_hops: int = 4
+    """A vector is read out from atoms up to so many bonds apart, and from those that no bonds join."""
+    contrastive: str = "info_nce"
+    """Contrastive loss: ebm_nce, ebm_nce_shift or info_nce (``CONTRASTIVE``)."""
+    contrastive_level: str = "molecule"
+    """What is compared: atom, or molecule (pooled by the readout of either encoder)."""
+    temperature: float = 0.1
+    """Divides the cosine similarities of the contrastive loss."""
+    contrastive_coefficient: float = 1.0
+    """Weight of the contrastive loss."""
+    position_coefficient: float = 1.0
+    """Weight of the 2D-to-3D loss."""
+    bond_coefficient: float = 1.0
+    """Weight of the 3D-to-2D loss."""
+
+
+class CorrectedMoleculeSDE(Objective):
+    """L = c_CL L_CL + c_23 L_23 + c_32 (L_bonds + L_charges) / 2.
+
+    Gradients: L_23 reaches the 2D encoder, L_32 the 3D encoder, L_CL both.
+
+    Raises:
+        ConfigError: an unknown name, or encoders whose representations cannot be compared.
+    """
+
+    required_fields: ClassVar[frozenset[str]] = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
+
+    def __init__(self, config: CorrectedMoleculeSDEConfig, model: ModelConfig):
+        super().__init__()
+        _check(config, model)
+        self.config = config
+        self.contrastive = CONTRASTIVE[config.contrastive]
+        self.weighting = WEIGHTINGS[config.weighting]
+        self.position_sde = SDES[config.position_sde.kind](config.position_sde)
+        self.bond_sde = SDES[config.bond_sde.kind](config.bond_sde)
+        self.position_score = PositionTransformer(
+            model.position_transformer, model.hidden_2d, config.position_std, config.max_hops
+        )
+        self.bond_score = BondTransformer(model.bond_transformer, model.hidden_3d)
+
+    def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
+        """The weighted sum of the losses; metrics are the raw losses and the contrastive accuracy."""
+        config = self.config
+        z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
+        z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
+        contrastive, accuracy = self._contrastive_loss(batch, encoders, z_2d, z_3d, generator)
+        position = self._position_loss(batch, z_2d, generator)
+        bonds, charges = self._bond_losses(batch, z_3d, generator)
+        loss = (
+            config.contrastive_coefficient * contrastive
+            + config.position_coefficient * position
+            + config.bond_coefficient * 0.5 * (bonds + charges)
+        )
+        metrics = {
+            "contrastive": contrastive,
+            "contrastive_accuracy": accuracy,
+            "position_score": position,
+            "bond_score": bonds,
+            "charge_score": charges,
+        }
+        return ObjectiveOutput(loss, {name: value.detach() for name, value in metrics.items()})
+
+    def _contrastive_loss(
+        self, batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy over the atoms, or the molecules, that have positions; representations of length one."""
+        rows = compared_rows(batch, encoders, z_2d, z_3d, self.config.contrastive_level)
+        x, y = (F.normalize(in_float32(row), dim=1) for row in rows)
+        return self.contrastive(x, y, self.config.temperature, generator)
+
+    def _position_loss(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean over molecules of |prediction - eps|^2 over its 3 (n - 1) degrees of freedom; about 1 at the start."""
+        pos = in_float32(batch.pos)
+        t, level = self._level(self.position_sde, batch, generator)
+        noise = centred(normal(pos.shape, generator).to(pos), batch)
+        noised = level.alpha[batch.batch].unsqueeze(1) * pos + level.sigma[batch.batch].unsqueeze(1) * noise
+        paths = topology(batch.edge_index, batch.edge_attr, batch.batch)
+        predicted = self.position_score(z_2d, batch, paths, noised, level, generator)
+        size = batch.ptr.diff()
+        squared = segment_mean((predicted - noise).square().sum(1), batch.batch, batch.num_graphs)
+        per_molecule = squared * size / (3 * (size - 1).clamp(min=1))
+        return graph_mean(per_molecule * self.weighting(self.position_sde, t, level), batch.has_pos)
+
+    def _bond_losses(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Of bonds and of charges: mean over molecules of the mean over its pairs, or atoms; about 1 at the start."""
+        bonds, charges = one_hot_bonds(batch), one_hot_charges(batch)
+        of_pair = batch.batch.index_select(0, molecule_pairs(batch.batch)[0])
+        t, level = self._level(self.bond_sde, batch, generator)
+        noise = [normal(values.shape, generator).to(values) for values in (bonds, charges)]
+        noised = [
+            level.alpha[molecule].unsqueeze(1) * values + level.sigma[molecule].unsqueeze(1) * eps
+            for values, eps, molecule in zip((bonds, charges), noise, (of_pair, batch.batch), strict=True)
+        ]
+        predicted = self.bond_score(z_3d, batch, *noised, level, generator)
+        weight = self.weighting(self.bond_sde, t, level)
+        losses = [
+            graph_mean(segment_mean((guess - eps).square().mean(1), molecule, batch.num_graphs) * weight, batch.has_pos)
+            for guess, eps, molecule in zip(predicted, noise, (of_pair, batch.batch), strict=True)
+        ]
+        return losses[0], losses[1]
+
+    def _level(self, sde: SDE, batch: MoleculeBatch, generator: torch.Generator) -> tuple[Tensor, NoiseLevel]:
+        """A time per molecule, and its noise."""
+        t = antithetic_uniform_times(batch.num_graphs, generator, MIN_TIME).to(in_float32(batch.pos))
+        return t, noise_level(sde, t)
+
+
+def _check(config: CorrectedMoleculeSDEConfig, model: ModelConfig) -> None:
+    for key, name, choices in (
+        ("contrastive", config.contrastive, CONTRASTIVE),
+        ("contrastive_level", config.contrastive_level, CONTRASTIVE_LEVELS),
+        ("weighting", config.weighting, WEIGHTINGS),
+        ("position_sde.kind", config.position_sde.kind, SDES),
+        ("bond_sde.kind", config.bond_sde.kind, SDES),
+    ):
+        if name not in choices:
+            raise ConfigError(
+                f"objective.moleculesde_corrected.{key}={name!r} is unknown. Choose one of: {', '.join(choices)}."
+            )
+    if model.hidden_2d != model.hidden_3d:
+        raise ConfigError(
+            f"the contrastive loss compares representations of the same width, but the 2D encoder has "
+            f"{model.hidden_2d} and the 3D encoder {model.hidden_3d}."
+        )
