@@ -42,6 +42,12 @@ class RayConfig:
             raise ConfigError(f"ray.num_cpus={self.num_cpus}: expected at least 1.")
 
 
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM end the command as Ctrl-C does. Ray sets a handler of its own as it starts, and none as it ends."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
     """Environment variables for the processes that are started meanwhile."""
@@ -110,14 +116,13 @@ def cluster(config: RayConfig) -> Iterator[None]:
                 f"ray.address={config.address}: no Ray cluster answers ({error}). Start one (`ray up "
                 "infra/cluster.yaml`, or `ray start --head`), or leave the address out to use this machine."
             ) from error
+        stack.callback(interrupt_on_sigterm)
         stack.callback(ray.shutdown)
+        interrupt_on_sigterm()
         if config.address == "local":
             # The workers start together, before any stage takes the time.
             ray.get([ray.remote(_begin).remote() for _ in range(_num_cpus(ray))])
         starting.close()
-        if threading.current_thread() is threading.main_thread():
-            # End as on Ctrl-C; Ray's own handler exits with the code 15.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield
 
 

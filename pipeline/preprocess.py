@@ -7,6 +7,7 @@ from pipeline.build import build
 from pipeline.config import compose
 from pipeline.estimate import DryRunConfig, command_line, estimate
 from pipeline.inspect import inspect_dataset
+from pipeline.job import interrupt_on_sigterm
 from pipeline.plan import PreprocessConfig
 from preprocessing.errors import ConfigError, DataError, MolstreamError
 
@@ -44,7 +45,8 @@ def _dry_run(argv: Sequence[str]) -> None:
 
 
 def reported(work: Callable[[], None]) -> int:
-    """Do it; its errors go to stderr in a sentence, and become the exit code."""
+    """Do it; its errors go to stderr in a sentence, and become the exit code. SIGTERM counts as Ctrl-C."""
+    interrupt_on_sigterm()
     try:
         work()
     except MolstreamError as error:

@@ -52,6 +52,9 @@ class Place:
 
 def start_processes(config: EngineConfig) -> Place:
     """Join the process group of the launcher (deepspeed, torchrun), or form one of a single process."""
+    # MKL else rounds by where in memory a matrix begins, and that depends on how ZeRO lays out the parameters. It reads
+    # this once, at its first product.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     alone = "RANK" not in os.environ
     if alone:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}

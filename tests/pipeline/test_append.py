@@ -94,6 +94,7 @@ def test_the_result_is_that_of_preparing_all_files_at_once(files, at_once, datas
     assert {p.name: p.stat().st_mtime_ns for p in dataset.iterdir()} == times
 
 
+@pytest.mark.slow
 def test_killed_at_a_random_moment_it_goes_on_and_the_dataset_is_readable_all_the_time(files, at_once, dataset):
     before = read_manifest(dataset)
     command = [sys.executable, "-m", "training.cli", "append", f"input={files[1]}", f"output={dataset}"]
@@ -152,6 +153,7 @@ def test_decontaminated_rows_are_accounted_for(at_once, files):
     assert all(row["sets"] == ["benchmark.csv"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_benchmark_is_found_by_the_name_of_its_task(tmp_path):
     write(tmp_path / "BBBP.csv", ["CCO"])
     source, output = write(tmp_path / "a.csv", ["OCC", "CCN"]), tmp_path / "output"
@@ -170,7 +172,15 @@ def test_decontamination_by_scaffold_leaves_out_whole_families(tmp_path):
     assert [r["row"] for r in pq.read_table(output / "decontaminated.parquet").to_pylist()] == [0, 4]
 
 
-@pytest.mark.parametrize(("option", "dropped"), [("key", [1]), ("connectivity", [1, 2]), ("smiles", []), ("none", [])])
+@pytest.mark.parametrize(
+    ("option", "dropped"),
+    [
+        ("connectivity", [1, 2]),
+        pytest.param("key", [1], marks=pytest.mark.slow),
+        pytest.param("smiles", [], marks=pytest.mark.slow),
+        pytest.param("none", [], marks=pytest.mark.slow),
+    ],
+)
 def test_what_makes_duplicates_is_an_option(tmp_path, option, dropped):
     # A molecule, a tautomer that shares its InChIKey, an isotopologue that shares the first block.
     source = write(tmp_path / "a.csv", ["Oc1ccccn1", "O=c1cccc[nH]1", "[2H]c1cccnc1O", "CCO"])
