@@ -114,21 +114,21 @@ def part_steps(sides: Sides, batch: MoleculeBatch) -> Iterator[tuple[str, tuple[
     yield (
         "2D to 3D",
         (
-            lambda: objective._position_loss(batch, z_2d, seeded()),
+            lambda: objective._position_term(batch, z_2d, seeded()).loss,
             lambda: reference.position_loss(batch, z_2d, draws),
         ),
     )
     yield (
         "3D to 2D",
         (
-            lambda: torch.stack(objective._graph_loss(batch, z_3d, seeded())).sum(),
-            lambda: torch.stack(reference.graph_loss(batch, z_3d, draws)).sum(),
+            lambda: objective._graph_term(batch, z_3d, seeded()).loss,
+            lambda: torch.stack(reference.graph_loss(batch, z_3d, draws)).mean(),
         ),
     )
     yield (
         "contrast",
         (
-            lambda: objective._contrastive_loss(batch, encoders, z_2d, z_3d, seeded())[0],
+            lambda: objective._contrastive_term(batch, encoders, z_2d, z_3d, seeded()).loss,
             lambda: reference.contrastive_loss(z_2d, z_3d, draws),
         ),
     )

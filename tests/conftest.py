@@ -34,7 +34,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished pretraining run of a few steps."""
+    """A finished pretraining run of our form, of a few steps."""
     run_dir = tmp_path_factory.mktemp("small") / "run"
     molstream(
         "pretrain",

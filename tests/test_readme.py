@@ -32,7 +32,9 @@ def folder(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs" / "demo" / "encoder").symlink_to(export)
     write_csv(
         folder / "molecules.csv",
-        molecules() * 4 + [f"{'C' * n}C(=O)O{'C' * m}" for n in range(1, 20) for m in range(1, 16)],
+        molecules() * 4
+        + [f"{'C' * n}{link}{'C' * m}" for link in ("C(=O)O", "C(=O)N") for n in range(1, 9) for m in range(1, 9)]
+        + [f"{'C' * n}{link}{'C' * m}" for link in "ONS" for n in range(1, 9) for m in range(n, 9)],
     )
     return folder
 

@@ -24,10 +24,19 @@ COMMANDS = {
     ),
     "export": Command("training.hub", "run_dir=RUN   checkpoint to a folder that can be published"),
     "embed": Command("training.embed_files", "export=EXPORT input=FILE output=FILE   vectors for a file of molecules"),
-    "evaluate": Command(
-        "training.evaluate", "export=EXPORT input=CSV target=COLUMN   ridge on frozen vectors, scaffold split"
+    "generate": Command(
+        "training.generate_files", "conformers|bonds run_dir=RUN input=FILE output=SDF   2D to 3D, or 3D to 2D"
     ),
+    "evaluate": Command(
+        "training.evaluate",
+        "export=EXPORT input=CSV target=COLUMN   ridge on frozen vectors, scaffold split; "
+        "conformers|bonds run_dir=RUN dataset=DATASET   what is generated",
+    ),
+    "diagnose": Command("training.diagnose", "run_dir=RUN [dataset=DATASET]   what a run has learned, beyond its loss"),
     "report": Command("training.report", "run_dir=RUN   self-contained HTML with plots"),
+    "doctor": Command(
+        "training.doctor", "[model=PRESET objective=NAME]   versions, devices, disk; what a model would cost"
+    ),
 }
 
 

@@ -30,6 +30,8 @@ class PretrainConfig:
     """ZeRO stage and precision."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
+    compile: bool = False
+    """Whether torch.compile makes kernels for the transformer blocks; they round otherwise than torch's own."""
     steps: int = 1000
     """Length of the run in optimizer steps."""
     stop_at: int | None = None

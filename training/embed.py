@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from pipeline.shards.codec import encode
-from pipeline.shards.columns import Columns
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.featurize import FeaturizeConfig, featurize
 from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
-from training.data.collate import COLLATED_FIELDS, collate
+from training.data.collate import collate_samples
+from training.device import device_named
 from training.hub import Export, load_export
 from training.models.encoders import Encoders
 
@@ -117,11 +116,11 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             raise ConfigError(f"representation={self.representation!r}: expected one of {', '.join(REPRESENTATIONS)}.")
         if self.on_error not in ("nan", "raise"):
             raise ConfigError(f"on_error={self.on_error!r}: expected nan or raise.")
-        name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_named(self.device)
         if not hasattr(self, "_export"):
             self._export = load_export(self.path)
-            self._export.encoders.to(name)
-        return self._export, torch.device(name)
+            self._export.encoders.to(device)
+        return self._export, device
 
     def _width(self, export: Export) -> int:
         widths = {"2d": export.model.hidden_2d, "3d": export.model.hidden_3d}
@@ -155,9 +154,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     def _encode(self, encoders: Encoders, samples: Sequence[MoleculeSample], device: torch.device) -> np.ndarray:
         """Pooled encodings, the 3D part of the first conformer, float32 [g, d]."""
-        columns = Columns.from_batch(encode(samples), COLLATED_FIELDS)
-        zeros = np.zeros(len(samples), np.int64)
-        batch = collate(columns, zeros, zeros.astype(np.uint64)).to(device)
+        batch = collate_samples(samples, np.zeros(len(samples), np.uint64)).to(device)
         encoder_2d: Any = encoders.encoder_2d
         encoder_3d: Any = encoders.encoder_3d
         with torch.inference_mode():

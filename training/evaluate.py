@@ -23,6 +23,8 @@ from pipeline.config import compose
 from preprocessing.errors import ConfigError, DataError, MolstreamError
 from preprocessing.scaffold import scaffold_split
 from training.embed import MoleculeEmbedder
+from training.evaluate_generated import GENERATED
+from training.evaluate_generated import main as evaluate_generated
 
 ALPHAS = tuple(10.0**k for k in range(-3, 5))
 """Ridge penalties, chosen by the validation set."""
@@ -153,6 +155,8 @@ def score_table(result: dict[str, object]) -> Table:
 
 def main(argv: Sequence[str]) -> int:
     """`molstream evaluate export=... input=... target=...`: a table, and the numbers as JSON."""
+    if argv and argv[0] in GENERATED:
+        return evaluate_generated(argv[0], argv[1:])
     try:
         config = compose("evaluate", EvaluateConfig, argv)
         result = evaluate(config)

@@ -57,17 +57,13 @@ def export_run(config: ExportConfig) -> Path:
         CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
         ConfigError: ``run_dir`` is no run.
     """
-    from training.checkpoint import latest_checkpoint, load_checkpoint
+    from training.checkpoint import load_checkpoint
     from training.run import RunDirectory
+    from training.trained import checkpoint_path
 
     run = RunDirectory(config.run_dir)
     pretrain = run.config()
-    path = latest_checkpoint(run.checkpoints, lambda text: print(text, file=sys.stderr))
-    if config.step is not None:
-        path = run.checkpoints / f"step_{config.step:08d}"
-    if path is None:
-        raise CheckpointError(f"{run.path} has no whole checkpoint to export. Train it for at least one step.")
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(checkpoint_path(run, config.step))
     dataset = run.dataset()
     description = {
         "format_version": FORMAT_VERSION,

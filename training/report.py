@@ -16,6 +16,9 @@ from rich.table import Table
 
 from pipeline.config import compose, to_yaml
 from preprocessing.errors import ConfigError, DataError, MolstreamError
+from training.diagnose import FILE as DIAGNOSTICS
+from training.evaluate_generated import GENERATED
+from training.gallery import COLOURS, draw, read_gallery
 from training.metrics import read_metrics
 from training.run import RunDirectory
 
@@ -47,6 +50,12 @@ class Story:
     environment: dict[str, Any]
     records: list[dict[str, float]]
     evaluation: dict[str, Any] | None
+    diagnostics: dict[str, Any] | None
+    """JSON of `molstream diagnose`, where it was run."""
+    generated: dict[str, dict[str, Any]]
+    """JSON of `molstream evaluate conformers` and `bonds`, where they were run."""
+    gallery: list[list[Any]]
+    """Molecules of the former, see :func:`training.gallery.read_gallery`."""
     embedded: tuple[int, int] | None
     """Rows of the embeddings file, and how many of them failed."""
 
@@ -71,6 +80,9 @@ def read_story(config: ReportConfig) -> Story:
     evaluation = Path(config.evaluation) if config.evaluation else run.path / "eval.json"
     if config.evaluation and not evaluation.is_file():
         raise DataError(f"evaluation={evaluation}: no such file. Write it with `molstream evaluate output=...`.")
+    diagnostics = run.path / DIAGNOSTICS
+    generated = {name: run.path / f"{name}.json" for name in GENERATED}
+    gallery = generated["conformers"].with_suffix(".sdf")
     return Story(
         name=run.path.resolve().name,
         config_yaml=to_yaml(pretrain),
@@ -78,6 +90,9 @@ def read_story(config: ReportConfig) -> Story:
         environment=json.loads((run.path / "environment.json").read_text()),
         records=records,
         evaluation=json.loads(evaluation.read_text()) if evaluation.is_file() else None,
+        diagnostics=json.loads(diagnostics.read_text()) if diagnostics.is_file() else None,
+        generated={name: json.loads(file.read_text()) for name, file in generated.items() if file.is_file()},
+        gallery=read_gallery(gallery) if gallery.is_file() else [],
         embedded=_count_embeddings(config.embeddings),
     )
 
@@ -97,6 +112,8 @@ def write_report(story: Story, output: Path) -> None:
         progress=_image(_plot_progress(story.records)),
         histograms=_image(_plot_dataset(story.dataset)),
         evaluation=_image(_plot_evaluation(story.evaluation)) if story.evaluation else None,
+        deciles=_image(_plot_deciles(story.diagnostics["deciles"])) if story.diagnostics else None,
+        gallery=_image(_plot_gallery(story.gallery)) if story.gallery else None,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page)
@@ -188,6 +205,27 @@ def _plot_evaluation(evaluation: dict[str, Any]) -> "Figure":
     scores = evaluation["scores"]
     axis.barh([s["representation"] for s in scores][::-1], [s["rmse"] for s in scores][::-1], color="#1f5a96")
     axis.set(title=f"{evaluation['target']}, {evaluation['split']}", xlabel="test RMSE")
+    return figure
+
+
+def _plot_gallery(gallery: list[list[Any]]) -> "Figure":
+    figure, axes = _figure(len(gallery), max(len(row) for row in gallery) - 1)
+    for axis in axes:
+        axis.set_axis_off()
+    grid = np.reshape(axes, (-1, len(gallery)))
+    for column, (reference, *others) in enumerate(gallery):
+        for axis, other, colour in zip(grid[:, column], others, COLOURS):
+            draw(axis, reference, other, colour)
+    return figure
+
+
+def _plot_deciles(deciles: dict[str, list[dict[str, Any]]]) -> "Figure":
+    figure, axes = _figure(len(deciles))
+    for axis, (name, parts) in zip(axes, deciles.items()):
+        heights = [part["loss"] or 0.0 for part in parts]
+        places = [(number + 0.5) / len(parts) for number in range(len(parts))]
+        axis.bar(places, heights, width=0.9 / len(parts), color="#1f5a96")
+        axis.set(title=name.replace("_", " "), xlabel="diffusion time", ylabel="mean loss")
     return figure
 
 

@@ -20,6 +20,8 @@ from training.data.batch import MoleculeBatch
 from training.data.stream import LaneStream
 from training.engine import Engine, Place
 from training.metrics import MetricsWriter, is_finite, log_line, peak_memory_gib
+from training.models.layout import padding_share
+from training.models.transformer import compile_blocks
 from training.module import build_module, keyed_seed
 from training.optim import build_optimizer, learning_rate
 from training.run import RunDirectory, command
@@ -28,7 +30,7 @@ from training.weights import load_initial_weights
 
 @dataclass(frozen=True)
 class _StepTiming:
-    """Seconds of one step, and the part of it that was spent waiting for data."""
+    """Seconds of one step, the part of it that was spent waiting for data, and the share of padding in its batches."""
 
     seconds: float
     wait: float
@@ -53,6 +55,8 @@ class Trainer:
         self.lanes = lanes_of_rank(place.rank, place.world_size, data.lanes)
         self.stream = LaneStream(dataset, self.order, self.lanes)
         module = build_module(config.model, config.objective, config.seed)
+        if config.compile:
+            compile_blocks(module)
         _require_fields(module.objective.required_fields, dataset)
         optimizer, self._scales = build_optimizer(module, config.optim, module.objective.learning_rate_scale)
         self.engine = Engine(
@@ -142,8 +146,7 @@ class Trainer:
             rows.append(torch.stack([value.to(torch.float32) for value in metrics.values()]))
         rate = learning_rate(self.config.optim, step, self.config.steps)
         norm = self.engine.step([rate * scale for scale in self._scales])
-        sizes = [batch.ptr.diff() for batch in lanes]
-        padding = 1 - float(np.mean([float(s.float().mean() / s.max()) for s in sizes]))
+        padding = float(np.mean([padding_share(batch.ptr.diff()) for batch in lanes]))
         timing = _StepTiming(time.perf_counter() - started, wait, padding)
         self._pending.append((step + 1, torch.stack(rows), rate, norm, timing))
 

@@ -34,7 +34,11 @@ def encode(samples: Sequence[MoleculeSample]) -> pa.RecordBatch:
 
 def decode(batch: pa.RecordBatch) -> list[MoleculeSample]:
     """The samples of a record batch, bit for bit as they were encoded."""
-    columns = Columns.from_batch(batch, SCHEMA.names)
+    return samples(Columns.from_batch(batch, SCHEMA.names))
+
+
+def samples(columns: Columns) -> list[MoleculeSample]:
+    """The samples of columns that hold every field."""
     return [_sample(columns, row) for row in range(columns.num_rows)]
 
 

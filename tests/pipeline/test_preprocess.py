@@ -302,6 +302,7 @@ def wait_for(output: Path, pattern: str, count: int, job: subprocess.Popen[str])
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_killed_twice_at_random_moments_the_result_is_the_same_bytes(source, finished, tmp_path):
     moments = random.Random()
     output = tmp_path / "output"

@@ -72,6 +72,11 @@ def model_config(name: str) -> ModelConfig:
     return config
 
 
+def paper_tiny() -> ModelConfig:
+    """The networks of the paper, narrow."""
+    return replace(model_config("tiny"), encoder_2d="gin", encoder_3d="schnet")
+
+
 def num_parameters(module: torch.nn.Module) -> int:
     """Number of scalars in all parameters."""
     return sum(parameter.numel() for parameter in module.parameters())

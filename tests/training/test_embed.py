@@ -98,8 +98,8 @@ def test_pretrained_differs_from_untrained(embedder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda c: c["model"]["gin"].update(hiden=3), "hiden"),
-        (lambda c: c["model"]["gin"].update(hidden=32), "has shape"),
+        (lambda c: c["model"]["graph_transformer"].update(hiden=3), "hiden"),
+        (lambda c: c["model"]["graph_transformer"].update(hidden=32), "has shape"),
         (lambda c: c.update(format_version=9), "this molstream reads"),
         (lambda c: c.pop("featurizer"), "featurizer"),
     ],

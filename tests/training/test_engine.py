@@ -67,7 +67,10 @@ def test_the_curve_is_that_of_plain_pytorch(six_steps):
     np.testing.assert_allclose(six_steps[1], plain_pytorch(10), rtol=2e-6)
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (1, 1), (2, 0), (2, 2), (4, 1)])
+@pytest.mark.parametrize(
+    ("world_size", "stage"),
+    [(1, 0), pytest.param(1, 1, marks=pytest.mark.slow), (2, 0), pytest.param(2, 2, marks=pytest.mark.slow), (4, 1)],
+)
 def test_a_state_continues_at_any_world_size_and_stage(six_steps, tmp_path, world_size, stage):
     source, whole = six_steps
     np.testing.assert_array_equal(train(world_size, stage, 6, 10, source, tmp_path / "continued"), whole[6:])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rdkit import Chem, RDLogger
 
 from training.models.graph import molecule_pairs
-from training.models.layout import MASKED, MAX_PADDING_SHARE, bucket_limits, bucketed
+from training.models.layout import MASKED, MAX_PADDING_SHARE, bucket_limits, bucketed, padding_share
 
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=9)
 
@@ -65,6 +65,19 @@ def test_every_atom_and_every_pair_stands_where_it_should(sizes):
     assert sorted(seen) == atoms.tolist()
     slots = sum(bucket.num_molecules * bucket.size**2 for bucket in layout.buckets)
     assert layout.padding_share == pytest.approx(1 - sum(size**2 for size in sizes) / slots)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES)
+def test_the_share_of_padding_is_known_without_the_layout(sizes):
+    assert padding_share(torch.tensor(sizes)) == bucketed(batch_of(sizes)).padding_share
+
+
+def test_one_giant_molecule_costs_its_own_size_alone():
+    sizes = torch.tensor([*range(12, 36), 250])
+    to_the_largest = 1 - int((sizes**2).sum()) / (len(sizes) * 250**2)
+    assert to_the_largest > 0.9
+    assert padding_share(sizes) < 0.1
 
 
 def test_molecules_may_be_numbered_with_gaps():

@@ -16,6 +16,7 @@ from tests.training.molecules import (
     model_config,
     molecule_batch,
     num_parameters,
+    paper_tiny,
     seeded,
 )
 from training.diffusion.sde import GRAPH_SDES, POSITION_SDES
@@ -26,11 +27,11 @@ from training.objectives.base import graph_mean
 from training.objectives.contrastive import CONTRASTIVE, ebm_nce
 from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
 
-MODEL_WIDTH = model_config("tiny").hidden_3d
+MODEL_WIDTH = paper_tiny().hidden_3d
 
 
 def build(model="tiny", dtype=torch.float32, **values):
-    config = model_config(model)
+    config = paper_tiny() if model == "tiny" else model_config(model)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoders, objective = Encoders(config), MoleculeSDE(MoleculeSDEConfig(**values), config)
@@ -240,7 +241,7 @@ def test_graph_loss_scales_with_the_share_of_the_padded_layout(monkeypatch):
     losses = []
     for batch in (alone, both):
         z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
-        losses.append(objective._graph_loss(batch, z_3d, seeded()))
+        losses.append(objective._graph_term(batch, z_3d, seeded()).metrics.values())
     (alone_x, alone_adj), (both_x, both_adj) = losses
     assert both_x.item() == pytest.approx(alone_x.item() * n_small / n_large, rel=1e-9)
     assert both_adj.item() == pytest.approx(alone_adj.item() * (n_small / n_large) ** 2, rel=1e-9)
@@ -330,11 +331,11 @@ def test_learning_rate_groups_are_the_papers():
 )
 def test_wrong_values_are_named(values, message):
     with pytest.raises(ConfigError, match=message):
-        MoleculeSDE(MoleculeSDEConfig(**values), model_config("tiny"))
+        MoleculeSDE(MoleculeSDEConfig(**values), paper_tiny())
 
 
 def test_wrong_models_are_named():
-    model = model_config("tiny")
+    model = paper_tiny()
     with pytest.raises(ConfigError, match=r"same width.*hidden=48.*64"):
         MoleculeSDE(MoleculeSDEConfig(), replace(model, gin=replace(model.gin, hidden=48)))
     with pytest.raises(ValueError, match=r"encoder_2d='gni'.*gin"):

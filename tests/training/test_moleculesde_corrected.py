@@ -18,7 +18,7 @@ from training.models.graph import molecule_pairs
 from training.models.relations import topology
 from training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
 
-MODEL = replace(model_config("tiny"), encoder_2d="graph_transformer", encoder_3d="geometry_transformer")
+MODEL = model_config("tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +183,27 @@ def test_bonds_and_charges_are_one_hot_and_in_the_order_of_pairs():
     assert found.tolist() == [adjacency.get((i, j), -1) + 1 for i, j in pairs.T.tolist()]
     charges = one_hot_charges(batch).argmax(1) - 5
     assert charges.tolist() == [0] * 4 + [0, 1, 0, 0, 0] + [0] * 6 + [1, -1]
+
+
+def test_every_dropout_mask_comes_from_the_generator():
+    """Of all four networks: a step can be repeated whatever torch's global generator has done."""
+    drop = lambda trunk: replace(trunk, dropout=0.3)  # noqa: E731
+    model = replace(
+        MODEL,
+        **{name: drop(getattr(MODEL, name)) for name in ("graph_transformer", "geometry_transformer")},
+        **{
+            name: replace(getattr(MODEL, name), trunk=drop(getattr(MODEL, name).trunk))
+            for name in ("position_transformer", "bond_transformer")
+        },
+    )
+    objective, encoders = CorrectedMoleculeSDE(CorrectedMoleculeSDEConfig(), model), Encoders(model)
+    awaken(objective)
+    batch, losses = molecule_batch(DRUGS[:4]), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        losses.append(objective(batch, encoders, seeded(7)).loss)
+    assert torch.equal(*losses)
+    assert not torch.equal(losses[0], objective(batch, encoders, seeded(8)).loss)
 
 
 def test_unknown_names_and_unequal_widths_are_named():

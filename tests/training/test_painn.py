@@ -12,6 +12,7 @@ from tests.training.molecules import (
     model_config,
     molecule_batch,
     num_parameters,
+    paper_tiny,
     rotation,
     seeded,
 )
@@ -146,7 +147,7 @@ def test_half_precision_is_close(mode):
 
 
 def test_the_whole_objective_trains_with_it():
-    model = replace(model_config("tiny"), encoder_3d="painn")
+    model = replace(paper_tiny(), encoder_3d="painn")
     encoders, objective = Encoders(model), MoleculeSDE(MoleculeSDEConfig(), model)
     for smiles in (DRUGS[:6], AWKWARD, ["C"]):
         output = objective(molecule_batch(smiles), encoders, seeded())

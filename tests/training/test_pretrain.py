@@ -15,7 +15,10 @@ from training.checkpoint import checkpoints, load_checkpoint
 from training.metrics import read_metrics
 
 SETTINGS = [
+    "experiment=paper",
     "model=tiny",
+    "model.encoder_2d=gin",
+    "model.encoder_3d=schnet",
     "data.lanes=4",
     "data.micro_batch=4",
     "data.window_blocks=2",
@@ -56,13 +59,25 @@ def test_a_run_directory_tells_the_story(whole_run, dataset):
     record = read_metrics(whole_run)[-1]
     assert record["throughput/molecules_per_s"] > 0
     assert 0 <= record["throughput/data_wait"] <= 1
+    assert 0 <= record["data/padding"] < 0.1
     assert [p.name for p in checkpoints(whole_run / "checkpoints")] == [f"step_{k:08d}" for k in (6, 9, 12)]
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(2, 2), (4, 1)])
+@pytest.mark.parametrize(("world_size", "stage"), [pytest.param(2, 2, marks=pytest.mark.slow), (4, 1)])
 def test_the_curve_does_not_depend_on_the_number_of_processes(whole_run, dataset, tmp_path, world_size, stage):
     run_ranks(world_size, arguments(dataset, tmp_path / "run", f"deepspeed.zero_stage={stage}"))
     assert losses(tmp_path / "run") == losses(whole_run)
+
+
+def test_our_form_has_one_curve_too(dataset, tmp_path):
+    found = []
+    for processes, stage in ((1, 0), (2, 2)):
+        run_dir = tmp_path / f"{processes}"
+        form = ["model=tiny", "data.lanes=4", "data.micro_batch=4", "steps=4", f"deepspeed.zero_stage={stage}"]
+        run_ranks(processes, ["training/pretrain.py", f"data.path={dataset}", f"run_dir={run_dir}", *form])
+        found.append(losses(run_dir))
+    assert "objective:\n  name: moleculesde_corrected" in (tmp_path / "1" / "config.yaml").read_text()
+    assert found[0] == found[1]
 
 
 def test_stop_and_go_at_another_world_size_continues_the_curve(whole_run, dataset, tmp_path):
@@ -74,7 +89,7 @@ def test_stop_and_go_at_another_world_size_continues_the_curve(whole_run, datase
     assert losses(tmp_path / "run") == losses(whole_run)
 
 
-@pytest.mark.parametrize("after_step", [4, 8])
+@pytest.mark.parametrize("after_step", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_sigkill_and_start_again_gives_the_losses_of_an_undisturbed_run(whole_run, dataset, tmp_path, after_step):
     # Records appear with the checkpoints alone, so that any of them that a checkpoint left behind would be missed.
     command = arguments(dataset, tmp_path / "run", "log_every=1000")

@@ -8,7 +8,7 @@ import torch
 from benchmarks.reference.moleculesde import ReferenceMoleculeSDE, draw
 from benchmarks.reference.parameters import as_reference
 from benchmarks.reference.position_score import extended_edges
-from tests.training.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, seeded
+from tests.training.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, paper_tiny, seeded
 from training.data.batch import MoleculeBatch
 from training.diffusion.draws import symmetric_normal
 from training.diffusion.graph_score import mask_pairs
@@ -41,17 +41,17 @@ def assert_equal(ours: torch.Tensor, reference: torch.Tensor, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("preset", "smiles", "values"),
+    ("model", "smiles", "values"),
     [
-        ("tiny", [*DRUGS[:6], *AWKWARD], MoleculeSDEConfig()),
-        ("tiny", [*DRUGS[:6], *AWKWARD], MoleculeSDEConfig("VP02", "VP02", "01", anneal_power=2.0)),
-        ("tiny", [*DRUGS[:6], *AWKWARD], MoleculeSDEConfig("subVP", "VE03", contrastive_coefficient=0.3)),
-        ("paper", [*DRUGS[:6], *AWKWARD], MoleculeSDEConfig()),
+        (paper_tiny(), [*DRUGS[:6], *AWKWARD], MoleculeSDEConfig()),
+        (paper_tiny(), [*DRUGS[:6], *AWKWARD], MoleculeSDEConfig("VP02", "VP02", "01", anneal_power=2.0)),
+        (paper_tiny(), [*DRUGS[:6], *AWKWARD], MoleculeSDEConfig("subVP", "VE03", contrastive_coefficient=0.3)),
+        (model_config("paper"), [*DRUGS[:6], *AWKWARD], MoleculeSDEConfig()),
     ],
     ids=["tiny-VE", "tiny-VP02-01", "tiny-subVP-VE03", "paper-VE"],
 )
-def test_losses_and_gradients_are_the_references(preset, smiles, values):
-    ours, reference = both(model_config(preset), values)
+def test_losses_and_gradients_are_the_references(model, smiles, values):
+    ours, reference = both(model, values)
     batch = in_double(smiles)
     output = ours(batch, seeded(3))
     output.loss.backward()
@@ -74,7 +74,7 @@ def test_losses_and_gradients_are_the_references(preset, smiles, values):
 
 @pytest.mark.parametrize("variant", ["01", "02"])
 def test_encoders_and_score_networks_give_the_references_outputs(variant):
-    ours, reference = both(model_config("tiny"), MoleculeSDEConfig(position_variant=variant))
+    ours, reference = both(paper_tiny(), MoleculeSDEConfig(position_variant=variant))
     batch, encoders, objective = in_double([*DRUGS[:6], *AWKWARD]), ours.encoders, ours.objective
     assert isinstance(objective, MoleculeSDE)
     graph = batch.x, batch.edge_index, batch.edge_attr

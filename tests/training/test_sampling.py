@@ -1,7 +1,6 @@
 """Samplers against distributions whose score is known: mixtures and single Gaussians, alone and coupled."""
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise, product
 from typing import Any
 
@@ -51,27 +50,28 @@ def batch_mean_length(x: Tensor) -> Tensor:
     return x.norm(dim=1).mean()
 
 
-def diffused(sde: SDE, num: int, width: int, dtype: torch.dtype = torch.float32) -> Diffused:
-    return Diffused(sde, lambda generator: normal((num, width), generator).to(dtype), batch_mean_length)
+def diffused(
+    sde: SDE, generator: torch.Generator, num: int, width: int, dtype: torch.dtype = torch.float32
+) -> Diffused:
+    return Diffused(sde, lambda: normal((num, width), generator).to(dtype), batch_mean_length)
 
 
 def draw(
     data: Mixture, sde: SDE, config: SamplerConfig, num: int, start: Tensor | None = None, seed: int = 0
 ) -> Tensor:
     """``num`` samples of ``data``."""
-    part = diffused(sde, num, data.means.shape[1], data.means.dtype)
+    part = diffused(sde, seeded(seed), num, data.means.shape[1], data.means.dtype)
     given = None if start is None else (start,)
-    return sample(config, [part], lambda x, t: (data.at(sde, t).score(x[0]),), seeded(seed), given)[0]
+    return sample(config, [part], lambda x, t: (data.at(sde, t).score(x[0]),), given)[0]
 
 
-def cases() -> Iterator[Any]:
-    """Every sampler on every SDE; the one that takes hundreds of steps, on some of them only, unless there is time."""
-    for config, name in product(EVERY_SDE, SAMPLERS):
-        is_slow = name == "predictor_corrector" and config not in MODERATE[:2]
-        yield pytest.param(config, name, marks=[pytest.mark.slow] * is_slow, id=f"{label(config)}-{name}")
+def case(config: SDEConfig, name: str) -> Any:
+    """The sampler that takes hundreds of steps runs on some SDEs only, unless there is time."""
+    is_slow = name == "predictor_corrector" and config not in MODERATE[:2]
+    return pytest.param(config, name, marks=[pytest.mark.slow] * is_slow, id=f"{label(config)}-{name}")
 
 
-@pytest.mark.parametrize(("config", "name"), cases())
+@pytest.mark.parametrize(("config", "name"), [case(*both) for both in product(EVERY_SDE, SAMPLERS)])
 def test_recovers_a_mixture(config, name):
     """From the prior where it is the marginal at t = T, from that marginal elsewhere."""
     sde, settings = build(config), SamplerConfig(name, STEPS[name], snr=SNR, eps=1e-3, denoise=False)
@@ -113,7 +113,8 @@ def test_coupled_tensors_with_different_sdes_are_recovered_together(name):
         return tuple((-torch.cat(x, dim=1) @ torch.linalg.inv(noised)).split(1, dim=1))
 
     settings = SamplerConfig(name, STEPS[name], snr=SNR, eps=1e-3)
-    x = sample(settings, [diffused(sde, NUM, 1) for sde in sdes], score, seeded())
+    generator = seeded()
+    x = sample(settings, [diffused(sde, generator, NUM, 1) for sde in sdes], score)
     assert (torch.cov(torch.cat(x, dim=1).T) - covariance).norm() < 0.02 * covariance.norm()
 
 
@@ -170,11 +171,14 @@ def zero_mean_normal(generator: torch.Generator) -> Tensor:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_stay_in_the_subspace_of_the_noise(name):
     """Zero mean per molecule up to rounding, symmetry exactly; a single atom stays at the centre."""
+    generator = seeded()
     parts = [
-        Diffused(build(POSITION_SDES["VE"]), zero_mean_normal, batch_mean_length),
-        Diffused(build(GRAPH_SDES["VP02"]), lambda g: symmetric_normal(2, 5, g), lambda x: x.norm(dim=(1, 2)).mean()),
+        Diffused(build(POSITION_SDES["VE"]), lambda: zero_mean_normal(generator), batch_mean_length),
+        Diffused(
+            build(GRAPH_SDES["VP02"]), lambda: symmetric_normal(2, 5, generator), lambda x: x.norm(dim=(1, 2)).mean()
+        ),
     ]
-    pos, adj = sample(SamplerConfig(name, 10), parts, lambda x, t: tuple(-x_i for x_i in x), seeded())
+    pos, adj = sample(SamplerConfig(name, 10), parts, lambda x, t: tuple(-x_i for x_i in x))
     assert pos[1:].std() > 0.1
     assert pos[1:].mean(0).abs().max() < 1e-13
     assert (pos[0] == 0).all()
@@ -185,13 +189,13 @@ def test_samples_stay_in_the_subspace_of_the_noise(name):
 
 def test_single_atoms_alone_give_no_nan():
     """The corrector's step is then 0 / 0."""
-    part = Diffused(build(POSITION_SDES["VE"]), lambda generator: torch.zeros(4, 3), batch_mean_length)
+    part = Diffused(build(POSITION_SDES["VE"]), lambda: torch.zeros(4, 3), batch_mean_length)
     settings = SamplerConfig("predictor_corrector", 5)
-    assert (sample(settings, [part], lambda x, t: (-x[0],), seeded())[0] == 0).all()
+    assert (sample(settings, [part], lambda x, t: (-x[0],))[0] == 0).all()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_generator_is_the_only_randomness(name):
+def test_the_noise_is_the_only_randomness(name):
     sde, settings = build(POSITION_SDES["VP02"]), SamplerConfig(name, 10)
     torch.manual_seed(1)
     first, state = draw(MIXTURE, sde, settings, 8), torch.get_rng_state()
@@ -215,9 +219,8 @@ def test_score_gets_falling_times_of_the_type_of_the_sample_and_no_gradients(nam
 
     sample(
         SamplerConfig(name, 7, eps=0.01),
-        [diffused(build(POSITION_SDES["VE"]), 2, 3)],
+        [diffused(build(POSITION_SDES["VE"]), seeded(), 2, 3)],
         score,
-        seeded(),
         progress=lambda done, total: told.append((done, total)),
     )
     assert seen == sorted(seen, reverse=True)
@@ -238,16 +241,22 @@ def test_grid_runs_from_the_first_trace_of_signal_to_eps(config, spacing):
     torch.testing.assert_close(places.diff(), (places[-1] - places[0]).expand(50) / 50, rtol=1e-6, atol=1e-9)
 
 
+def test_an_end_where_no_signal_is_left_is_refused():
+    with pytest.raises(ConfigError, match=r"sampler.eps=0.5: by that time noise has drowned the data"):
+        time_grid(angular, [build(GRAPH_SDES["VP03"])], 10, 0.5)
+
+
 def test_signal_lost_in_one_tensor_only_is_no_obstacle():
     """At the common start VP with beta to 1000 keeps e^-250 of its data, by which nothing can be divided."""
     sdes = [build(POSITION_SDES["VE02"]), build(GRAPH_SDES["VP03"])]
-    parts = [diffused(sde, 50_000, 2) for sde in sdes]
+    generator = seeded()
+    parts = [diffused(sde, generator, 50_000, 2) for sde in sdes]
     data = [MIXTURE, Mixture(MIXTURE.weights, -MIXTURE.means, MIXTURE.covariances)]
 
     def score(x, t):
         return tuple(d.at(sde, t).score(x_i) for d, sde, x_i in zip(data, sdes, x, strict=True))
 
-    x = sample(SamplerConfig("dpm_solver_pp", 50, denoise=False), parts, score, seeded())
+    x = sample(SamplerConfig("dpm_solver_pp", 50, denoise=False), parts, score)
     for part, d, sde in zip(x, data, sdes, strict=True):
         d.at(sde, 1e-4).assert_recovered(part, tolerance=0.03)
 

@@ -211,6 +211,24 @@ def test_motion_acts_as_declared(name, motion):
         assert errors[torch.float64] > 1e-2
 
 
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_bf16_breaks_a_symmetry_by_rounding_only(name, capsys):
+    """Networks in bfloat16, as in training: geometry stays in float32, so that turning a molecule costs no more."""
+    subject, found = SUBJECTS[name](), {}
+    batch, turn = prepared(subject, torch.float32), rotation(seeded(2))
+    shuffled, order = permuted(batch, seeded(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        rows, pairs = (part.float() for part in subject.run(batch))
+        turned = (rows.double() @ turn.T).float() if subject.symmetry.rotation == "equivariant" else rows
+        found["permutation"] = error(subject.run(shuffled), (rows[order], pairs[order][:, order]))
+        found["rotation"] = error(subject.run(moved(batch, turn)), (turned, pairs))
+        if subject.symmetry.translation == "invariant":
+            found["translation"] = error(subject.run(moved(batch, torch.eye(3).double(), 3.0)), (rows, pairs))
+    with capsys.disabled():
+        print(f"\nbf16 {name}: " + ", ".join(f"{motion} {value:.1e}" for motion, value in found.items()), end=" ")
+    assert max(found.values()) < 0.05
+
+
 @pytest.mark.parametrize("variant", EDGE_ATTRIBUTES)
 @pytest.mark.parametrize(("kept", "sign"), [((0, 2), 1.0), ((1,), -1.0)], ids=["e1_e3", "e2"])
 def test_mixed_reflection_is_an_equivariant_and_an_antisymmetric_field(variant, kept, sign):

@@ -385,7 +385,7 @@ def test_defaults_are_the_small_preset():
 
 
 def test_the_objective_trains_both():
-    config = replace(model_config("tiny"), encoder_2d="graph_transformer", encoder_3d="geometry_transformer")
+    config = model_config("tiny")
     encoders, objective = Encoders(config), MoleculeSDE(MoleculeSDEConfig(temperature=1.0), config)
     batch = molecule_batch([*DRUGS[:6], *AWKWARD], [True] * 6 + [True, False] * 5)
     losses = []

@@ -1,9 +1,13 @@
 """Columns of molecules to one graph batch: array arithmetic only, no object per molecule."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+from pipeline.shards.codec import encode
 from pipeline.shards.columns import Columns
+from preprocessing.fields import MoleculeSample
 from training.data.batch import MoleculeBatch
 
 COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions", "conformer_energy", "targets")
@@ -34,6 +38,11 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBa
         y=torch.from_numpy(np.array(columns.values["targets"]).reshape(len(num_atoms), -1)),
         index=torch.from_numpy(np.array(index, np.int64)),
     )
+
+
+def collate_samples(samples: Sequence[MoleculeSample], draw: np.ndarray) -> MoleculeBatch:
+    """The batch of molecules that stand in no dataset; ``draw`` as in :func:`collate`."""
+    return collate(Columns.from_batch(encode(samples), COLLATED_FIELDS), np.arange(len(samples)), draw)
 
 
 def _positions(columns: Columns, num_atoms: np.ndarray, draw: np.ndarray) -> np.ndarray:

@@ -47,6 +47,11 @@ def one_hot_charges(batch: MoleculeBatch) -> Tensor:
     return F.one_hot(batch.x[:, FORMAL_CHARGE], NUM_CHARGE_CLASSES).to(torch.float32)
 
 
+def decode(bonds: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest classes, int64 [p] of bonds [p, NUM_BOND_CLASSES] and int64 [n] of charges, noise being gone."""
+    return bonds.argmax(1), charges.argmax(1)
+
+
 class BondTransformer(nn.Module):
     """The noise in noised bonds and charges, given representations of the positions; score = -noise / sigma."""
 

@@ -8,7 +8,7 @@ x_0 = (x + sigma^2 score) / alpha and the noise z = -sigma score that the score 
 
 where (alpha, sigma) = r (cos(phi), sin(phi)). :func:`dpm_solver_pp` integrates the first, :func:`probability_flow` and
 :func:`heun` the second, which stays bounded from pure noise to pure data. Coefficients are float64 numbers on the host;
-nothing waits for the device. Noise comes only from :attr:`Diffused.noise`.
+nothing waits for the device.
 """
 
 import math
@@ -66,9 +66,9 @@ class Diffused:
 
     sde: SDE
     """Its forward process."""
-    noise: Callable[[torch.Generator], Tensor]
+    noise: Callable[[], Tensor]
     """A standard normal draw in the subspace where x lives (zero mean per molecule, symmetric, masked); its shape, type
-    and device are those of the sample."""
+    and device are those of the sample. The only source of randomness."""
     norm: Callable[[Tensor], Tensor]
     """Length that sets the step of the corrector, broadcastable to x. Averages over many molecules, as in the original,
     keep the step independent of a single score; a molecule's own length biases the corrector where it has few atoms."""
@@ -81,7 +81,6 @@ class Run:
     config: SamplerConfig
     parts: Sequence[Diffused]
     score: JointScore
-    generator: torch.Generator
     points: list[Point]
     progress: Callable[[int, int], None]
 
@@ -108,9 +107,7 @@ def euler_maruyama(run: Run, x: Tensors) -> Tensors:
         dt = here.time - there.time
         columns = zip(x, run.score(x, here.t), here.levels, run.parts, strict=True)
         x = tuple(
-            (1.0 - level.rate * dt) * x_i
-            + level.diffusion**2 * dt * s
-            + level.diffusion * math.sqrt(dt) * part.noise(run.generator)
+            (1.0 - level.rate * dt) * x_i + level.diffusion**2 * dt * s + level.diffusion * math.sqrt(dt) * part.noise()
             for x_i, s, level, part in columns
         )
     return x
@@ -125,10 +122,10 @@ def predictor_corrector(run: Run, x: Tensors) -> Tensors:
     for here, there in run.steps():
         transitions = [_transition(early, late) for late, early in zip(here.levels, there.levels, strict=True)]
         columns = zip(x, run.score(x, here.t), transitions, run.parts, strict=True)
-        x = tuple((2.0 - a) * x_i + G**2 * s + G * part.noise(run.generator) for x_i, s, (a, G), part in columns)
+        x = tuple((2.0 - a) * x_i + G**2 * s + G * part.noise() for x_i, s, (a, G), part in columns)
         for _ in range(run.config.corrector_steps):
             columns = zip(x, run.score(x, there.t), transitions, run.parts, strict=True)
-            x = tuple(_langevin(x_i, s, a, part, run) for x_i, s, (a, _), part in columns)
+            x = tuple(_langevin(x_i, s, a, part, run.config.snr) for x_i, s, (a, _), part in columns)
     return x
 
 
@@ -182,15 +179,15 @@ def _transition(early: Level, late: Level) -> tuple[float, float]:
     return a, math.sqrt(max(late.sigma**2 - (a * early.sigma) ** 2, 0.0))
 
 
-def _langevin(x: Tensor, score: Tensor, a: float, part: Diffused, run: Run) -> Tensor:
+def _langevin(x: Tensor, score: Tensor, a: float, part: Diffused, snr: float) -> Tensor:
     """One Langevin step of size 2 a^2 (snr |z| / |score|)^2; a^2 is 1 for VE and 1 - beta_i for VP (section 4.5).
 
     The original multiplies the noise by 0.9, and so samples a sharper distribution than the score's.
     """
-    noise = part.noise(run.generator)
+    noise = part.noise()
     # A single atom at the centre has neither noise nor score, and stays where it is.
     ratio = part.norm(noise) / part.norm(score).clamp(min=torch.finfo(x.dtype).tiny)
-    step = 2.0 * (a * run.config.snr * ratio) ** 2
+    step = 2.0 * (a * snr * ratio) ** 2
     return x + step * score + torch.sqrt(2.0 * step) * noise
 
 
@@ -219,7 +216,6 @@ def sample(
     config: SamplerConfig,
     parts: Sequence[Diffused],
     score: JointScore,
-    generator: torch.Generator,
     start: Tensors | None = None,
     progress: Callable[[int, int], None] = silent,
 ) -> Tensors:
@@ -235,14 +231,13 @@ def sample(
         config: the method and its steps.
         parts: the SDE and the noise of every tensor.
         score: the scores of all tensors; called without gradients, at times in [eps, T].
-        generator: the only source of randomness.
         start: the tensors at t = T, one per part.
         progress: told (steps done, steps in all) after every step.
     """
     sdes = [part.sde for part in parts]
-    x = tuple(part.noise(generator) * part.sde.prior_std for part in parts) if start is None else start
+    x = tuple(part.noise() * part.sde.prior_std for part in parts) if start is None else start
     sampler = SAMPLERS[config.name]
     times = time_grid(sampler.spacing, sdes, config.num_steps, config.eps)
-    run = Run(config, parts, score, generator, points(times, sdes, x[0]), progress)
+    run = Run(config, parts, score, points(times, sdes, x[0]), progress)
     x = sampler.method(run, x)
     return run.predicted_data(x, run.points[-1]) if config.denoise else x

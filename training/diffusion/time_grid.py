@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from preprocessing.errors import ConfigError
 from training.diffusion.sde import SDE
 
 SIGNAL_FLOOR = 1e-3
@@ -66,9 +67,16 @@ def time_grid(spacing: Spacing, sdes: Sequence[SDE], num_steps: int, eps: float)
 
     The first is T, or the time where the signal of every SDE has sunk to the floor: VP with beta to 1000 is there at
     t = 0.17, and its steps before would be lost.
+
+    Raises:
+        ConfigError: ``eps`` is not before that time.
     """
     eps_time, end = (torch.tensor([t], dtype=torch.float64) for t in (eps, sdes[0].T))
     lost = _solve(lambda t: -_signal(t, sdes), torch.full_like(end, -SIGNAL_FLOOR), eps_time, end)
+    if eps >= lost.item():
+        raise ConfigError(
+            f"sampler.eps={eps}: by that time noise has drowned the data, so no step is left. Give a smaller time."
+        )
     first, last = (spacing(t, sdes).item() for t in (lost, eps_time))
     goal = torch.linspace(first, last, num_steps + 1, dtype=torch.float64)
     times = _solve(lambda t: spacing(t, sdes), goal, eps_time, lost)

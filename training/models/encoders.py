@@ -74,7 +74,7 @@ ENCODERS_3D: dict[str, Encoder] = {
     "painn": Encoder(PaiNN, attrgetter("painn")),
     "geometry_transformer": Encoder(GeometryTransformer, attrgetter("geometry_transformer")),
 }
-"""``forward(z, pos, batch) -> [n, hidden]`` with z = atomic number - 1."""
+"""``forward(z, pos, batch, generator=None) -> [n, hidden]`` with z = atomic number - 1."""
 
 
 class Encoders(nn.Module):

@@ -93,8 +93,14 @@ def bucketed(batch: Tensor) -> Layout:
         atom_of_slot=_atoms(*plan[:3]),
         slot_of_atom=torch.arange(batch.numel(), device=batch.device) + shift[molecule],
         row_of_entry=_pair_rows(plan[0], plan[1], plan[3]),
-        padding_share=1.0 - int((size**2).sum()) / int((padded**2).sum()),
+        padding_share=_padding_share(size, padded),
     )
+
+
+def padding_share(size: Tensor) -> float:
+    """The share of padding in the layout of molecules of ``size`` atoms (int64 [g], on the CPU), without making it."""
+    limits = torch.tensor(bucket_limits(size))
+    return _padding_share(size, limits[torch.searchsorted(limits, size)])
 
 
 def bucket_limits(sizes: Tensor, max_padding_share: float = MAX_PADDING_SHARE) -> list[int]:
@@ -125,6 +131,10 @@ def bucket_limits(sizes: Tensor, max_padding_share: float = MAX_PADDING_SHARE) -
         limits.append(int(size[end]))
         end = int(begins[end]) - 1
     return [int(size[end]), *reversed(limits)]
+
+
+def _padding_share(size: Tensor, padded: Tensor) -> float:
+    return 1.0 - int((size**2).sum()) / int((padded**2).sum())
 
 
 def _atoms(size: Tensor, padded: Tensor, first_atom: Tensor) -> Tensor:

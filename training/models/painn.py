@@ -95,13 +95,14 @@ class PaiNN(nn.Module):
         self.messages = nn.ModuleList(Message(config.hidden) for _ in range(config.num_interactions))
         self.mixings = nn.ModuleList(Mixing(config.hidden) for _ in range(config.num_interactions))
 
-    def forward(self, z: Tensor, pos: Tensor, batch: Tensor) -> Tensor:
+    def forward(self, z: Tensor, pos: Tensor, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Atom representations.
 
         Args:
             z: int64 [n] atomic number - 1.
             pos: [n, 3] positions in angstrom; the output is differentiable with respect to them.
             batch: int64 [n] molecule of every atom, ascending.
+            generator: every 3D encoder gets it; there is no dropout here that would draw from it.
 
         Returns:
             [n, hidden].

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from .graph import READOUTS, radius_pairs, segment_sum
@@ -78,13 +79,14 @@ class SchNet(nn.Module):
             xavier_linear(config.hidden, config.hidden), ShiftedSoftplus(), xavier_linear(config.hidden, config.hidden)
         )
 
-    def forward(self, z: Tensor, pos: Tensor, batch: Tensor) -> Tensor:
+    def forward(self, z: Tensor, pos: Tensor, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Atom representations.
 
         Args:
             z: int64 [n] atomic number - 1.
             pos: [n, 3] positions in angstrom; the output is differentiable with respect to them.
             batch: int64 [n] molecule of every atom, ascending.
+            generator: every 3D encoder gets it; there is no dropout here that would draw from it.
 
         Returns:
             [n, hidden].

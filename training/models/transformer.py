@@ -6,7 +6,7 @@ width, ``c`` width of a relation, ``h`` heads.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -78,14 +78,18 @@ class Attention(nn.Module):
         width = q.shape[-1:]
         q = (F.rms_norm(q, width, eps=EPS) * self.gain).to(v.dtype)
         k = F.rms_norm(k, width, eps=EPS).to(v.dtype)
-        buckets = zip(*(layout.pad(rows) for rows in (q, k, v)), layout.spread(self.bias(relation)), strict=True)
+        return self.out(self._mix(q, k, v, self.bias(relation), layout).flatten(1))
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, layout: Layout) -> Tensor:
+        """[n, h, d / h]: every atom's mean of the values, bucket by bucket."""
+        buckets = zip(*(layout.pad(rows) for rows in (q, k, v)), layout.spread(bias), strict=True)
         mixed = [
             F.scaled_dot_product_attention(
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias
             ).transpose(1, 2)
             for q, k, v, bias in buckets
         ]
-        return self.out(layout.unpad(mixed).flatten(1))
+        return layout.unpad(mixed)
 
 
 class SwiGLU(nn.Module):
@@ -273,6 +277,21 @@ class GeometryTransformer(nn.Module):
         h = self.atom_embedding(z)
         h = h + self.chirality_embedding(self.chirality(z, geometry).to(h.dtype))
         return self.trunk(h, self.relation(z, geometry), bucketed(batch), generator)
+
+
+def compile_blocks(module: nn.Module) -> None:
+    """Let ``torch.compile`` make kernels of every :class:`Block` in ``module``, in place, for batches of any size.
+
+    The products of attention stay as they are: there are as many as buckets, and each number would be another kernel.
+    On 2 CPU cores a step of the small preset's networks, three blocks deep, took as long with it as without, and 3 %
+    less in bf16; the first step waits a minute for the compiler.
+    """
+    for part in module.modules():
+        if isinstance(part, Attention):
+            outside: Any = torch.compiler.disable(part._mix)
+            part._mix = outside
+        elif isinstance(part, Block):
+            part.compile(dynamic=True)
 
 
 def _residual_gain(config: TransformerConfig) -> float:

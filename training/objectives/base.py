@@ -1,14 +1,21 @@
 """What an objective is: a module that owns its heads, noise and masks, and turns a batch into a loss."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from preprocessing.errors import ConfigError
 from training.data.batch import MoleculeBatch
+from training.diffusion.conditional import Conditional
 from training.models.encoders import Encoders
+
+GENERATING = "Give a run of objective=moleculesde_corrected, which generates both."
+"""What to do where an objective cannot generate."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,28 @@ class ObjectiveOutput:
     """float32 scalar, to be differentiated."""
     metrics: dict[str, Tensor]
     """Detached scalars by name, left on the device so that logging alone decides when to wait for them."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A summand of an objective's loss, of one branch between the modalities."""
+
+    coefficient: float
+    """Its weight in the loss."""
+    loss: Tensor
+    """float32 scalar, to be differentiated."""
+    metrics: Mapping[str, Tensor]
+    """Scalars to log, by name."""
+    time: Tensor | None = None
+    """Diffusion time of every molecule, [g] in (0, 1); None where nothing is diffused."""
+    per_molecule: Mapping[str, Tensor] = field(default_factory=dict)
+    """[g] by name: what the metric of the same name is the mean of, over the molecules that have a conformer."""
+
+
+def denoising_term(coefficient: float, time: Tensor, per_molecule: Mapping[str, Tensor], has_pos: Tensor) -> Term:
+    """The term of a diffusion: the mean of its losses ``per_molecule`` [g], each the mean over ``has_pos`` [g]."""
+    means = {name: graph_mean(values, has_pos) for name, values in per_molecule.items()}
+    return Term(coefficient, reduce(torch.add, means.values()) / len(means), means, time, per_molecule)
 
 
 class Objective(nn.Module, ABC):
@@ -32,8 +61,32 @@ class Objective(nn.Module, ABC):
     """Names of the stored fields (``preprocessing/fields.py``) that a dataset must have."""
 
     @abstractmethod
+    def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
+        """The summands of the loss by branch; noise, times, permutations, dropout masks come from ``generator``."""
+
     def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
-        """The loss of ``batch``; all noise, times, permutations and dropout masks come from ``generator``."""
+        """The weighted sum of the terms, and the metrics of all of them."""
+        terms = self.terms(batch, encoders, generator).values()
+        loss = reduce(torch.add, [term.coefficient * term.loss for term in terms])
+        return ObjectiveOutput(loss, {name: value.detach() for term in terms for name, value in term.metrics.items()})
+
+    def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
+        """What is known of the positions [n, 3] of ``batch``, in angstrom about their centre, given its bonds.
+
+        Raises:
+            ConfigError: the objective does not learn it.
+        """
+        raise ConfigError(f"{type(self).__name__} does not generate positions. {GENERATING}")
+
+    def bond_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
+        """What is known of the bonds and charges of ``batch``, given its elements and positions.
+
+        Its parts are those of :func:`training.diffusion.bond_transformer.decode`.
+
+        Raises:
+            ConfigError: the objective does not learn it.
+        """
+        raise ConfigError(f"{type(self).__name__} does not generate bonds. {GENERATING}")
 
     def learning_rate_scale(self, name: str) -> float:
         """Factor on the learning rate of the parameter ``encoders.*`` or ``objective.*`` with this full name."""

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from preprocessing.errors import ConfigError
 from training.data.batch import MoleculeBatch
+from training.diffusion.conditional import Conditional, Part
 from training.diffusion.draws import antithetic_times, normal, symmetric_normal
 from training.diffusion.graph_score import GraphScore, mask_pairs
 from training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
+from training.diffusion.sampling import Tensors
 from training.diffusion.sde import GRAPH_SDES, POSITION_SDES, named_sde
 from training.models.encoders import Encoders, ModelConfig
 from training.models.graph import extended_edges, in_float32, segment_mean, to_dense
 from training.models.schnet import NUM_ATOM_TYPES
-from training.objectives.base import Objective, ObjectiveOutput, graph_mean
+from training.objectives.base import Objective, Term, denoising_term
 from training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
 
 
@@ -79,27 +81,26 @@ class MoleculeSDE(Objective):
         self.position_score = PositionScore(model.position_score, model.hidden_2d, config.position_variant)
         self.graph_score = GraphScore(model.graph_score, model.hidden_3d)
 
-    def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
-        """The weighted sum of the three losses; metrics are the raw losses and the contrastive accuracy."""
-        config = self.config
+    def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
+        """The three losses; metrics are the raw ones and the contrastive accuracy."""
         z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
-        z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
-        contrastive, accuracy = self._contrastive_loss(batch, encoders, z_2d, z_3d, generator)
-        position = self._position_loss(batch, z_2d, generator)
-        graph_x, graph_adj = self._graph_loss(batch, z_3d, generator)
-        loss = (
-            config.contrastive_coefficient * contrastive
-            + config.position_coefficient * position
-            + config.graph_coefficient * 0.5 * (graph_x + graph_adj)
-        )
-        metrics = {
-            "contrastive": contrastive,
-            "contrastive_accuracy": accuracy,
-            "position_score": position,
-            "graph_score_x": graph_x,
-            "graph_score_adj": graph_adj,
+        z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
+        return {
+            "contrast": self._contrastive_term(batch, encoders, z_2d, z_3d, generator),
+            "2D to 3D": self._position_term(batch, z_2d, generator),
+            "3D to 2D": self._graph_term(batch, z_3d, generator),
         }
-        return ObjectiveOutput(loss, {name: value.detach() for name, value in metrics.items()})
+
+    def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
+        """Positions whose noise is not centred, as in the original; score = -o / std (section 4.5)."""
+        z = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+        pairs = self._position_pairs(batch)
+
+        def score(x: Tensors, t: Tensor) -> Tensors:
+            _, std = self.position_sde.marginal_prob(x[0], t.expand(batch.num_nodes))
+            return (-self.position_score(z, x[0], pairs) / std,)
+
+        return Conditional((Part(self.position_sde, batch.batch, 3),), score)
 
     def learning_rate_scale(self, name: str) -> float:
         """``gnn_3d_lr_scale`` for the 3D encoder and the 3D-to-2D network, ``gnn_2d_lr_scale`` for the rest."""
@@ -107,26 +108,33 @@ class MoleculeSDE(Objective):
             return self.config.gnn_3d_lr_scale
         return self.config.gnn_2d_lr_scale
 
-    def _contrastive_loss(
+    def _contrastive_term(
         self, batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy over the atoms, or the molecules, that have positions."""
-        x, y = compared_rows(batch, encoders, z_2d, z_3d, self.config.contrastive_level)
-        return self.contrastive(x, y, self.config.temperature, generator, self.config.num_negatives)
+    ) -> Term:
+        """Over the atoms, or the molecules, that have positions."""
+        config = self.config
+        x, y = compared_rows(batch, encoders, z_2d, z_3d, config.contrastive_level)
+        loss, accuracy = self.contrastive(x, y, config.temperature, generator, config.num_negatives)
+        metrics = {"contrastive": loss, "contrastive_accuracy": accuracy}
+        return Term(config.contrastive_coefficient, loss, metrics)
 
-    def _position_loss(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Tensor:
+    def _position_term(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Term:
         """Mean over molecules of the mean over atoms of |o - eps|^2 (section 4.3); about 3 at the start."""
         pos = in_float32(batch.pos)
         t = antithetic_times(batch.num_graphs, generator, self.position_sde.N).to(pos)
         noise = normal(pos.shape, generator).to(pos)
         mean, std = self.position_sde.marginal_prob(pos, t[batch.batch])
-        edges = extended_edges(batch.edge_index, batch.num_nodes, self.config.max_hops)
-        pairs = edges[:, edges[0] < edges[1]]
-        predicted = self.position_score(z_2d, mean + std * noise, pairs, generator)
+        predicted = self.position_score(z_2d, mean + std * noise, self._position_pairs(batch), generator)
         per_atom = ((predicted - noise) ** 2).sum(1) * std.squeeze(1) ** self.config.anneal_power
-        return graph_mean(segment_mean(per_atom, batch.batch, batch.num_graphs), batch.has_pos)
+        per_molecule = {"position_score": segment_mean(per_atom, batch.batch, batch.num_graphs)}
+        return denoising_term(self.config.position_coefficient, t, per_molecule, batch.has_pos)
 
-    def _graph_loss(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _position_pairs(self, batch: MoleculeBatch) -> Tensor:
+        """int64 [2, p]: the pairs of atoms that the 2D-to-3D network connects."""
+        edges = extended_edges(batch.edge_index, batch.num_nodes, self.config.max_hops)
+        return edges[:, edges[0] < edges[1]]
+
+    def _graph_term(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> Term:
         """L_X and L_A: mean over molecules of the mean over all padded entries of (z - m / std)^2 (section 5.3).
 
         Kept from the original: the loss lacks the factor std of the usual weighting, a molecule counts in proportion
@@ -146,7 +154,8 @@ class MoleculeSDE(Objective):
         weight = std.view(-1) ** self.config.anneal_power
         loss_x = (noise_x - in_float32(m_x) / std).square().mean((1, 2)) * weight
         loss_adj = (noise_adj - in_float32(m_adj) / std).square().mean((1, 2)) * weight
-        return graph_mean(loss_x, batch.has_pos), graph_mean(loss_adj, batch.has_pos)
+        per_molecule = {"graph_score_x": loss_x, "graph_score_adj": loss_adj}
+        return denoising_term(self.config.graph_coefficient, t, per_molecule, batch.has_pos)
 
 
 def dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,7 @@ counts the same, whatever it is batched with; bonds are diffused as classes, and
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,16 +16,24 @@ from torch import Tensor
 
 from preprocessing.errors import ConfigError
 from training.data.batch import MoleculeBatch
-from training.diffusion.bond_transformer import BondTransformer, one_hot_bonds, one_hot_charges
+from training.diffusion.bond_transformer import (
+    NUM_BOND_CLASSES,
+    NUM_CHARGE_CLASSES,
+    BondTransformer,
+    one_hot_bonds,
+    one_hot_charges,
+)
+from training.diffusion.conditional import Conditional, Part
 from training.diffusion.draws import antithetic_uniform_times, normal
 from training.diffusion.position_transformer import PositionTransformer, centred
+from training.diffusion.sampling import Tensors
 from training.diffusion.score_trunk import NoiseLevel, noise_level
 from training.diffusion.sde import SDE, SDES, SDEConfig
 from training.diffusion.weighting import WEIGHTINGS
 from training.models.encoders import Encoders, ModelConfig
 from training.models.graph import in_float32, molecule_pairs, segment_mean
 from training.models.relations import topology
-from training.objectives.base import Objective, ObjectiveOutput, graph_mean
+from training.objectives.base import Objective, Term, denoising_term
 from training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
 
 MIN_TIME = 1e-3
@@ -83,37 +92,56 @@ class CorrectedMoleculeSDE(Objective):
         )
         self.bond_score = BondTransformer(model.bond_transformer, model.hidden_3d)
 
-    def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
-        """The weighted sum of the losses; metrics are the raw losses and the contrastive accuracy."""
-        config = self.config
+    def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
+        """The three losses; metrics are the raw ones and the contrastive accuracy."""
         z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
-        z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
-        contrastive, accuracy = self._contrastive_loss(batch, encoders, z_2d, z_3d, generator)
-        position = self._position_loss(batch, z_2d, generator)
-        bonds, charges = self._bond_losses(batch, z_3d, generator)
-        loss = (
-            config.contrastive_coefficient * contrastive
-            + config.position_coefficient * position
-            + config.bond_coefficient * 0.5 * (bonds + charges)
-        )
-        metrics = {
-            "contrastive": contrastive,
-            "contrastive_accuracy": accuracy,
-            "position_score": position,
-            "bond_score": bonds,
-            "charge_score": charges,
+        z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
+        return {
+            "contrast": self._contrastive_term(batch, encoders, z_2d, z_3d, generator),
+            "2D to 3D": self._position_term(batch, z_2d, generator),
+            "3D to 2D": self._bond_term(batch, z_3d, generator),
         }
-        return ObjectiveOutput(loss, {name: value.detach() for name, value in metrics.items()})
 
-    def _contrastive_loss(
+    def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
+        """Positions with mean zero in every molecule; score = -noise / sigma."""
+        z = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+        paths = topology(batch.edge_index, batch.edge_attr, batch.batch)
+
+        def score(x: Tensors, t: Tensor) -> Tensors:
+            level = noise_level(self.position_sde, t.expand(batch.num_graphs))
+            noise = self.position_score(z, batch, paths, x[0], level)
+            return (-noise / level.sigma[batch.batch].unsqueeze(1),)
+
+        part = Part(self.position_sde, batch.batch, 3, partial(centred, batch=batch))
+        return Conditional((part,), score)
+
+    def bond_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
+        """One-hot bonds of all pairs and one-hot charges of all atoms; score = -noise / sigma."""
+        z = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
+        parts = (
+            Part(self.bond_sde, _molecule_of_pairs(batch), NUM_BOND_CLASSES),
+            Part(self.bond_sde, batch.batch, NUM_CHARGE_CLASSES),
+        )
+
+        def score(x: Tensors, t: Tensor) -> Tensors:
+            bonds, charges = x
+            level = noise_level(self.bond_sde, t.expand(batch.num_graphs))
+            noise = self.bond_score(z, batch, bonds, charges, level)
+            return tuple(-eps / level.sigma[p.molecule].unsqueeze(1) for eps, p in zip(noise, parts, strict=True))
+
+        return Conditional(parts, score)
+
+    def _contrastive_term(
         self, batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy over the atoms, or the molecules, that have positions; representations of length one."""
+    ) -> Term:
+        """Over the atoms, or the molecules, that have positions; representations have length one."""
         rows = compared_rows(batch, encoders, z_2d, z_3d, self.config.contrastive_level)
         x, y = (F.normalize(in_float32(row), dim=1) for row in rows)
-        return self.contrastive(x, y, self.config.temperature, generator)
+        loss, accuracy = self.contrastive(x, y, self.config.temperature, generator)
+        metrics = {"contrastive": loss, "contrastive_accuracy": accuracy}
+        return Term(self.config.contrastive_coefficient, loss, metrics)
 
-    def _position_loss(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Tensor:
+    def _position_term(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Term:
         """Mean over molecules of |prediction - eps|^2 over its 3 (n - 1) degrees of freedom; about 1 at the start."""
         pos = in_float32(batch.pos)
         t, level = self._level(self.position_sde, batch, generator)
@@ -123,13 +151,13 @@ class CorrectedMoleculeSDE(Objective):
         predicted = self.position_score(z_2d, batch, paths, noised, level, generator)
         size = batch.ptr.diff()
         squared = segment_mean((predicted - noise).square().sum(1), batch.batch, batch.num_graphs)
-        per_molecule = squared * size / (3 * (size - 1).clamp(min=1))
-        return graph_mean(per_molecule * self.weighting(self.position_sde, t, level), batch.has_pos)
+        per_molecule = squared * size / (3 * (size - 1).clamp(min=1)) * self.weighting(self.position_sde, t, level)
+        return denoising_term(self.config.position_coefficient, t, {"position_score": per_molecule}, batch.has_pos)
 
-    def _bond_losses(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _bond_term(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> Term:
         """Of bonds and of charges: mean over molecules of the mean over its pairs, or atoms; about 1 at the start."""
         bonds, charges = one_hot_bonds(batch), one_hot_charges(batch)
-        of_pair = batch.batch.index_select(0, molecule_pairs(batch.batch)[0])
+        of_pair = _molecule_of_pairs(batch)
         t, level = self._level(self.bond_sde, batch, generator)
         noise = [normal(values.shape, generator).to(values) for values in (bonds, charges)]
         noised = [
@@ -139,15 +167,21 @@ class CorrectedMoleculeSDE(Objective):
         predicted = self.bond_score(z_3d, batch, *noised, level, generator)
         weight = self.weighting(self.bond_sde, t, level)
         losses = [
-            graph_mean(segment_mean((guess - eps).square().mean(1), molecule, batch.num_graphs) * weight, batch.has_pos)
+            segment_mean((guess - eps).square().mean(1), molecule, batch.num_graphs) * weight
             for guess, eps, molecule in zip(predicted, noise, (of_pair, batch.batch), strict=True)
         ]
-        return losses[0], losses[1]
+        per_molecule = {"bond_score": losses[0], "charge_score": losses[1]}
+        return denoising_term(self.config.bond_coefficient, t, per_molecule, batch.has_pos)
 
     def _level(self, sde: SDE, batch: MoleculeBatch, generator: torch.Generator) -> tuple[Tensor, NoiseLevel]:
         """A time per molecule, and its noise."""
         t = antithetic_uniform_times(batch.num_graphs, generator, MIN_TIME).to(in_float32(batch.pos))
         return t, noise_level(sde, t)
+
+
+def _molecule_of_pairs(batch: MoleculeBatch) -> Tensor:
+    """int64 [p]: the molecule of every unordered pair."""
+    return batch.batch.index_select(0, molecule_pairs(batch.batch)[0])
 
 
 def _check(config: CorrectedMoleculeSDEConfig, model: ModelConfig) -> None:

@@ -1,0 +1,82 @@
+"""A small job for the doctor's tests: ``memory_job STAGE BUCKET OUT`` trains the tiny model and counts bytes.
+
+Writes what the engine keeps between steps, and the most that a step adds to it, in bytes of all tensors, to OUT.
+"""
+
+import gc
+import json
+import sys
+import weakref
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.training.molecules import DRUGS, model_config, molecule_batch, seeded
+from training.engine import Engine, EngineConfig, start_processes, stop_processes
+from training.module import build_module
+from training.objectives import ObjectiveConfig
+from training.optim import OptimConfig, build_optimizer
+
+
+class PeakBytes(TorchDispatchMode):
+    """The most bytes that tensors made inside have together at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self.now = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self._meet((args, kwargs), made=False)
+        output = func(*args, **(kwargs or {}))
+        self._meet(output, made=True)
+        return output
+
+    def _meet(self, tree, made: bool) -> None:
+        for storage in (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)):
+            if storage._cdata not in self._known:
+                self._known.add(storage._cdata)
+                size = storage.nbytes() if made else 0
+                weakref.finalize(storage, self._forget, storage._cdata, size)
+                self.now += size
+                self.most = max(self.most, self.now)
+
+    def _forget(self, name: int, size: int) -> None:
+        self._known.discard(name)
+        self.now -= size
+
+
+def live_bytes() -> int:
+    """Bytes of all tensors that Python knows, each storage once."""
+    gc.collect()
+    storages = [item.untyped_storage() for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def main() -> None:
+    stage, bucket, target = sys.argv[1:]
+    config = EngineConfig(zero_stage=int(stage), bucket_size=int(bucket))
+    place = start_processes(config)
+    batch = molecule_batch(DRUGS[:4])
+    before = live_bytes()
+    module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde_corrected"), 0)
+    optimizer, scales = build_optimizer(module, OptimConfig(weight_decay=0.01), module.objective.learning_rate_scale)
+    for group in optimizer.param_groups:
+        group["foreach"] = True  # AdamW's default on GPUs
+    lanes = place.world_size
+    engine = Engine(module, optimizer, config, place, lanes=lanes, micro_batch=4, gradient_clipping=0.0)
+    for step in range(2):
+        engine.accumulate(batch, seeded(step))
+        with PeakBytes() as peak:
+            engine.step([1e-4 * scale for scale in scales])
+    kept = live_bytes() - before
+    if place.rank == 0:
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        Path(target).write_text(json.dumps({"parameters": parameters, "kept": kept, "step": peak.most}))
+    stop_processes()
+
+
+if __name__ == "__main__":
+    main()

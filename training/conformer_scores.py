@@ -1,0 +1,143 @@
+"""How good an ensemble of conformers is: coverage, matching, handedness and physical validity."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from rdkit import Chem
+
+from preprocessing.alignment import best_rmsd, with_conformers
+
+
+@dataclass(frozen=True)
+class ConformerScore:
+    """One molecule's conformers against its reference conformers (GEOM-QM9 protocol of Ganea et al. 2021)."""
+
+    cov_r: float
+    """COV-R: share of the reference conformers that have a generated one within the threshold."""
+    mat_r: float
+    """MAT-R: mean over the reference conformers of the RMSD to the nearest generated one, angstrom."""
+    cov_p: float
+    """COV-P: share of the generated conformers that are within the threshold of a reference."""
+    mat_p: float
+    """MAT-P: mean over the generated conformers of the RMSD to the nearest reference, angstrom."""
+    centres: int
+    """Tetrahedral stereocentres that the SMILES specifies, times the generated conformers."""
+    kept: int
+    """Those of them that have the specified handedness."""
+    flipped: int
+    """Those that have the other one; the rest are flat."""
+
+
+def score_conformers(
+    smiles: str, reference: np.ndarray, generated: np.ndarray, threshold: float
+) -> ConformerScore | None:
+    """The score of one molecule; None where nothing was generated.
+
+    Args:
+        smiles: stored SMILES, in the order of the stored atoms.
+        reference: [r, n, 3], angstrom, r > 0.
+        generated: [g, n, 3].
+        threshold: angstrom.
+    """
+    if not len(generated):
+        return None
+    rmsd = best_rmsd(smiles, reference, generated)
+    nearest_generated, nearest_reference = rmsd.min(1), rmsd.min(0)
+    centres, kept, flipped = handedness(smiles, generated)
+    return ConformerScore(
+        cov_r=float((nearest_generated <= threshold).mean()),
+        mat_r=float(nearest_generated.mean()),
+        cov_p=float((nearest_reference <= threshold).mean()),
+        mat_p=float(nearest_reference.mean()),
+        centres=centres,
+        kept=kept,
+        flipped=flipped,
+    )
+
+
+def handedness(smiles: str, positions: np.ndarray) -> tuple[int, int, int]:
+    """Stereocentres that ``smiles`` specifies, summed over conformers [g, n, 3]: all, kept and flipped ones."""
+    mol = with_conformers(smiles, positions)
+    centres = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetChiralTag() in TETRAHEDRAL]
+    kept = flipped = 0
+    for conformer in mol.GetConformers():
+        shown = Chem.Mol(mol)
+        Chem.AssignAtomChiralTagsFromStructure(shown, confId=conformer.GetId(), replaceExistingTags=True)
+        for index in centres:
+            # Tags are relative to the order of the bonds, which the copy shares.
+            tag = shown.GetAtomWithIdx(index).GetChiralTag()
+            kept += tag == mol.GetAtomWithIdx(index).GetChiralTag()
+            flipped += tag in TETRAHEDRAL and tag != mol.GetAtomWithIdx(index).GetChiralTag()
+    return len(centres) * len(positions), kept, flipped
+
+
+TETRAHEDRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+
+
+@dataclass(frozen=True)
+class EnsembleScore:
+    """A method's scores over all molecules."""
+
+    method: str
+    molecules: int
+    """Molecules with at least one conformer; the others count as not covered."""
+    failed: int
+    """Molecules without any."""
+    cov_r: tuple[float, float]
+    """Mean and median over all molecules, 0 for those that failed."""
+    mat_r: tuple[float, float]
+    """Mean and median over the molecules that did not fail, angstrom."""
+    cov_p: tuple[float, float]
+    mat_p: tuple[float, float]
+    chirality_kept: float | None
+    """Share of the specified stereocentres; None where there are none."""
+    chirality_flipped: float | None
+    valid: float | None
+    """Share of the conformers that pass every check of PoseBusters; None where it is not installed."""
+
+
+def ensemble_score(method: str, scores: Sequence[ConformerScore | None], valid: float | None) -> EnsembleScore:
+    """The means and medians of one score per molecule."""
+    found = [score for score in scores if score is not None]
+    failed = len(scores) - len(found)
+
+    def both(name: str, absent: Sequence[float]) -> tuple[float, float]:
+        values = [*(asdict(score)[name] for score in found), *absent]
+        return (float(np.mean(values)), float(np.median(values))) if values else (float("nan"), float("nan"))
+
+    centres = sum(score.centres for score in found)
+    return EnsembleScore(
+        method=method,
+        molecules=len(found),
+        failed=failed,
+        cov_r=both("cov_r", [0.0] * failed),
+        mat_r=both("mat_r", []),
+        cov_p=both("cov_p", [0.0] * failed),
+        mat_p=both("mat_p", []),
+        chirality_kept=sum(score.kept for score in found) / centres if centres else None,
+        chirality_flipped=sum(score.flipped for score in found) / centres if centres else None,
+        valid=valid,
+    )
+
+
+def posebusters_validity(molecules: Sequence[tuple[str, np.ndarray]]) -> float | None:
+    """Share of the conformers of (SMILES, positions [g, n, 3]) that pass every check of PoseBusters' ``mol`` suite.
+
+    Hydrogens that are not stored are placed by geometry first (Buttenschoen et al. 2024 check bond lengths and angles,
+    flatness, clashes and the internal energy). None where posebusters is not installed.
+    """
+    try:
+        from posebusters import PoseBusters
+    except ModuleNotFoundError:
+        return None
+    poses = []
+    for smiles, positions in molecules:
+        mol = with_conformers(smiles, positions)
+        for conformer in mol.GetConformers():
+            pose = Chem.Mol(mol, confId=conformer.GetId())
+            poses.append(Chem.AddHs(pose, addCoords=True))
+    if not poses:
+        return float("nan")
+    checks = PoseBusters(config="mol").bust(poses)
+    return float(checks.astype(bool).all(axis=1).mean())

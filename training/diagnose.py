@@ -1,0 +1,131 @@
+"""``molstream diagnose run_dir=...``: what a run has learned, beyond its loss, on the molecules of a dataset."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import compose
+from pipeline.order import LaneOrder
+from pipeline.shards.reader import ShardDataset
+from preprocessing.errors import ConfigError, MolstreamError
+from training.data.batch import MoleculeBatch
+from training.data.stream import LaneStream
+from training.device import device_named
+from training.diagnostics import NUM_DECILES, Diagnosis, diagnose
+from training.progress import told
+from training.trained import Trained, load_trained
+
+FILE = "diagnostics.json"
+"""In the run directory."""
+
+
+@dataclass(frozen=True)
+class DiagnoseConfig:
+    """`molstream diagnose`: a run's checkpoint on molecules that it was trained on, or not."""
+
+    run_dir: str = MISSING
+    """The pretraining run."""
+    dataset: str | None = None
+    """Folder of molecules; the dataset that the run was trained on by default."""
+    batches: int = 16
+    """Most batches to look at, in the order of the run's seed."""
+    batch_size: int | None = None
+    """Molecules in a batch; as in the run's micro-batches by default."""
+    step: int | None = None
+    """Which checkpoint; the newest whole one by default."""
+    device: str = "auto"
+    """A torch device, or auto for a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("batches", self.batches, 1), ("batch_size", self.batch_size, 2)):
+            if isinstance(value, int) and value < least:
+                raise ConfigError(f"{name}={value}: expected at least {least}.")
+
+
+def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
+    """Measure a run's checkpoint.
+
+    Raises:
+        ConfigError: there is no run, the dataset does not fit it, or is smaller than a batch.
+        CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
+        DataError: ``dataset`` is none, or has no conformers.
+    """
+    trained = load_trained(config.run_dir, config.step, device_named(config.device))
+    dataset = ShardDataset(config.dataset or trained.config.data.path)
+    if dataset.manifest.hydrogens != trained.featurize.hydrogens:
+        raise ConfigError(
+            f"dataset={dataset.path} holds {dataset.manifest.hydrogens} atoms, {config.run_dir} was trained on "
+            f"{trained.featurize.hydrogens}. Preprocess with featurize.hydrogens={trained.featurize.hydrogens}."
+        )
+    size = config.batch_size or trained.config.data.micro_batch
+    order = LaneOrder(dataset.block_rows, trained.config.seed, 1, size, trained.config.data.window_blocks)
+    count = min(config.batches, order.steps_per_epoch)
+    with told("batches", count) as watch:
+        return diagnose(trained.module, _batches(dataset, order, count, trained), trained.config.seed, watch)
+
+
+def _batches(dataset: ShardDataset, order: LaneOrder, count: int, trained: Trained) -> Iterator[MoleculeBatch]:
+    stream = LaneStream(dataset, order, [0])
+    return (stream.step(step)[0].to(trained.device) for step in range(count))
+
+
+def tables(found: Diagnosis) -> list[Table]:
+    """The numbers as tables for a terminal."""
+    return [_summary(found), _deciles(found), _gradients(found)]
+
+
+def _summary(found: Diagnosis) -> Table:
+    table = Table(title=f"representations of {found.molecules:,} molecules", show_header=False)
+    for name, value in found.metrics.items():
+        table.add_row(name.replace("_", " "), f"{value:.4f}")
+    table.add_row("alignment of 2D and 3D (0 equal, 2 orthogonal)", f"{found.alignment:.4f}")
+    for side, value in found.uniformity.items():
+        table.add_row(f"uniformity, {side} (0 collapsed, -4 even)", f"{value:.4f}")
+    for side, value in found.effective_rank.items():
+        table.add_row(f"effective rank, {side}", f"{value:.1f}")
+    bound = f"{found.information_bound:.3f} of at most {found.largest_bound:.3f} nats"
+    table.add_row("mutual information of 2D and 3D, at least", bound)
+    return table
+
+
+def _deciles(found: Diagnosis) -> Table:
+    table = Table(title="mean loss by diffusion time")
+    table.add_column("time")
+    for name in found.deciles:
+        table.add_column(name.replace("_", " "), justify="right")
+    for number, row in enumerate(zip(*found.deciles.values(), strict=True)):
+        cells = ["-" if decile.loss is None else f"{decile.loss:.4f}" for decile in row]
+        table.add_row(f"{number / NUM_DECILES:.1f} to {(number + 1) / NUM_DECILES:.1f}", *cells)
+    return table
+
+
+def _gradients(found: Diagnosis) -> Table:
+    table = Table(title="norm of a weighted term's gradient on the encoders")
+    table.add_column("branch")
+    for encoder in next(iter(found.gradient_norm.values())):
+        table.add_column(encoder.replace("_", " "), justify="right")
+    for branch, norms in found.gradient_norm.items():
+        table.add_row(branch, *(f"{norm:.3g}" for norm in norms.values()))
+    return table
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command: tables, and the numbers as JSON in the run directory, whose path is printed."""
+    try:
+        config = compose("diagnose", DiagnoseConfig, argv)
+        found = diagnose_run(config)
+    except MolstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    output = Path(config.run_dir) / FILE
+    output.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    for table in tables(found):
+        Console().print(table)
+    print(output)
+    return 0

@@ -1,0 +1,81 @@
+"""A gallery of generated conformers, each laid on its reference: kept as an SDF, drawn by the report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import rdMolAlign
+
+from preprocessing.alignment import MAX_SYMMETRIES, best_rmsd, with_conformers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METHOD, RMSD = "method", "rmsd"
+"""Properties of the molecules of a gallery."""
+REFERENCE = "reference"
+COLOURS = ("#1f5a96", "#c8772b")
+"""Of ours and of the first baseline."""
+
+
+def write_gallery(
+    smiles: Sequence[str], reference: Sequence[np.ndarray], ensembles: Mapping[str, Sequence[np.ndarray]], output: Path
+) -> None:
+    """An SDF with, for every molecule, the first reference conformer and the nearest one of every method.
+
+    Args:
+        smiles: stored SMILES of the molecules.
+        reference: [r, n, 3] of each, angstrom.
+        ensembles: for every method, [g, n, 3] of each; g = 0 where it failed, which leaves the molecule out.
+        output: the file.
+    """
+    with Chem.SDWriter(str(output)) as writer:
+        for k, text in enumerate(smiles):
+            target = with_conformers(text, reference[k][:1])
+            writer.write(_named(target, REFERENCE, 0.0))
+            for method, found in ensembles.items():
+                if not len(found[k]):
+                    continue
+                rmsd = best_rmsd(text, reference[k][:1], found[k])[0]
+                best = with_conformers(text, found[k][rmsd.argmin()][None])
+                # Moves `best` onto the target.
+                rdMolAlign.GetBestRMS(best, target, maxMatches=MAX_SYMMETRIES)
+                writer.write(_named(best, method, float(rmsd.min())))
+
+
+def read_gallery(file: Path) -> list[list[Chem.Mol]]:
+    """The molecules of :func:`write_gallery`: for each, the reference and what was generated."""
+    rows: list[list[Chem.Mol]] = []
+    for mol in Chem.SDMolSupplier(str(file)):
+        if mol.GetProp(METHOD) == REFERENCE:
+            rows.append([])
+        rows[-1].append(mol)
+    return rows
+
+
+def draw(axis: "Axes", reference: Chem.Mol, other: Chem.Mol, colour: str) -> None:
+    """Both, seen along the direction in which the reference is thinnest; the reference in grey."""
+    centre = reference.GetConformer().GetPositions()
+    origin = centre.mean(0)
+    # The two widest directions span the page.
+    _, _, axes = np.linalg.svd(centre - origin, full_matrices=True)
+    for mol, shade, width in ((reference, "#9aa7b4", 3.0), (other, colour, 1.6)):
+        flat = (mol.GetConformer().GetPositions() - origin) @ axes[:2].T
+        for bond in mol.GetBonds():
+            ends = flat[[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]]
+            axis.plot(*ends.T, color=shade, linewidth=width, solid_capstyle="round")
+        axis.scatter(*flat.T, s=14, color=shade, zorder=3)
+        for atom, place in zip(mol.GetAtoms(), flat, strict=True):
+            if mol is other and atom.GetAtomicNum() != 6:
+                axis.annotate(atom.GetSymbol(), place, fontsize=8, xytext=(3, 3), textcoords="offset points")
+    axis.set_aspect("equal")
+    axis.set_axis_off()
+    axis.set_title(f"{other.GetProp(METHOD)}, {float(other.GetProp(RMSD)):.2f} A", fontsize=8)
+
+
+def _named(mol: Chem.Mol, method: str, rmsd: float) -> Chem.Mol:
+    mol.SetProp(METHOD, method)
+    mol.SetProp(RMSD, f"{rmsd:.4f}")
+    return mol

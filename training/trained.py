@@ -1,0 +1,63 @@
+"""A pretraining run's checkpoint as a module that computes: what generating, evaluating and diagnosing begin with."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.config import from_yaml
+from preprocessing.errors import CheckpointError
+from preprocessing.featurize import FeaturizeConfig
+from training.checkpoint import RunState, latest_checkpoint, load_checkpoint
+from training.config import PretrainConfig
+from training.module import PretrainingModule, build_module
+from training.run import RunDirectory
+from training.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The encoders and the objective of a run, as they were at a checkpoint."""
+
+    module: PretrainingModule
+    """In evaluation mode."""
+    config: PretrainConfig
+    """Of the run."""
+    featurize: FeaturizeConfig
+    """How the molecules of its dataset were made."""
+    state: RunState
+    """Of the checkpoint."""
+    device: torch.device
+
+
+def load_trained(run_dir: str | Path, step: int | None, device: torch.device) -> Trained:
+    """The newest whole checkpoint of a run, or the one of ``step``.
+
+    Raises:
+        ConfigError: there is no run.
+        CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
+    """
+    run = RunDirectory(run_dir)
+    config = run.config()
+    checkpoint = load_checkpoint(checkpoint_path(run, step))
+    module = build_module(config.model, config.objective, config.seed)
+    load_weights(module, checkpoint.weights)
+    settings = json.dumps(run.dataset()["config"]["featurize"])
+    featurize = from_yaml(FeaturizeConfig, settings, str(run.path / "dataset.json"))
+    return Trained(module.eval().to(device), config, featurize, checkpoint.state, device)
+
+
+def checkpoint_path(run: RunDirectory, step: int | None) -> Path:
+    """The folder of the newest whole checkpoint, or of the one of ``step``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if step is not None:
+        return run.checkpoints / f"step_{step:08d}"
+    path = latest_checkpoint(run.checkpoints, lambda text: print(text, file=sys.stderr))
+    if path is None:
+        raise CheckpointError(f"{run.path} has no whole checkpoint. Train it for at least one step.")
+    return path
