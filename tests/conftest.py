@@ -1,6 +1,10 @@
 """Fixtures shared by all rooms' tests."""
 
+import os
 from pathlib import Path
+
+# Before torch is imported. Tensors of tests are small: beside anything else that runs, threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
