@@ -36,13 +36,13 @@ from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 REPOSITORY = Path(__file__).resolve().parent.parent
 ZINC = REPOSITORY.parent / "shared" / "data" / "pretrain_smiles" / "zinc250k.smiles.xz"
 OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-MOLECULES = {"one": 3_000, "none": 50_000}
+MOLECULES = {"one": 4_000, "none": 50_000}
 """Enough for a measurement of a minute or more on two cores."""
 BLOCK_ROWS = 256
 ROWS_PER_SHARD = 2048
 SPLITS_PER_CORE = 32
 """So many that the cores end together; a real job has thousands."""
-LOOK_S = 0.2
+LOOK_S = 1.0
 """Time between two looks at the memory of a job."""
 
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, default=ZINC, help="ZINC250k beside the repository by default")
     parser.add_argument("--conformers", choices=tuple(MOLECULES), default="one", help="per molecule; default one")
-    parser.add_argument("--molecules", type=int, help="2,000 by default, 50,000 without conformers")
+    parser.add_argument("--molecules", type=int, help="4,000 by default, 50,000 without conformers")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()

@@ -1,10 +1,12 @@
 """MoleculeSDE's training step, forward and backward: our faithful form against a plain reference with PyG's layers.
 
 Both compute the same numbers from the same weights, batch and draws, which is checked first in float64; then they take
-turns in float32 at the paper's sizes. The batch: real molecules of ZINC250k with a conformer each, featurized once and
-kept in the folder for temporary files; or the first molecules of a dataset of `molstream preprocess`.
+turns in float32 at the paper's sizes, with our corrected form at the sizes of `--model` as a third. The batch: real
+molecules of ZINC250k with a conformer each, featurized once and kept in the folder for temporary files; or the first
+molecules of a dataset of `molstream preprocess`.
 
     python benchmarks/train_step.py [DATASET | FILE.smi[.gz|.bz2|.xz]] [--molecules 256] [--pairs 5] [--threads 2]
+        [--model small]
 """
 
 import argparse
@@ -14,7 +16,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,23 +27,28 @@ from preprocess import ZINC, read_smiles
 from reference.moleculesde import ReferenceMoleculeSDE, draw
 from reference.parameters import as_reference
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.config import compose
 from pipeline.shards.codec import encode
 from pipeline.shards.columns import Columns
 from pipeline.shards.reader import ShardDataset
 from preprocessing.featurize import FeaturizeConfig, featurize
 from preprocessing.fields import MoleculeSample
+from training.costs import CostConfig
 from training.data.batch import MoleculeBatch
 from training.data.collate import COLLATED_FIELDS, collate
 from training.models.encoders import ModelConfig
 from training.module import PretrainingModule, build_module
 from training.objectives import ObjectiveConfig
+from training.objectives.moleculesde import MoleculeSDE
 
 Step = Callable[[], Tensor]
 """Something to be differentiated."""
-Sides = tuple[PretrainingModule, ReferenceMoleculeSDE]
-NAMES = ("faithful", "reference")
+Forms = dict[str, nn.Module]
+"""What takes turns: faithful, reference and corrected."""
+Measured = dict[str, list[float]]
+"""Seconds of every form, turn by turn."""
 
 
 def load_batch(path: Path, count: int) -> MoleculeBatch:
@@ -63,7 +70,7 @@ def collated(columns: Columns) -> MoleculeBatch:
     return collate(columns, np.arange(columns.num_rows), np.zeros(columns.num_rows, np.uint64))
 
 
-def build(dropout: float) -> Sides:
+def build(dropout: float) -> tuple[PretrainingModule, ReferenceMoleculeSDE]:
     """Our faithful form at the paper's sizes and the reference with the same weights, in training mode."""
     model, objective = ModelConfig(), ObjectiveConfig()
     model = replace(model, position_score=replace(model.position_score, dropout=dropout))
@@ -73,20 +80,31 @@ def build(dropout: float) -> Sides:
     return ours, reference
 
 
-def whole_steps(sides: Sides, batch: MoleculeBatch) -> tuple[Step, Step]:
-    """The loss of either side, with its own draws of the same seed."""
-    ours, reference = sides
-    return (
-        lambda: ours(batch, torch.Generator().manual_seed(1)).loss,
-        lambda: reference(batch, draw(batch, torch.Generator().manual_seed(1)))[0],
-    )
+def build_forms(preset: str) -> Forms:
+    """All three, with the paper's dropout in the first two."""
+    ours, reference = build(dropout=0.1)
+    config = compose("doctor", CostConfig, [f"model={preset}", "objective=moleculesde_corrected"])
+    corrected = build_module(config.model, config.objective, seed=0).train()
+    return {"faithful": ours, "reference": reference, "corrected": corrected}
+
+
+def step_of(form: nn.Module, batch: MoleculeBatch) -> Step:
+    """The whole loss, with the form's own draws of the same seed."""
+    if isinstance(form, ReferenceMoleculeSDE):
+        return lambda: form(batch, draw(batch, seeded()))[0]
+    return lambda: form(batch, seeded()).loss
+
+
+def seeded() -> torch.Generator:
+    """Where the draws of every step come from."""
+    return torch.Generator().manual_seed(1)
 
 
 def disagreement(batch: MoleculeBatch) -> float:
     """Largest difference of the loss or a gradient in float64, relative to its tensor's largest entry (or to one)."""
     ours, reference = (side.double() for side in build(dropout=0.0))
-    steps = whole_steps((ours, reference), replace(batch, pos=batch.pos.double()))
-    losses = [step() for step in steps]
+    in_double = replace(batch, pos=batch.pos.double())
+    losses = [step_of(side, in_double)() for side in (ours, reference)]
     for loss in losses:
         loss.backward()
     found = [(losses[0], losses[1])]
@@ -96,64 +114,68 @@ def disagreement(batch: MoleculeBatch) -> float:
     return max(((a - b).abs().max() / b.abs().max().clamp(min=1.0)).item() for a, b in found)
 
 
-def part_steps(sides: Sides, batch: MoleculeBatch) -> Iterator[tuple[str, tuple[Step, Step]]]:
-    """The parts of the step by name, each alone: encoders on the batch, the rest on encoders' outputs as leaves."""
-    ours, reference = sides
-    encoders, objective = ours.encoders, ours.objective
+def our_parts(form: PretrainingModule, batch: MoleculeBatch) -> dict[str, Step]:
+    """The parts of our step, each alone: encoders on the batch, the rest on the encoders' outputs as leaves."""
+    encoders, objective = form.encoders, form.objective
+    graph = (batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+    geometry = (batch.x[:, 0], batch.pos, batch.batch)
+    with torch.no_grad():
+        z_2d, z_3d = encoders.encoder_2d(*graph), encoders.encoder_3d(*geometry)
+    z_2d, z_3d = z_2d.requires_grad_(), z_3d.requires_grad_()
+    of_bonds = objective._graph_term if isinstance(objective, MoleculeSDE) else objective._bond_term
+    return {
+        "2D encoder": lambda: encoders.encoder_2d(*graph).sum(),
+        "3D encoder": lambda: encoders.encoder_3d(*geometry).sum(),
+        "2D to 3D": lambda: objective._position_term(batch, z_2d, seeded()).loss,
+        "3D to 2D": lambda: of_bonds(batch, z_3d, seeded()).loss,
+        "contrast": lambda: objective._contrastive_term(batch, encoders, z_2d, z_3d, seeded()).loss,
+    }
+
+
+def reference_parts(form: ReferenceMoleculeSDE, batch: MoleculeBatch) -> dict[str, Step]:
+    """The same of the reference."""
     graph, geometry = (batch.x, batch.edge_index, batch.edge_attr), (batch.x[:, 0], batch.pos, batch.batch)
     with torch.no_grad():
-        z_2d, z_3d = encoders.encoder_2d(*graph, batch.batch), encoders.encoder_3d(*geometry)
+        z_2d, z_3d = form.encoder_2d(*graph), form.encoder_3d(*geometry)
     z_2d, z_3d = z_2d.requires_grad_(), z_3d.requires_grad_()
-    seeded = lambda: torch.Generator().manual_seed(1)  # noqa: E731
     draws = draw(batch, seeded())
-    yield (
-        "2D encoder",
-        (lambda: encoders.encoder_2d(*graph, batch.batch).sum(), lambda: reference.encoder_2d(*graph).sum()),
-    )
-    yield "3D encoder", (lambda: encoders.encoder_3d(*geometry).sum(), lambda: reference.encoder_3d(*geometry).sum())
-    yield (
-        "2D to 3D",
-        (
-            lambda: objective._position_term(batch, z_2d, seeded()).loss,
-            lambda: reference.position_loss(batch, z_2d, draws),
-        ),
-    )
-    yield (
-        "3D to 2D",
-        (
-            lambda: objective._graph_term(batch, z_3d, seeded()).loss,
-            lambda: torch.stack(reference.graph_loss(batch, z_3d, draws)).mean(),
-        ),
-    )
-    yield (
-        "contrast",
-        (
-            lambda: objective._contrastive_term(batch, encoders, z_2d, z_3d, seeded()).loss,
-            lambda: reference.contrastive_loss(z_2d, z_3d, draws),
-        ),
-    )
+    return {
+        "2D encoder": lambda: form.encoder_2d(*graph).sum(),
+        "3D encoder": lambda: form.encoder_3d(*geometry).sum(),
+        "2D to 3D": lambda: form.position_loss(batch, z_2d, draws),
+        "3D to 2D": lambda: torch.stack(form.graph_loss(batch, z_3d, draws)).mean(),
+        "contrast": lambda: form.contrastive_loss(z_2d, z_3d, draws),
+    }
 
 
-def seconds(step: Step, module: torch.nn.Module) -> float:
+def parts_of(form: nn.Module, batch: MoleculeBatch) -> dict[str, Step]:
+    """By name, the same names for every form."""
+    return reference_parts(form, batch) if isinstance(form, ReferenceMoleculeSDE) else our_parts(form, batch)
+
+
+def seconds(step: Step, form: nn.Module) -> float:
     """Wall time of one forward and backward."""
-    module.zero_grad(set_to_none=True)
+    form.zero_grad(set_to_none=True)
     start = time.perf_counter()
     step().backward()
     return time.perf_counter() - start
 
 
-def taking_turns(steps: tuple[Step, Step], sides: Sides, pairs: int) -> list[tuple[float, float]]:
-    """Seconds of either side, pair by pair, after one pair of warm-up."""
-    measured = [(seconds(steps[0], sides[0]), seconds(steps[1], sides[1])) for _ in range(pairs + 1)]
-    return measured[1:]
+def taking_turns(steps: dict[str, Step], forms: Forms, turns: int) -> Measured:
+    """Turn by turn, after one to warm up."""
+    measured: Measured = {name: [] for name in forms}
+    for _ in range(turns + 1):
+        for name, form in forms.items():
+            measured[name].append(seconds(steps[name], form))
+    return {name: times[1:] for name, times in measured.items()}
 
 
-def peak_memory_mib(side: int, batch: MoleculeBatch, threads: int) -> float:
+def peak_memory_mib(name: str, preset: str, batch: MoleculeBatch, threads: int) -> float:
     """Growth of a fresh process's peak memory by one whole step."""
     torch.set_num_threads(threads)
-    sides = build(dropout=0.1)
+    form = build_forms(preset)[name]
     before = high_water_mib()
-    seconds(whole_steps(sides, batch)[side], sides[side])
+    seconds(step_of(form, batch), form)
     return high_water_mib() - before
 
 
@@ -162,9 +184,16 @@ def high_water_mib() -> float:
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 
 
-def ratio(measured: list[tuple[float, float]]) -> float:
-    """Median over pairs of the reference's time by ours."""
-    return statistics.median(theirs / ours for ours, theirs in measured)
+def ratio(measured: Measured) -> float:
+    """Median over turns of the reference's time by the faithful form's."""
+    pairs = zip(measured["faithful"], measured["reference"], strict=True)
+    return statistics.median(theirs / ours for ours, theirs in pairs)
+
+
+def told(measured: Measured) -> str:
+    """The medians, and the ratio."""
+    times = ", ".join(f"{name} {statistics.median(values):.3f} s" for name, values in measured.items())
+    return f"{times}; reference / faithful {ratio(measured):.2f}"
 
 
 def main() -> None:
@@ -174,6 +203,7 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, default=256)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model", default="small", help="preset of the corrected form")
     options = parser.parse_args()
     if not options.input.exists():
         parser.error(f"{options.input} is not there: give a dataset or a file of SMILES")
@@ -186,20 +216,21 @@ def main() -> None:
         flush=True,
     )
 
-    sides = build(dropout=0.1)
-    whole = taking_turns(whole_steps(sides, batch), sides, options.pairs)
-    for pair, (ours, theirs) in enumerate(whole):
-        print(f"pair {pair}: faithful {ours:.2f} s, reference {theirs:.2f} s, ratio {theirs / ours:.2f}")
-    for name, steps in part_steps(sides, batch):
-        measured = taking_turns(steps, sides, options.pairs)
-        ours, theirs = (statistics.median(column) for column in zip(*measured, strict=True))
-        print(f"{name}: faithful {ours:.3f} s, reference {theirs:.3f} s, ratio {ratio(measured):.2f}", flush=True)
-    for side, name in enumerate(NAMES):
+    forms = build_forms(options.model)
+    whole = taking_turns({name: step_of(form, batch) for name, form in forms.items()}, forms, options.pairs)
+    for turn in range(options.pairs):
+        print(f"turn {turn}: {told({name: values[turn : turn + 1] for name, values in whole.items()})}")
+    parts = {name: parts_of(form, batch) for name, form in forms.items()}
+    for part in parts["faithful"]:
+        steps = {name: of_form[part] for name, of_form in parts.items()}
+        print(f"{part}: {told(taking_turns(steps, forms, options.pairs))}", flush=True)
+    for name in forms:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            peak = process.submit(peak_memory_mib, side, batch, options.threads).result()
+            peak = process.submit(peak_memory_mib, name, options.model, batch, options.threads).result()
         print(f"peak memory of a step: {name} {peak:.0f} MiB")
-    print(f"compared: forward and backward of the whole loss; medians of {options.pairs} pairs")
-    print(f"figure molecules_per_s {batch.num_graphs / statistics.median(ours for ours, _ in whole):.1f}")
+    print(f"compared: forward and backward of the whole loss; medians of {options.pairs} turns")
+    for name in forms:
+        print(f"figure molecules_per_s_{name} {batch.num_graphs / statistics.median(whole[name]):.1f}")
     print(f"figure faithful_vs_reference {ratio(whole):.2f}")
 
 

@@ -13,11 +13,17 @@ from rdkit import Chem
 from pipeline.shards.codec import SCHEMA, samples
 from pipeline.shards.reader import ShardDataset
 from preprocessing.errors import CheckpointError, ConfigError
+from preprocessing.featurize import FeaturizeConfig, featurize
+from preprocessing.fields import MoleculeSample, RawMolecule
+from preprocessing.standardize import StandardizeConfig
 from tests.datasets import molstream
+from tests.training.molecules import AWKWARD
 from training.diffusion.sampling import SAMPLERS, SamplerConfig
 from training.gallery import read_gallery
 from training.generate import MoleculeGenerator
 
+KEEP_ALL = FeaturizeConfig(standardize=StandardizeConfig(largest_fragment=False, neutralise=False))
+"""Salts stay salts, and ions ions."""
 FAST = SamplerConfig(num_steps=5, eps=1e-3)
 SETTINGS = ("sampler.num_steps=5", "device=cpu")
 
@@ -49,11 +55,11 @@ def faithful_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def molecules(dataset: Path):
-    """The first molecules of the dataset, single atoms among them."""
-    found = samples(ShardDataset(dataset).read_rows(np.arange(ShardDataset(dataset).num_rows), SCHEMA.names))
-    atoms = [sample for sample in found if sample.num_atoms == 1]
-    assert len(atoms) == 2
-    return [*found[:6], *atoms]
+    """The first molecules of the dataset, then single atoms, diatomics, lines and salts."""
+    found = samples(ShardDataset(dataset).read_rows(np.arange(6), SCHEMA.names))
+    awkward = [featurize(RawMolecule(text, "smiles", "", row, (0.0,)), KEEP_ALL) for row, text in enumerate(AWKWARD)]
+    assert all(isinstance(sample, MoleculeSample) and len(sample.positions) for sample in awkward)
+    return [*found, *awkward]
 
 
 def test_conformers_depend_on_molecule_seed_and_number_alone(run, molecules):

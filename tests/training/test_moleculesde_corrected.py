@@ -8,7 +8,7 @@ import torch
 
 from preprocessing.errors import ConfigError
 from tests.training.molecules import AWKWARD, DRUGS, model_config, molecule_batch, seeded
-from training.diffusion.bond_transformer import BondTransformer, one_hot_bonds, one_hot_charges
+from training.diffusion.bond_transformer import BondTransformer, noise_of_classes, one_hot_bonds, one_hot_charges
 from training.diffusion.position_transformer import PositionTransformer, centred
 from training.diffusion.score_trunk import NoiseLevel, noise_level, precondition
 from training.diffusion.sde import SDES, SDEConfig
@@ -40,13 +40,17 @@ def awaken(module: torch.nn.Module) -> None:
             torch.nn.init.normal_(parameter, std=0.05)
 
 
-def test_losses_start_at_one_and_contrast_at_chance():
+def test_losses_start_where_nothing_is_known():
     objective, encoders = build()
     batch = molecule_batch(DRUGS)
     outputs = [objective(batch, encoders, seeded(k)).metrics for k in range(8)]
     mean = {name: torch.stack([m[name] for m in outputs]).mean().item() for name in outputs[0]}
-    for name in ("position_score", "bond_score", "charge_score"):
-        assert 0.3 < mean[name] < 1.5, mean
+    assert 0.3 < mean["position_score"] < 1.5, mean
+    # Of classes, the noised values alone tell nearly everything where noise is small, and nothing where it is large.
+    assert 0.01 < mean["bond_score"] < 0.2, mean
+    assert 0.01 < mean["charge_score"] < 0.2, mean
+    chance = math.log(len(DRUGS))
+    assert 0.9 * chance < mean["contrastive"] < 1.3 * chance, mean
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,21 @@ def test_a_network_that_says_nothing_predicts_the_share_of_noise_that_size_tells
     # And the network's own target has unit size.
     target = (noise - guess) / scales.of_network.T
     torch.testing.assert_close(target.square().mean(0), torch.ones_like(t), rtol=0.02, atol=0.0)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.3, 3.0])
+def test_classes_of_known_probability_have_the_score_of_their_mixture(sigma):
+    """The density of x is a mixture of Gaussians about the corners; its score comes from autograd."""
+    alpha = 0.8
+    logits, x = torch.randn(2, 50, 6, generator=seeded(4), dtype=torch.float64).unbind()
+    corners = torch.nn.functional.one_hot(torch.arange(50) % 6, 6)
+    x = (alpha * corners + sigma * x).requires_grad_()
+    distance = (x.unsqueeze(1) - alpha * torch.eye(6, dtype=torch.float64)).square().sum(2)
+    density = torch.logsumexp(torch.log_softmax(logits, 1) - distance / (2.0 * sigma**2), dim=1)
+    (score,) = torch.autograd.grad(density.sum(), x)
+    level = torch.full((2, 50), alpha, dtype=torch.float64)
+    level[1] = sigma
+    torch.testing.assert_close(noise_of_classes(logits, x, *level), -sigma * score)
 
 
 @pytest.mark.parametrize("kind", SDES)

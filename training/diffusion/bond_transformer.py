@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.batch import MoleculeBatch
-from training.diffusion.score_trunk import NoiseEmbedding, NoiseLevel, precondition
+from training.diffusion.score_trunk import NoiseEmbedding, NoiseLevel
 from training.models.config import ScoreTransformerConfig
 from training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
 from training.models.graph import in_float32, molecule_pairs
@@ -45,6 +45,26 @@ def one_hot_bonds(batch: MoleculeBatch) -> Tensor:
 def one_hot_charges(batch: MoleculeBatch) -> Tensor:
     """float32 [n, NUM_CHARGE_CLASSES]: the formal charge of every atom."""
     return F.one_hot(batch.x[:, FORMAL_CHARGE], NUM_CHARGE_CLASSES).to(torch.float32)
+
+
+def noise_of_classes(logits: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The noise in one-hot classes x = alpha x_0 + sigma noise whose probabilities, without x itself, are known.
+
+    By Bayes' rule every row's own noised value adds alpha x / sigma^2 to its logits; E[x_0 | x] is their softmax, and
+    the noise (x - alpha E[x_0 | x]) / sigma (score interpolation, Dieleman et al. 2022, arXiv 2211.15089, section 3.1).
+    So a network has to say what the rest of the molecule tells, and is right by construction where noise is small.
+
+    Args:
+        logits: [m, c], up to a constant per row.
+        x: [m, c].
+        alpha: [m].
+        sigma: [m].
+
+    Returns:
+        [m, c].
+    """
+    alpha, sigma = alpha.unsqueeze(1), sigma.unsqueeze(1)
+    return (x - alpha * torch.softmax(logits + alpha / sigma**2 * x, dim=1)) / sigma
 
 
 def decode(bonds: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,21 +116,22 @@ class BondTransformer(nn.Module):
         """
         geometry = pair_vectors(batch.pos, batch.batch)
         i, j = geometry.pairs
-        molecule = batch.batch.index_select(0, i)
-        bonds = in_float32(bonds) / level.alpha[molecule].unsqueeze(1)
-        charges = in_float32(charges) / level.alpha[batch.batch].unsqueeze(1)
-        of_bonds = precondition(level.ratio[molecule], DATA_STD)
-        of_charges = precondition(level.ratio[batch.batch], DATA_STD)
+        of_pairs, of_atoms = (NoiseLevel(*(c[m] for c in level)) for m in (batch.batch.index_select(0, i), batch.batch))
+        bonds, charges = in_float32(bonds), in_float32(charges)
         x = self.atoms(z)
-        x = x + self.charges_in((charges * of_charges.scale).to(x.dtype))
-        bonded = self.bonds_in((bonds * of_bonds.scale).to(x.dtype))
+        x = x + self.charges_in(_unit_size(charges, of_atoms).to(x.dtype))
+        bonded = self.bonds_in(_unit_size(bonds, of_pairs).to(x.dtype))
         relation = self.mix(F.silu(self.geometry(batch.x[:, 0], geometry) + F.pad(bonded, (0, 0, 0, 1))))
         x = self.trunk(x, relation, bucketed(batch.batch), generator, self.noise(level)[batch.batch])
         total, product = self.ends(x).chunk(2, dim=1)
         hidden = total.index_select(0, i) + total.index_select(0, j) + self.between(relation[:-1])
         hidden = F.silu(hidden + product.index_select(0, i) * product.index_select(0, j))
-        bonds_out, charges_out = in_float32(self.bonds_out(hidden)), in_float32(self.charges_out(x))
         return (
-            of_bonds.of_input * bonds + of_bonds.of_network * bonds_out,
-            of_charges.of_input * charges + of_charges.of_network * charges_out,
+            noise_of_classes(in_float32(self.bonds_out(hidden)), bonds, *of_pairs),
+            noise_of_classes(in_float32(self.charges_out(x)), charges, *of_atoms),
         )
+
+
+def _unit_size(x: Tensor, level: NoiseLevel) -> Tensor:
+    """Noised classes [m, c] at about the same size whatever the levels [m]."""
+    return x / torch.sqrt(level.sigma**2 + (DATA_STD * level.alpha) ** 2).unsqueeze(1)

@@ -46,7 +46,7 @@ class CorrectedMoleculeSDEConfig:
 
     position_sde: SDEConfig = field(default_factory=lambda: SDEConfig("ve", 0.01, 10.0))
     """Noise of the positions; sigma in angstrom."""
-    bond_sde: SDEConfig = field(default_factory=lambda: SDEConfig("vp", 0.1, 20.0))
+    bond_sde: SDEConfig = field(default_factory=lambda: SDEConfig("vp", 0.1, 10.0))
     """Noise of bonds and formal charges, which are one-hot classes."""
     weighting: str = "simple"
     """Weight of the noise levels: simple (all the same), likelihood or min_snr (``WEIGHTINGS``)."""
@@ -155,7 +155,7 @@ class CorrectedMoleculeSDE(Objective):
         return denoising_term(self.config.position_coefficient, t, {"position_score": per_molecule}, batch.has_pos)
 
     def _bond_term(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> Term:
-        """Of bonds and of charges: mean over molecules of the mean over its pairs, or atoms; about 1 at the start."""
+        """Of bonds and of charges: mean over molecules of the mean over its pairs, or atoms."""
         bonds, charges = one_hot_bonds(batch), one_hot_charges(batch)
         of_pair = _molecule_of_pairs(batch)
         t, level = self._level(self.bond_sde, batch, generator)
