@@ -116,6 +116,14 @@ def cluster(config: RayConfig) -> Iterator[None]:
                 f"ray.address={config.address}: no Ray cluster answers ({error}). Start one (`ray up "
                 "infra/cluster.yaml`, or `ray start --head`), or leave the address out to use this machine."
             ) from error
+        except Exception as error:
+            # Where its processes are not up in 30 s Ray raises just that, and no subclass.
+            if type(error) is not Exception:
+                raise
+            raise DataError(
+                f"Ray does not start on this machine: {error} Nothing has been done yet. Is it short of memory, of "
+                "processes, or very busy? `molstream doctor` tells what it has."
+            ) from error
         stack.callback(interrupt_on_sigterm)
         stack.callback(ray.shutdown)
         interrupt_on_sigterm()

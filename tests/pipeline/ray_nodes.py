@@ -51,7 +51,7 @@ class RayNodes:
         for starting in self._starting.values():
             starting.kill()
             starting.wait()
-        _kill_all(f"{self.token}-")
+        kill_all(f"{self.token}-")
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
@@ -121,7 +121,7 @@ class RayNodes:
 
     def kill_node(self, node: int) -> None:
         """SIGKILL every process of a node."""
-        _kill_all(f"{self.token}-{node}")
+        kill_all(f"{self.token}-{node}")
 
     def bury(self) -> None:
         """After the death of the head: until the other nodes have ended as well, by themselves."""
@@ -155,7 +155,8 @@ def processes(mark: str) -> dict[int, str]:
     return found
 
 
-def _kill_all(mark: str) -> None:
+def kill_all(mark: str) -> None:
+    """SIGKILL every process whose mark begins so, and those that it starts meanwhile."""
     while found := processes(mark):
         for pid in found:
             with suppress(ProcessLookupError):
