@@ -28,6 +28,7 @@ from training.models.transformer import (
     Block,
     GeometryTransformer,
     GraphTransformer,
+    RMSNorm,
     TransformerConfig,
 )
 from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
@@ -260,6 +261,18 @@ def test_bfloat16_is_finite_and_close(name, mode):
     rounded.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
     assert (rounded.float() - exact).norm() / exact.norm() < 0.03
+
+
+def test_the_norm_computes_in_the_type_of_its_input():
+    norm = RMSNorm(16, eps=1e-6)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(5, 16, generator=seeded(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = norm(x.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    expected = x * x.square().mean(1, keepdim=True).add(1e-6).rsqrt() * norm.weight
+    torch.testing.assert_close(norm(x), expected)
+    torch.testing.assert_close(rounded.float(), expected, rtol=0.03, atol=0.03)
 
 
 # --- handedness -----------------------------------------------------------------------------------------------------

@@ -106,6 +106,14 @@ class SwiGLU(nn.Module):
         return self.out(F.silu(gate) * value)
 
 
+class RMSNorm(nn.RMSNorm):
+    """``nn.RMSNorm`` whose weight takes the type of its input; for two types, as under autocast, no kernel is fused."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and type."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Residual(nn.Module):
     """x + branch(norm(x)); with a condition, x + gate * branch(norm(x) * (1 + scale) + shift).
 
@@ -116,7 +124,7 @@ class Residual(nn.Module):
     def __init__(self, config: TransformerConfig, branch: nn.Module, condition_width: int | None):
         super().__init__()
         self.dropout = config.dropout
-        self.norm = nn.RMSNorm(config.hidden, eps=EPS)
+        self.norm = RMSNorm(config.hidden, eps=EPS)
         self.branch = branch
         self.modulation = None if condition_width is None else linear(condition_width, 3 * config.hidden, gain=0.0)
 
@@ -183,7 +191,7 @@ class Trunk(nn.Module):
         _check(config)
         self.checkpointing = config.checkpointing
         self.blocks = nn.ModuleList(Block(config, condition_width) for _ in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.hidden, eps=EPS)
+        self.norm = RMSNorm(config.hidden, eps=EPS)
 
     def forward(
         self,
