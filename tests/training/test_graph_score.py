@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from tests.training.molecules import num_parameters, seeded
 from training.diffusion.graph_score import GraphScore
+from training.models import layers
 from training.models.config import GraphScoreConfig
 
 SMALL = GraphScoreConfig(hidden=8, num_layers=3, num_heads=2, hidden_channels=3, final_channels=2)
@@ -65,7 +66,7 @@ def plain_graph_score(net: GraphScore, z, x, adj, flags):
         h = torch.tanh((hidden @ layer.atoms[2].weight.T + layer.atoms[2].bias) * flags.unsqueeze(1))
         channels = list(pairs.unbind(2))
         collected += channels
-    m_a = net.adjacency.final(torch.stack(collected, 2)).squeeze(2) * (1 - torch.eye(n, dtype=adj.dtype)) * both
+    m_a = net.adjacency.final(torch.stack(collected).flatten(1)).view(n, n) * (1 - torch.eye(n, dtype=adj.dtype)) * both
     return m_x, m_a
 
 
@@ -76,7 +77,9 @@ def test_number_of_parameters_is_the_papers():
     assert num_parameters(net) == 1_166_676
 
 
-def test_outputs_and_gradients_equal_the_specification_in_float64():
+@pytest.mark.parametrize("rows_of_block", [4, 1024])
+def test_outputs_and_gradients_equal_the_specification_in_float64(rows_of_block, monkeypatch):
+    monkeypatch.setattr(layers, "ROWS_OF_BLOCK", rows_of_block)
     net = GraphScore(SMALL, WIDTH, TYPES).double()
     inputs = noised([5, 3, 1, 6], 6)
     generator = seeded(9)

@@ -193,18 +193,18 @@ def test_gradients_take_the_papers_routes(kept, reached):
 
 
 def test_positions_of_molecules_without_conformer_are_never_read():
-    encoders, objective = build()
+    encoders, objective = (part.double() for part in build())
     batch = molecule_batch(DRUGS[:6], [True, False, True, True, False, True])
     garbage = torch.where(batch.has_pos[batch.batch].unsqueeze(1), batch.pos, 7.0 * torch.randn(batch.pos.shape))
     results = []
-    for pos in (batch.pos, garbage):
+    for pos in (batch.pos.double(), garbage.double()):
         encoders.zero_grad()
         objective.zero_grad()
         output = objective(replace(batch, pos=pos), encoders, seeded())
         output.loss.backward()
         results.append([output.loss.detach(), *gradients(encoders, objective).values()])
     for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_no_conformer_at_all_gives_zero():

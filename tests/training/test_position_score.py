@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from tests.training.molecules import AWKWARD, DRUGS, molecule_batch, num_parameters, rotation, seeded
 from training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore, pair_geometry
+from training.models import graph
 from training.models.config import PositionScoreConfig
 from training.models.graph import extended_edges
 
@@ -114,6 +115,22 @@ def test_outputs_and_gradients_equal_the_specification_in_float64(variant):
     assert results[0][0].abs().max() > 0.1
     for ours, literal in zip(*results, strict=True):
         torch.testing.assert_close(ours, literal, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("atoms_of_block", [1, 30])
+def test_blocks_of_molecules_change_nothing(atoms_of_block, monkeypatch):
+    net = PositionScore(replace(SMALL, dropout=0.0), WIDTH, "02").double().train()
+    batch = molecule_batch([*DRUGS[:8], *AWKWARD])
+    z = torch.randn(batch.num_nodes, WIDTH, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(batch.num_nodes, 3, generator=seeded(1), dtype=torch.float64)
+    results = []
+    for size in (768, atoms_of_block):
+        monkeypatch.setattr(graph, "ATOMS_OF_BLOCK", size)
+        output = net(z, batch.pos.double(), pairs_of(batch))
+        gradients = torch.autograd.grad((output * weights).sum(), [z, *net.parameters()])
+        results.append([output.detach(), *gradients])
+    for one, several in zip(*results, strict=True):
+        torch.testing.assert_close(several, one, rtol=1e-9, atol=1e-9)
 
 
 def test_frame_identities():

@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch_geometric.nn.models.schnet import GaussianSmearing, InteractionBlock
 
 from tests.training.molecules import AWKWARD, DRUGS, molecule_batch, num_parameters, seeded
+from training.models import graph
+from training.models import schnet as schnet_module
 from training.models.graph import molecule_pairs, radius_pairs
-from training.models.schnet import SchNet, SchNetConfig
+from training.models.interpolation import Interpolation
+from training.models.schnet import Pairs, SchNet, SchNetConfig
 
 SMALL = SchNetConfig(hidden=20, num_filters=12, num_interactions=2, num_gaussians=11, cutoff=4.0)
 
@@ -87,7 +90,7 @@ def test_interactions_equal_torch_geometric():
         theirs.conv.lin1.load_state_dict(ours.project.state_dict())
         theirs.conv.lin2.load_state_dict(ours.update[0].state_dict())
         theirs.lin.load_state_dict(ours.update[2].state_dict())
-        h = ours(h, pairs, basis, envelope)
+        h = ours(h, ours.filters(basis, envelope), Pairs(pairs, len(h)))
         expected = expected + theirs(expected, edge_index, distance.repeat(2), basis.repeat(2, 1))
     torch.testing.assert_close(h, expected, rtol=1e-5, atol=1e-6)  # its spacing is a float32 number
 
@@ -141,3 +144,49 @@ def test_geometry_stays_float32_in_a_bfloat16_network():
     torch.testing.assert_close(distance.double(), exact_distance, rtol=1e-6, atol=0)
     exact = schnet(batch.x[:, 0], batch.pos, batch.batch)
     assert (mixed - exact).norm() / exact.norm() < 0.05
+
+
+def table_and_plain(schnet: SchNet, batch) -> list[list[torch.Tensor]]:
+    """Output and gradients in float64, with filters read off the table and, as positions get a gradient, without."""
+    weights = torch.randn(batch.num_nodes, schnet.config.hidden, dtype=torch.float64, generator=seeded())
+    results = []
+    for moving in (False, True):
+        schnet.zero_grad()
+        output = schnet(batch.x[:, 0], batch.pos.double().requires_grad_(moving), batch.batch)
+        (output * weights).sum().backward()
+        results.append([output.detach(), *(parameter.grad.clone() for parameter in schnet.parameters())])
+    return results
+
+
+@pytest.mark.parametrize("atoms_of_block", [1, 50, 768])
+def test_filters_read_off_a_table_are_the_same_in_any_blocks(atoms_of_block, monkeypatch):
+    monkeypatch.setattr(graph, "ATOMS_OF_BLOCK", atoms_of_block)
+    read_off = []
+    monkeypatch.setattr(schnet_module, "Interpolation", lambda *args: read_off.append(args) or Interpolation(*args))
+    batch = molecule_batch([*DRUGS[:12], *AWKWARD])
+    results = table_and_plain(SchNet(SMALL).double(), batch)
+    assert len(read_off) > 1 if atoms_of_block < batch.num_nodes else len(read_off) == 1
+    for by_table, plain in zip(*results, strict=True):
+        torch.testing.assert_close(by_table, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_forces_can_be_trained_on():
+    """The gradient of a loss of forces, against finite differences in a weight."""
+    schnet = SchNet(SMALL).double()
+    batch = molecule_batch([*DRUGS[:4], "C"])
+    weight = schnet.interactions[0].filter[0].weight
+
+    def loss():
+        pos = batch.pos.double().requires_grad_()
+        energy = schnet(batch.x[:, 0], pos, batch.batch).sum()
+        return torch.autograd.grad(energy, pos, create_graph=True)[0].square().sum()
+
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    direction = torch.randn(weight.shape, generator=seeded(), dtype=torch.float64)
+    with torch.no_grad():
+        weight += 1e-5 * direction
+    above = loss().item()
+    with torch.no_grad():
+        weight -= 2e-5 * direction
+    difference = (above - loss().item()) / 2e-5
+    assert (gradient * direction).sum().item() == pytest.approx(difference, rel=1e-5)

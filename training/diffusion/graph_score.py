@@ -1,11 +1,12 @@
 """The 3D-to-2D score networks of MoleculeSDE: 3D representations and a noised graph in, scores of the graph out.
 
 Formulas: specification of MoleculeSDE, section 5.2. Tensors come and go zero-padded; in between, layers see the rows
-of true atoms, and of unordered pairs of them: every adjacency channel is symmetric, and its diagonal is never read.
-Only products of matrices run on rectangles, in buckets of molecules of similar size. Each channel of a layer has its
-own sub-networks; they are stacked in one tensor and run as one grouped product. Symbols of shapes: ``g`` molecules,
-``n`` true atoms, ``p`` unordered pairs (i < j), ``F`` width, ``C`` adjacency channels; in a bucket ``b`` molecules with
-``s`` atoms each (of the whole batch in the padded tensors).
+of true pairs of atoms: every adjacency channel is symmetric, and its diagonal is never read. Products of matrices run
+on rectangles, in buckets of molecules of similar size, and so rows of atoms stand in their slots all the way. Each
+channel of a layer has its own sub-networks; they are stacked in one tensor and run as one grouped product. Channels
+come first, so that each lies in one piece. Symbols of shapes: ``g`` molecules, ``n`` true atoms, ``m`` slots of the
+buckets, ``p`` unordered pairs (i < j), ``F`` width, ``C`` adjacency channels; in a bucket ``b`` molecules with ``s``
+slots each (of the whole batch in the padded tensors).
 """
 
 import math
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from training.models.config import GraphScoreConfig
 from training.models.graph import in_float32, molecule_pairs, to_dense
-from training.models.layers import xavier_linear
+from training.models.layers import in_blocks, tanh, xavier_linear
 from training.models.layout import bucketed
 from training.models.schnet import NUM_ATOM_TYPES
 from training.models.symmetry import INVARIANT, Symmetry
@@ -29,6 +30,20 @@ def mlp(widths: list[int], activation: type[nn.Module]) -> nn.Sequential:
     for previous, width in pairwise(widths[1:]):
         layers += [activation(), xavier_linear(previous, width)]
     return nn.Sequential(*layers)
+
+
+class ColumnMLP(nn.Sequential):
+    """An :func:`mlp` of columns, [in, k] to [out, k]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Each column by itself."""
+        columns = input
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                columns = torch.addmm(layer.bias.unsqueeze(1), layer.weight, columns)
+            else:
+                columns = layer(columns)
+        return columns
 
 
 def mask_pairs(pairs: Tensor, flags: Tensor) -> Tensor:
@@ -50,27 +65,41 @@ class AtomPairs:
         """int64 [2, p]: the atoms i < j of every pair."""
         # Ascending in the row they show, the entries of the rectangles begin with the two of every pair.
         order = torch.argsort(self.layout.row_of_entry, stable=True)
-        self._entries = order[: self.index.numel()].view(-1, 2).unbind(1)
+        self._entries = order[: self.index.numel()].view(-1, 2).t().contiguous().unbind(0)
+
+    def to_slots(self, rows: Tensor) -> Tensor:
+        """[m, d] from atom rows [n, d]."""
+        return rows.index_select(0, self.layout.atom_of_slot)
+
+    def to_atoms(self, rows: Tensor) -> Tensor:
+        """Atom rows [n, d] from [m, d]."""
+        return rows.index_select(0, self.layout.slot_of_atom)
+
+    def buckets(self, rows: Tensor) -> list[Tensor]:
+        """Each bucket's part [C, b, s, d] of rows [C, m, d]."""
+        parts = rows.split([bucket.num_molecules * bucket.size for bucket in self.layout.buckets], dim=1)
+        return [part.unflatten(1, bucket) for part, bucket in zip(parts, self.layout.buckets, strict=True)]
 
     def to_matrices(self, values: Tensor) -> list[Tensor]:
-        """Each bucket's symmetric matrices [b, C, s, s] of pair values [p, C], with a diagonal of ones."""
-        table = torch.cat([values, values.new_ones(1, values.shape[1]), values.new_zeros(1, values.shape[1])])
-        entries = table.index_select(0, self.layout.row_of_entry)
-        parts = entries.split([bucket.num_molecules * bucket.size**2 for bucket in self.layout.buckets])
+        """Each bucket's symmetric matrices [C, b, s, s] of pair values [C, p], with a diagonal of ones."""
+        channels = len(values)
+        table = torch.cat([values, values.new_ones(channels, 1), values.new_zeros(channels, 1)], dim=1)
+        entries = table.index_select(1, self.layout.row_of_entry)
+        parts = entries.split([bucket.num_molecules * bucket.size**2 for bucket in self.layout.buckets], dim=1)
         return [
-            part.view(bucket.num_molecules, bucket.size, bucket.size, -1).permute(0, 3, 1, 2)
+            part.view(channels, bucket.num_molecules, bucket.size, bucket.size)
             for part, bucket in zip(parts, self.layout.buckets, strict=True)
         ]
 
     def from_matrices(self, parts: list[Tensor]) -> Tensor:
-        """Pair values [p, C], the mean of both entries of a pair in each bucket's matrices [b, C, s, s]."""
-        entries = torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts])
+        """Pair values [C, p], the mean of both entries of a pair in each bucket's matrices [C, b, s, s]."""
+        entries = torch.cat([part.flatten(1) for part in parts], dim=1)
         first, second = self._entries
-        return 0.5 * (entries.index_select(0, first) + entries.index_select(0, second))
+        return 0.5 * (entries.index_select(1, first) + entries.index_select(1, second))
 
 
 class GroupedLinear(nn.Module):
-    """One linear layer per channel: [n, C, in] to [n, C, out]; an input [n, in] is shared by all channels."""
+    """One linear layer per channel: [C, m, in] to [C, m, out]; an input [m, in] is shared by all channels."""
 
     def __init__(self, num_channels: int, in_features: int, out_features: int):
         super().__init__()
@@ -81,7 +110,10 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Each channel by its own weight."""
-        return torch.einsum("ni,cio->nco" if x.dim() == 2 else "nci,cio->nco", x, self.weight) + self.bias
+        if x.dim() == 2:
+            rows = torch.addmm(self.bias.flatten(), x, self.weight.transpose(0, 1).flatten(1))
+            return rows.unflatten(1, self.bias.shape).transpose(0, 1)
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight)
 
 
 class GCN(nn.Module):
@@ -98,14 +130,14 @@ class GCN(nn.Module):
             nn.init.xavier_uniform_(channel)
 
     def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
-        """[n, C, out] from atom rows [n, in] and adjacency channels [p, C]."""
-        projected = torch.einsum("ni,cio->nco", x, self.weight)
+        """[m, C * out] from rows [m, in] and adjacency channels [C, p]."""
+        projected = (x @ self.weight.transpose(0, 1).flatten(1)).unflatten(1, self.bias.shape).transpose(0, 1)
         outputs = []
-        for matrix, rows in zip(pairs.to_matrices(in_float32(adj)), pairs.layout.pad(projected), strict=True):
+        for matrix, rows in zip(pairs.to_matrices(in_float32(adj)), pairs.buckets(projected), strict=True):
             scale = matrix.sum(3, keepdim=True).clamp(min=1.0).rsqrt()
-            product = matrix.to(rows.dtype) @ (scale * rows.transpose(1, 2)).to(rows.dtype)
-            outputs.append((scale * product).transpose(1, 2))
-        return pairs.layout.unpad(outputs).to(projected.dtype) + self.bias
+            product = scale * (matrix.to(rows.dtype) @ (scale * rows).to(rows.dtype))
+            outputs.append(product.permute(1, 2, 0, 3).flatten(2).flatten(0, 1))
+        return torch.cat(outputs).to(projected.dtype) + self.bias.flatten()
 
 
 class AdjacencyLayer(nn.Module):
@@ -119,29 +151,31 @@ class AdjacencyLayer(nn.Module):
         self.value = GCN(in_channels, in_features, hidden)
         mixed = 2 * max(in_channels, out_channels)
         self.atoms = mlp([hidden * in_channels, mixed, hidden], nn.ELU)
-        self.pairs = mlp([2 * in_channels, mixed, mixed, out_channels], nn.ELU)
+        self.pairs = ColumnMLP(*mlp([2 * in_channels, mixed, mixed, out_channels], nn.ELU))
 
-    def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> tuple[Tensor, Tensor]:
-        """New atom rows [n, hidden] and adjacency channels [p, C'] from [n, F] and [p, C]."""
-        new_x = torch.tanh(self.atoms(self.value(x, adj, pairs).flatten(1)))
-        mixed = self.pairs(torch.cat([self._attention(x, pairs), adj], dim=1))
-        return new_x, 2.0 * mixed  # A' + A'^T of a symmetric A'
+    def new_rows(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
+        """[m, hidden] from [m, F] and adjacency channels [C, p]."""
+        return torch.tanh(self.atoms(self.value(x, adj, pairs)))
+
+    def new_channels(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
+        """Adjacency channels [C', p] from rows [m, F] and channels [C, p]."""
+        return 2.0 * self.pairs(torch.cat([self._attention(x, pairs), adj]))  # A' + A'^T of a symmetric A'
 
     def _attention(self, x: Tensor, pairs: AtomPairs) -> Tensor:
-        """Symmetrised mean over slices of tanh(Q K^T / 2) per channel, [p, C].
+        """Symmetrised mean over slices of tanh(Q K^T / 2) per channel, [C, p].
 
         Q and K are twice as wide as ``hidden``, so there are twice as many slices as heads (specification 8.2 #6).
         The root of the slice width is the 2.
         """
-        query = self.query_out(torch.tanh(self.query_in(x))) / math.sqrt(self.slice_width)
-        key = self.key_out(torch.tanh(self.key_in(x)))
-        in_slices = lambda rows: rows.unflatten(3, (-1, self.slice_width)).permute(0, 2, 3, 1, 4)  # noqa: E731
-        padded = zip(pairs.layout.pad(query), pairs.layout.pad(key), strict=True)
-        return pairs.from_matrices([torch.tanh(in_slices(q) @ in_slices(k).mT).mean(2) for q, k in padded])
+        query = self.query_out(tanh(self.query_in(x))) / math.sqrt(self.slice_width)
+        key = self.key_out(tanh(self.key_in(x)))
+        in_slices = lambda rows: rows.unflatten(3, (-1, self.slice_width)).transpose(2, 3)  # noqa: E731
+        padded = zip(pairs.buckets(query), pairs.buckets(key), strict=True)
+        return pairs.from_matrices([tanh(in_slices(q) @ in_slices(k).mT).mean(2) for q, k in padded])
 
 
 class AdjacencyScore(nn.Module):
-    """m_A [p] from atom rows, the noised adjacency and its square; 151,561 parameters at the paper's sizes.
+    """m_A [p] from rows, the noised adjacency and its square; 151,561 parameters at the paper's sizes.
 
     The last layer's atom rows feed nothing, as in the original: their parameters exist only for parity.
     """
@@ -154,17 +188,23 @@ class AdjacencyScore(nn.Module):
             AdjacencyLayer(width, config.hidden, config.num_heads, before, after)
             for width, (before, after) in zip(widths, pairwise(channels))
         )
-        self.final = mlp([sum(channels), 2 * sum(channels), 2 * sum(channels), 1], nn.SiLU)
+        self.final = ColumnMLP(*mlp([sum(channels), 2 * sum(channels), 2 * sum(channels), 1], nn.SiLU))
 
     def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
-        """One value per pair, from [n, F] and the two channels [p, 2]."""
+        """One value per pair, from [m, F] and the two channels [2, p]."""
         adj = adj.to(x.dtype)
         collected = [adj]
-        for layer in self.layers:
-            x, adj = layer(x, adj, pairs)
+        for layer in self.layers[:-1]:
+            assert isinstance(layer, AdjacencyLayer)
+            x, adj = layer.new_rows(x, adj, pairs), layer.new_channels(x, adj, pairs)
             collected.append(adj.to(collected[0].dtype))
-        # Zero times the unread atom rows: every parameter gets a gradient, as data-parallel reductions expect.
-        return self.final(torch.cat(collected, dim=1)).squeeze(1) + 0.0 * x.sum()
+        last = self.layers[-1]
+        assert isinstance(last, AdjacencyLayer)
+        collected.append(last.new_channels(x, adj, pairs).to(collected[0].dtype))
+        # Zero times the unread parameters: every one gets a gradient, as data-parallel reductions expect.
+        unread = [*last.value.parameters(), *last.atoms.parameters()]
+        rest = 0.0 * torch.stack([parameter.sum() for parameter in unread]).sum()
+        return in_blocks(self.final, torch.cat(collected), dim=1).squeeze(0) + rest
 
 
 class NodeScore(nn.Module):
@@ -177,12 +217,12 @@ class NodeScore(nn.Module):
         self.final = mlp([sum(widths), 2 * sum(widths), 2 * sum(widths), num_atom_types], nn.SiLU)
 
     def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
-        """From [n, F] and the one channel [p, 1]."""
+        """From rows [m, F] and the one channel [1, p]."""
         collected = [x]
         for layer in self.layers:
-            x = torch.tanh(layer(x, adj, pairs).squeeze(1))
+            x = torch.tanh(layer(x, adj, pairs))
             collected.append(x.to(collected[0].dtype))
-        return self.final(torch.cat(collected, dim=1))
+        return in_blocks(self.final, pairs.to_atoms(torch.cat(collected, dim=1)))
 
 
 class GraphScore(nn.Module):
@@ -220,11 +260,11 @@ class GraphScore(nn.Module):
         pairs = AtomPairs(slot // size)
         i, j = slot[pairs.index]
         entry, mirrored = i * size + j % size, j * size + i % size
-        channels = torch.stack([adj, adj @ adj], dim=3).flatten(0, 2).index_select(0, entry)
+        channels = torch.stack([adj, adj @ adj], dim=3).flatten(0, 2).index_select(0, entry).t().contiguous()
         weights = self.embed_types.weight.dtype
         z_rows, x_rows = (part.flatten(0, 1).index_select(0, slot).to(weights) for part in (z, x))
-        h = self.embed_3d(z_rows) + self.embed_types(x_rows)
-        m_x = to_dense(self.node(h, channels[:, :1], pairs), slot, num_graphs, size) * flags.unsqueeze(2)
+        h = pairs.to_slots(self.embed_3d(z_rows) + self.embed_types(x_rows))
+        m_x = to_dense(self.node(h, channels[:1], pairs), slot, num_graphs, size) * flags.unsqueeze(2)
         values = self.adjacency(h, channels, pairs)
         m_adj = values.new_zeros(adj.numel()).index_copy(0, entry, values).index_copy(0, mirrored, values)
         return m_x, m_adj.view_as(adj)

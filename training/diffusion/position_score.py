@@ -5,7 +5,8 @@ of the network. Symbols of shapes: ``n`` atoms, ``p`` unordered pairs (i < j), `
 
 The two directions of a pair share nearly everything: swapping the ends leaves the distance, the angle, g and e3 as
 they are, and flips the sign of e1, e2 and of the coordinate a. So geometry and Fourier features are computed once per
-pair, and the directed edges are the pairs (r, c) = (i, j), then the pairs (j, i) in the same order.
+pair, and the directed edges are the pairs (r, c) = (i, j), then the pairs (j, i) in the same order. On a CPU, all that
+follows the normalisation over the edges of the batch is done for some molecules at a time, whose edges fit its caches.
 """
 
 import math
@@ -14,11 +15,11 @@ from typing import ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.utils import softmax
 
+from training.diffusion.edge_embedding import EdgeNorm, RectifiedEnds
 from training.models.config import PositionScoreConfig
-from training.models.graph import in_float32, segment_mean, segment_sum
-from training.models.layers import BatchNorm, dropout, xavier_linear
+from training.models.graph import Incidence, blocks_of_atoms, in_float32
+from training.models.layers import dropout, xavier_linear
 from training.models.symmetry import Symmetry
 
 EPS = 1e-6
@@ -106,17 +107,26 @@ class FrameEmbedding(nn.Module):
         self.mlp = nn.Sequential(xavier_linear(2 * hidden + 2, hidden), nn.SiLU(), xavier_linear(hidden, hidden))
 
     def forward(self, geometry: PairGeometry) -> Tensor:
-        """u_v = Linear([phi(a_v) ; phi(g)]) of both ends v, then MLP([sin, cos, u_r, u_c])."""
+        """u_v = Linear([phi(a_v) ; phi(g)]) of both ends v, then MLP([sin, cos, u_r, u_c]).
+
+        Nothing bends between that linear layer and the first of the MLP, so both directions of a pair are one product
+        of the features that they share with composed weights. Features get no gradient, which spares the way back.
+        """
         dtype = self.coordinates.weight.dtype
         (sin_i, sin_j), (cos_i, cos_j) = (part.chunk(2) for part in self.fourier(geometry.a.flatten()))
-        phi_g = torch.cat(self.fourier(geometry.g), dim=1)
+        features = torch.cat([sin_i, cos_i, sin_j, cos_j, *self.fourier(geometry.g), geometry.angle], dim=1).to(dtype)
+        first, bend, second = self.mlp
+        assert isinstance(first, nn.Linear)
+        h = first.out_features
+        of_sin, of_cos, of_g = self.coordinates.weight.split([h, h, 2 * h], dim=1)
+        of_angle, of_r, of_c = first.weight.split([2, h, h], dim=1)
+        of_both = [(of_r + of_c) @ of_g, of_angle]
+        forward = torch.cat([of_r @ of_sin, of_r @ of_cos, of_c @ of_sin, of_c @ of_cos, *of_both], dim=1)
         # In the direction (j, i) both a change sign, and with them the sines of phi(a).
-        forward = [torch.cat([sin_i, cos_i, phi_g], dim=1), torch.cat([sin_j, cos_j, phi_g], dim=1)]
-        backward = [torch.cat([-sin_j, cos_j, phi_g], dim=1), torch.cat([-sin_i, cos_i, phi_g], dim=1)]
-        u_r = self.coordinates(torch.cat([forward[0], backward[0]]).to(dtype))
-        u_c = self.coordinates(torch.cat([forward[1], backward[1]]).to(dtype))
-        angle = torch.cat([geometry.angle, geometry.angle]).to(u_r.dtype)
-        return self.mlp(torch.cat([angle, u_r, u_c], dim=1))
+        backward = torch.cat([-of_c @ of_sin, of_c @ of_cos, -of_r @ of_sin, of_r @ of_cos, *of_both], dim=1)
+        bias = first.bias + (of_r + of_c) @ self.coordinates.bias
+        directions = F.linear(features, torch.cat([forward, backward]), bias.repeat(2)).chunk(2, dim=1)
+        return second(bend(torch.cat(directions)))
 
 
 class EdgeAttribute01(nn.Module):
@@ -168,21 +178,28 @@ class AttentionLayer(nn.Module):
         self.feed_in, self.feed_out = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
 
     def forward(
-        self, x: Tensor, source: Tensor, target: Tensor, edge_attr: Tensor, generator: torch.Generator | None
+        self, x: Tensor, source: Incidence, target: Incidence, edge_attr: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """New atom rows [n, h] from atom rows [n, h] and edge attributes [e, h]."""
-        num_nodes, hidden = x.shape
+        width = x.shape[1] // self.num_heads
         edge = self.edge(edge_attr)
-        query = self.query(x).index_select(0, target)
-        key = self.key(x).index_select(0, source) + edge
-        value = self.value(x).index_select(0, source) + edge
-        logits = in_float32(query * key).view(-1, self.num_heads, hidden // self.num_heads).sum(2)
-        weight = softmax(logits / math.sqrt(hidden // self.num_heads), target, num_nodes=num_nodes)
+        query = target.gather(self.query(x))
+        key, value = source.gather(torch.cat([self.key(x), self.value(x)], dim=1)).unflatten(1, (2, -1)).unbind(1)
+        logits = in_float32(query * (key + edge)).unflatten(1, (-1, width)).sum(2) / math.sqrt(width)
+        weight = torch.exp(logits - self._largest(logits.detach(), target))
+        total = target.sum(weight).clamp(min=1e-16)
         weight = dropout(weight, self.dropout, self.training, generator)
-        messages = (weight.unsqueeze(2) * value.view(-1, self.num_heads, hidden // self.num_heads)).view(-1, hidden)
-        x = x + self.norm_attention(segment_sum(messages, target, num_nodes).to(x.dtype) + self.skip(x))
+        mixed = target.sum((weight.unsqueeze(2) * (value + edge).unflatten(1, (-1, width))).flatten(1))
+        mixed = (mixed.unflatten(1, (-1, width)) / total.unsqueeze(2)).flatten(1)
+        x = x + self.norm_attention(mixed.to(x.dtype) + self.skip(x))
         fed = dropout(F.silu(self.feed_in(x)), self.dropout, self.training, generator)
         return x + self.norm_feed_forward(self.feed_out(fed))
+
+    def _largest(self, logits: Tensor, target: Incidence) -> Tensor:
+        """[e, heads]: the largest logit among the edges into the same atom, without which exp could overflow."""
+        index = target.index.unsqueeze(1).expand_as(logits)
+        largest = logits.new_full((target.degree.numel(), logits.shape[1]), -torch.inf)
+        return largest.scatter_reduce(0, index, logits, "amax").index_select(0, target.index)
 
 
 class Block(nn.Module):
@@ -198,8 +215,8 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        source: Tensor,
-        target: Tensor,
+        source: Incidence,
+        target: Incidence,
         edge_attr: Tensor,
         basis: Tensor,
         generator: torch.Generator | None,
@@ -209,10 +226,10 @@ class Block(nn.Module):
             x = layer(x, source, target, edge_attr, generator)
             if number < len(self.layers):
                 x = F.silu(x)
-        ends = x.index_select(0, source) + x.index_select(0, target)
+        ends = source.gather(x) + target.gather(x)
         weights = self.readout(torch.cat([ends, edge_attr.to(ends.dtype)], dim=1))
         vectors = (weights.unsqueeze(2).to(basis.dtype) * basis).sum(1)
-        return x, segment_mean(vectors, target, x.shape[0])
+        return x, target.sum(vectors) / target.degree.clamp(min=1).unsqueeze(1)
 
 
 class PositionScore(nn.Module):
@@ -232,7 +249,7 @@ class PositionScore(nn.Module):
         super().__init__()
         hidden = config.hidden
         self.edge_in = PairLinear(hidden_2d, config.edge_hidden)
-        self.edge_norm = BatchNorm(config.edge_hidden)
+        self.edge_norm = EdgeNorm(config.edge_hidden)
         self.edge_out = nn.Linear(config.edge_hidden, hidden)
         self.edge_attribute = EDGE_ATTRIBUTES[variant](hidden)
         self.node = xavier_linear(hidden_2d, hidden)
@@ -244,23 +261,42 @@ class PositionScore(nn.Module):
         Args:
             z: [n, hidden_2d] representations of the 2D encoder.
             pos: [n, 3] noised positions in angstrom; they get no gradient.
-            pairs: int64 [2, p], i < j: the unordered pairs of the extended graph.
+            pairs: int64 [2, p], i < j, ascending in i: the unordered pairs of the extended graph.
             generator: source of the dropout masks.
 
         Returns:
             [n, 3] in at least float32.
         """
-        source, target = both_directions(pairs)
+        u, v = self.edge_norm.of_ends(self.edge_in.of_source(z), self.edge_in.of_target(z), *_ends(pairs, z.shape[0]))
+        sizes, counts = blocks_of_atoms(pairs, z.shape[0])
+        atoms = (rows.split(sizes) for rows in (u, v, self.node(z), pos))
+        first_atom, outputs = 0, []
+        for u, v, x, near, among in zip(*atoms, pairs.split(counts, dim=1), strict=True):
+            outputs.append(self._vectors(u, v, x, near, among - first_atom, generator))
+            first_atom += x.shape[0]
+        return torch.cat(outputs)
+
+    def _vectors(
+        self, u: Tensor, v: Tensor, x: Tensor, pos: Tensor, pairs: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """The predicted noise in some molecules, from what their atoms contribute to q, normalised [n, edge_hidden]."""
+        source, target = _ends(pairs, x.shape[0])
         geometry = pair_geometry(pos, pairs)
         basis = torch.cat([geometry.basis, geometry.basis * geometry.basis.new_tensor([-1.0, -1.0, 1.0]).view(3, 1)])
-        q = self.edge_out(self.edge_norm(self.edge_in(z, source, target)).relu_())
+        weight, bias = self.edge_out.weight.to(u.dtype), self.edge_out.bias.to(u.dtype)
+        q = RectifiedEnds.apply(u, v, weight, bias, source, target)
         edge_attr = self.edge_attribute(q, geometry)
-        x = self.node(z)
         output = pos.new_zeros(pos.shape, dtype=basis.dtype)
         for block in self.blocks:
             x, vectors = block(x, source, target, edge_attr, basis, generator)
             output = output + vectors
         return output
+
+
+def _ends(pairs: Tensor, num_nodes: int) -> tuple[Incidence, Incidence]:
+    """Sources and targets of the directed edges of ``pairs``."""
+    source, target = both_directions(pairs)
+    return Incidence(source, num_nodes), Incidence(target, num_nodes)
 
 
 def _norm(vectors: Tensor) -> Tensor:

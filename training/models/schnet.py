@@ -1,12 +1,14 @@
 """SchNet, the continuous-filter convolutional network (Schuett et al. 2017): the 3D encoder of MoleculeSDE."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from .graph import READOUTS, radius_pairs, segment_sum
+from .graph import READOUTS, Incidence, blocks_of_atoms, in_float32, radius_pairs
+from .interpolation import Interpolation, grid, num_nodes
 from .layers import ShiftedSoftplus, cosine_envelope, gaussian_basis, xavier_linear
 from .symmetry import INVARIANT, Symmetry
 
@@ -34,6 +36,59 @@ class SchNetConfig:
     """How atoms are pooled to a molecule: mean or sum."""
 
 
+class Pairs:
+    """The unordered pairs of atoms that exchange messages.
+
+    Args:
+        pairs: int64 [2, p].
+        num_nodes: n.
+        interpolation: how filters are read off a table at the distances of the pairs; None if they come as they are.
+    """
+
+    def __init__(self, pairs: Tensor, num_nodes: int, interpolation: Interpolation | None = None):
+        self.interpolation = interpolation
+        self.source = Incidence(pairs.flip(0).flatten(), num_nodes)
+        self.target = Incidence(pairs.flatten(), num_nodes)
+
+    def messages(self, x: Tensor, filters: Tensor) -> Tensor:
+        """sum_j x_j * W_ij, [n, f], from atom rows [n, f] and filters [p, f] or a table of them."""
+        if self.interpolation is None:
+            return self.target.sum(self.source.gather(x) * torch.cat([filters, filters]))
+        return _MessagesByTable.apply(x, filters, self, self.interpolation)
+
+
+class _MessagesByTable(torch.autograd.Function):
+    """Messages whose filters are read off a table, forward and again backward, so that none has to be kept.
+
+    As a map of x it is symmetric, since both directions of a pair have the same filter, so it is its own gradient's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor, pairs: Pairs, interpolation: Interpolation) -> Tensor:
+        ctx.save_for_backward(x, table)
+        ctx.pairs, ctx.interpolation = pairs, interpolation
+        return _filtered_sum(x.index_select(0, pairs.source.index), interpolation.values(table), pairs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
+        x, table = ctx.saved_tensors
+        pairs, interpolation = ctx.pairs, ctx.interpolation
+        of_sources = gradient.index_select(0, pairs.source.index)
+        gradient_j, gradient_i = of_sources.chunk(2)
+        x_j, x_i = x.index_select(0, pairs.source.index).chunk(2)
+        of_table = interpolation.transposed(x_j.mul_(gradient_i).addcmul_(x_i, gradient_j))
+        return _filtered_sum(of_sources, interpolation.values(table), pairs), of_table, None, None
+
+
+def _filtered_sum(of_sources: Tensor, filters: Tensor, pairs: Pairs) -> Tensor:
+    """Rows [2p, f] of the sources, which are overwritten, times their pairs' filters [p, f], summed over targets."""
+    of_sources.view(2, *filters.shape).mul_(filters)
+    return pairs.target.summed(of_sources)
+
+
 class Interaction(nn.Module):
     """h_i + MLP(sum_j (W_in h_j) * W(d_ij)) with the filter W(d) = MLP(rbf(d)) * envelope(d) (specification 2.2)."""
 
@@ -48,21 +103,23 @@ class Interaction(nn.Module):
         nn.init.xavier_uniform_(self.project.weight)
         self.update = nn.Sequential(xavier_linear(filters, hidden), ShiftedSoftplus(), xavier_linear(hidden, hidden))
 
-    def forward(self, h: Tensor, pairs: Tensor, rbf: Tensor, envelope: Tensor) -> Tensor:
-        """New atom rows [n, d] from atom rows, unordered pairs [2, p], their basis [p, k] and envelope [p, 1]."""
-        i, j = pairs
-        filters = self.filter(rbf) * envelope
+    def filters(self, rbf: Tensor, envelope: Tensor) -> Tensor:
+        """Filters [m, f] at distances with this basis [m, k] and envelope [m, 1]."""
+        return self.filter(rbf) * envelope
+
+    def forward(self, h: Tensor, filters: Tensor, pairs: Pairs) -> Tensor:
+        """New atom rows [n, d] from atom rows, and the filters of ``pairs`` or the table that they are read off."""
         x = self.project(h)
-        to_i = segment_sum(x.index_select(0, j) * filters, i, h.shape[0])
-        to_j = segment_sum(x.index_select(0, i) * filters, j, h.shape[0])
-        return h + self.update((to_i + to_j).to(x.dtype))
+        return h + self.update(pairs.messages(in_float32(x), in_float32(filters)).to(x.dtype))
 
 
 class SchNet(nn.Module):
     """Atom representations [n, hidden] from atom types and distances; 1,359,708 parameters at the paper's sizes.
 
-    A filter depends on the distance only, so it is computed once per unordered pair and used in both directions. The
-    distances, their Gaussian basis and the cosine envelope are float32 whatever the precision of the network.
+    A filter depends on the distance only. So it is computed once per unordered pair and used in both directions; or, on
+    a CPU, at the nodes of :mod:`.interpolation` and read off there for the pairs, if these are more than the nodes and
+    positions get no gradient. Distances, their Gaussian basis and the cosine envelope are float32 whatever the
+    precision of the network.
 
     Deviation: no cap of 32 neighbours by default, so the 10 angstrom graph of a molecule above 33 atoms is complete.
     """
@@ -91,10 +148,32 @@ class SchNet(nn.Module):
         Returns:
             [n, hidden].
         """
-        pairs, distance = radius_pairs(pos, batch, self.config.cutoff, self.config.max_neighbors)
-        h = self.atom_embedding(z)
-        rbf = gaussian_basis(distance, self.config.cutoff, self.config.num_gaussians).to(h.dtype)
+        config = self.config
+        pairs, distance = radius_pairs(pos, batch, config.cutoff, config.max_neighbors)
+        end, width = config.cutoff, config.cutoff / (config.num_gaussians - 1)
+        reading_off = distance.device.type == "cpu" and not distance.requires_grad
+        reading_off = reading_off and distance.numel() > num_nodes(end, width)
+        at_nodes = self._filters(grid(end, width, like=distance)) if reading_off else []
+        sizes, counts = blocks_of_atoms(pairs, z.numel())
+        blocks = zip(self.atom_embedding(z).split(sizes), pairs.split(counts, dim=1), distance.split(counts))
+        first_atom, outputs = 0, []
+        for h, among, apart in blocks:
+            interpolation = Interpolation(apart, end, width) if reading_off else None
+            block = Pairs(among - first_atom, h.shape[0], interpolation)
+            filters = at_nodes if reading_off else self._filters(apart)
+            first_atom += h.shape[0]
+            for interaction, own in zip(self.interactions, filters, strict=True):
+                h = interaction(h, own, block)
+            outputs.append(self.head(h))
+        return torch.cat(outputs)
+
+    def _filters(self, distance: Tensor) -> list[Tensor]:
+        """Every interaction's filters [m, f] at distances [m]."""
+        rbf = gaussian_basis(distance, self.config.cutoff, self.config.num_gaussians)
+        rbf = rbf.to(self.atom_embedding.weight.dtype)
         envelope = cosine_envelope(distance, self.config.cutoff).unsqueeze(1)
+        filters = []
         for interaction in self.interactions:
-            h = interaction(h, pairs, rbf, envelope)
-        return self.head(h)
+            assert isinstance(interaction, Interaction)
+            filters.append(interaction.filters(rbf, envelope))
+        return filters
