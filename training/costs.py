@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,7 +19,7 @@ from training.data.batch import MoleculeBatch
 from training.data.collate import COLLATED_FIELDS, collate, collate_samples
 from training.engine import PRECISIONS, EngineConfig
 from training.models.encoders import ModelConfig
-from training.module import PretrainingModule, build_module
+from training.module import PretrainingModule, build_module, num_parameters
 from training.objectives.table import ObjectiveConfig
 
 ZERO_STAGES = (0, 1, 2)
@@ -130,11 +130,6 @@ def parameters_by_part(module: PretrainingModule) -> dict[str, int]:
     """Parameters of both encoders and of every head of the objective, by name."""
     parts = {**dict(module.encoders.named_children()), **dict(module.objective.named_children())}
     return {name: num_parameters(part) for name, part in parts.items()}
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Number of scalars in all parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,6 @@ from training.progress import told
 
 BASELINES = {"ETKDG": "none", "ETKDG + MMFF94s": "MMFF94s"}
 """Methods that stand beside ours, and the force field that relaxes what they embed."""
-
-
 GALLERY = 6
 """Molecules whose conformers are kept for pictures."""
 

@@ -24,6 +24,11 @@ class PretrainingModule(nn.Module):
         return self.objective(batch, self.encoders, generator)
 
 
+def num_parameters(module: nn.Module) -> int:
+    """Number of scalars in all parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def build_module(model: ModelConfig, objective: ObjectiveConfig, seed: int) -> PretrainingModule:
     """A module whose initial weights are a function of ``seed`` alone.
 

@@ -22,7 +22,7 @@ from training.engine import Engine, Place
 from training.metrics import MetricsWriter, is_finite, log_line, peak_memory_gib
 from training.models.layout import padding_share
 from training.models.transformer import compile_blocks
-from training.module import build_module, keyed_seed
+from training.module import build_module, keyed_seed, num_parameters
 from training.optim import build_optimizer, learning_rate
 from training.run import RunDirectory, command
 from training.weights import load_initial_weights
@@ -120,9 +120,7 @@ class Trainer:
 
     def _announce(self, done: int, last: int) -> None:
         data = self.config.data
-        parts = {
-            name: sum(p.numel() for p in child.parameters()) for name, child in self.engine.module.named_children()
-        }
+        parts = {name: num_parameters(child) for name, child in self.engine.module.named_children()}
         self._say(
             f"run {self.run.path}: steps {done} to {last} of {self.config.steps}; "
             f"{self.order.num_samples} molecules, {self.order.steps_per_epoch} steps per epoch; global batch "

@@ -1,110 +1,31 @@
 """Files to records: the same rows whatever the format, compression and split size; no bad byte loses a neighbour."""
 
-import bz2
 import gzip
-import io
 import json
-import lzma
 import math
 import tempfile
 import tracemalloc
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import feather
 from rdkit import Chem
 
-from pipeline.config import compose
-from pipeline.inputs import find_files
-from pipeline.plan import PreprocessConfig
 from pipeline.sources import ReadConfig, cut, open_sources, read_split
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.fields import RawMolecule, Rejection
-from tests.datasets import REPOSITORY
-
-SMILES = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "C/C=C/C", "N", "O=C(O)c1ccccc1"]
-COMPRESS = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": zstandard.ZstdCompressor().compress,
-}
-
-
-def sdf(smiles: Sequence[str], values: Sequence[str]) -> str:
-    """An SD file with the data item ``value``."""
-    entries = [
-        f"{Chem.MolToMolBlock(Chem.MolFromSmiles(s))}> <value>\n{value}\n\n> <name>\nx\n\n$$$$\n"
-        for s, value in zip(smiles, values, strict=True)
-    ]
-    return "".join(entries)
-
-
-VALUES = ["1.5", "", "-2", "1e3", "0", "7", "8"]
-TABLE = pa.table({"name": ["n"] * 7, "smiles": SMILES, "value": [float(v) if v else None for v in VALUES]})
-
-
-def columnar(write, **options) -> bytes:
-    """The table as pyarrow writes it."""
-    sink = io.BytesIO()
-    write(TABLE, sink, **options)
-    return sink.getvalue()
-
-
-def ipc(new, table: pa.Table = TABLE) -> bytes:
-    """The table in batches of two rows."""
-    sink = io.BytesIO()
-    with new(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
-    return sink.getvalue()
-
-
-TEXTS = {
-    "csv": "name,smiles,value\n" + "".join(f"n,{s},{v}\n" for s, v in zip(SMILES, VALUES)),
-    "tsv": "name\tsmiles\tvalue\n" + "".join(f"n\t{s}\t{v}\n" for s, v in zip(SMILES, VALUES)),
-    "smi": "".join(f"{s} name of {k}\n" for k, s in enumerate(SMILES)),
-    "sdf": sdf(SMILES, VALUES),
-    "jsonl": "".join(f'{{"smiles": "{s}", "value": {v or "null"}}}\n' for s, v in zip(SMILES, VALUES)),
-}
-FORMATS = {
-    **{format: text.encode() for format, text in TEXTS.items()},
-    "parquet": columnar(pq.write_table, row_group_size=3),
-    "arrow": ipc(pa.ipc.new_file),
-    "ipc": ipc(pa.ipc.new_stream),
-    "feather": columnar(feather.write_feather, compression="lz4", chunksize=4),
-}
-
-
-def read(*files: Path | str, rows: int = 1000, targets: Sequence[str] = (), column=None, limit=None, **options):
-    """All records of the files; compressed ones are unpacked beside the first."""
-    config = ReadConfig(smiles_column=column, target_columns=list(targets), **options)
-    work = Path(find_files([str(file) for file in files], config)[0].given).parent / "work"
-    work.mkdir(exist_ok=True)
-    splits = cut(open_sources([str(file) for file in files], work, config), rows, limit)
-    assert all(0 < split.rows <= rows for split in splits)
-    return [record for split in splits for record in read_split(split)]
-
-
-def table(tmp_path: Path, body: bytes, rows: int = 1000, targets: Sequence[str] = ("value",)):
-    """The records of a CSV with the columns smiles and value."""
-    file = tmp_path / "t.csv"
-    file.write_bytes(b"smiles,value\n" + body)
-    return read(file, rows=rows, targets=targets)
-
-
-def shown(records) -> list[str]:
-    """A word per record: the text of a molecule, the reason of a rejection."""
-    return [r.text if isinstance(r, RawMolecule) else f"<{r.reason}>" for r in records]
+from tests.pipeline.source_files import (
+    COMPRESS,
+    FORMATS,
+    SMILES,
+    TEXTS,
+    read,
+    shown,
+    table,
+)
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -229,69 +150,11 @@ def test_the_smiles_column_is_guessed_whatever_its_case(tmp_path):
     assert shown(read(file)) == ["CCO"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        *((name, b"") for name in ("e.csv", "e.smi", "e.sdf", "e.csv.gz", "e.parquet", "e.arrow")),
-        ("h.csv", b"smiles,value\n"),
-        ("e.smi.gz", gzip.compress(b"")),
-        ("e.csv.gz", gzip.compress(b"")),
-        ("blank.sdf", b"\n\n"),
-    ],
-)
-def test_a_file_without_records_is_told_and_an_error_only_if_nothing_is_left(tmp_path, capsys, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"the input has no records \({name}\)"):
-        read(tmp_path / name)
-    (tmp_path / "z.smi").write_text("C\n")
-    capsys.readouterr()
-    assert shown(read(tmp_path)) == ["C"]
-    assert f"{name} has no records\n" in capsys.readouterr().err
-
-
 def test_a_mol_file_is_one_entry(tmp_path):
     (tmp_path / "m.mol").write_text(TEXTS["sdf"].split("$$$$")[0])
     (record,) = read(tmp_path / "m.mol")
     assert record.format == "molblock"
     assert record.text.startswith(TEXTS["sdf"].split("\n")[0])
-
-
-def test_every_input_may_have_options_of_its_own(tmp_path):
-    (tmp_path / "a.csv").write_text("smiles,value\nC,1\n")
-    (tmp_path / "b.csv").write_text("2\tCC\n3\tCCC\n")
-    options = {"header": False, "delimiter": "tab", "smiles_column": 1, "target_columns": [0]}
-    inputs = [str(tmp_path / "a.csv"), {"path": str(tmp_path / "b.csv"), **options}]
-    config = ReadConfig(target_columns=["value"])
-    first, second = open_sources(inputs, tmp_path, config)
-    assert "options" not in first.record()
-    assert second.record()["options"] == {**options, "smiles_column": "1", "target_columns": ["0"]}
-    # The targets of a dataset have one set of names.
-    with pytest.raises(DataError, match=r"different targets \(a.csv: value; b.csv: 0\)"):
-        cut([first, second], 10)
-    del options["target_columns"]
-    inputs[1] = {"path": str(tmp_path / "b.csv"), **options}
-    splits = cut(open_sources(inputs, tmp_path, ReadConfig()), 10)
-    assert [record.text for split in splits for record in read_split(split)] == ["C", "CC", "CCC"]
-
-
-def test_options_of_an_input_are_given_on_the_command_line_as_the_readme_says():
-    given = "input=[a.csv,{path: b.txt, format: csv, delimiter: tab, header: false, smiles_column: 1}]"
-    assert given in (REPOSITORY / "README.md").read_text()
-    config = compose("preprocess", PreprocessConfig, [given, "output=x"])
-    assert config.input == [
-        "a.csv",
-        {"path": "b.txt", "format": "csv", "delimiter": "tab", "header": False, "smiles_column": 1},
-    ]
-
-
-def test_an_unknown_option_of_an_input_is_an_error_that_names_the_known_ones(tmp_path):
-    (tmp_path / "a.csv").write_text("smiles\nC\n")
-    with pytest.raises(ConfigError, match=r"a.csv': unknown key 'delimitr'. Did you mean 'delimiter'"):
-        find_files({"path": str(tmp_path / "a.csv"), "delimitr": "tab"}, ReadConfig())
-    with pytest.raises(ConfigError, match=r"needs the key 'path'"):
-        find_files([{"format": "csv"}], ReadConfig())
-    with pytest.raises(ConfigError, match=r"format=cvs: expected auto, csv"):
-        find_files([{"path": str(tmp_path / "a.csv"), "format": "cvs"}], ReadConfig())
 
 
 @pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
@@ -307,53 +170,6 @@ def test_a_damaged_compressed_file_is_an_error_and_leaves_nothing(tmp_path, comp
     with pytest.raises(DataError, match=r"truncated or damaged.*fetch the file again"):
         read(file)
     assert list((tmp_path / "work").iterdir()) == []
-
-
-def test_unknown_names_and_missing_files_are_errors(tmp_path):
-    (tmp_path / "m.xyz").write_text("C")
-    with pytest.raises(DataError, match=r"m.xyz: unknown format. Expected a name ending in .csv"):
-        find_files([str(tmp_path / "m.xyz")], ReadConfig())
-    for absent in ("no.csv", "*.csv", "."):
-        with pytest.raises(DataError, match="no such file, and no file of a known format"):
-            find_files([str(tmp_path / absent)], ReadConfig())
-    with pytest.raises(DataError, match="empty list"):
-        find_files([], ReadConfig())
-
-
-def names(*inputs, **options) -> list[str]:
-    return [Path(file.given).name for file in find_files(inputs, ReadConfig(**options))]
-
-
-def test_folders_and_globs_stand_for_their_files_in_order_and_say_what_they_leave_out(tmp_path, capsys):
-    for name in ("b.smi", "a.csv", "notes.md", "c.smi.gz"):
-        (tmp_path / name).write_text("x")
-    assert names(f"{tmp_path}/c*", f"{tmp_path}/*.smi") == ["c.smi.gz", "b.smi"]
-    assert capsys.readouterr().err == ""
-    for item in (str(tmp_path), f"{tmp_path}/*"):
-        assert names(item) == ["a.csv", "b.smi", "c.smi.gz"]
-        assert capsys.readouterr().err == f"{item}: 1 file(s) of another format left out: notes.md\n"
-    # A format that is named holds for every file of a glob, and for those of a folder that look like it.
-    assert names(f"{tmp_path}/*.md", format="smi") == ["notes.md"]
-    assert names(str(tmp_path), format="smi") == ["b.smi", "c.smi.gz"]
-    assert "2 file(s) of another format left out: a.csv, notes.md" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"b.smi more than once"):
-        find_files([str(tmp_path), str(tmp_path / "b.smi")], ReadConfig())
-
-
-def test_equal_names_in_two_folders_stay_apart(tmp_path):
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "m.smi").write_text("C\n")
-    records = read(tmp_path / "one" / "m.smi", tmp_path / "two" / "m.smi")
-    assert [r.source for r in records] == ["one/m.smi", "two/m.smi"]
-
-
-@pytest.mark.parametrize(("limit", "expected"), [(1, 1), (7, 7), (8, 8), (9, 9), (14, 14), (99, 14)])
-def test_limit_counts_over_all_files(tmp_path, limit, expected):
-    for name in ("a.smi", "b.smi"):
-        (tmp_path / name).write_bytes(FORMATS["smi"])
-    records = read(tmp_path, rows=3, limit=limit)
-    assert shown(records) == (SMILES * 2)[:expected]
 
 
 def test_an_sdf_entry_that_is_cut_short_is_one_rejection(tmp_path):
@@ -374,64 +190,6 @@ def test_parts_of_a_compressed_file_are_read_one_after_the_other(tmp_path):
         file = tmp_path / f"m.smi{ending}"
         file.write_bytes(compress(b"C\n") + compress(b"N\n"))
         assert shown(read(file)) == ["C", "N"]
-
-
-@pytest.mark.parametrize(("format", "start"), [("parquet", b"PAR1"), ("arrow", b"ARROW1")])
-def test_a_split_needs_only_its_own_row_group_or_batch(tmp_path, format, start):
-    file = tmp_path / f"m.{format}"
-    file.write_bytes(FORMATS[format])
-    splits = cut(open_sources([str(file)], tmp_path, ReadConfig()), 2)
-    damaged = bytearray(FORMATS[format])
-    place = FORMATS[format].index(SMILES[0].encode())
-    damaged[place] ^= 0xFF
-    file.write_bytes(damaged)
-    assert shown(read_split(splits[-1])) == SMILES[-1:]
-    assert shown(read_split(splits[-2])) == SMILES[4:6]
-    with pytest.raises(DataError, match="changed while"):
-        list(read_split(splits[0]))
-
-
-def test_columns_of_any_kind_are_read_and_bad_cells_cost_one_row_each(tmp_path):
-    file = tmp_path / "m.parquet"
-    smiles = pa.array([b"C", b"\xff", None, b"N\tx"], pa.binary()).dictionary_encode()
-    columns = {
-        "b": pa.array([True, False, None, True]),
-        "smiles": smiles,
-        "s": ["1e3", "2", "x", "1\t2"],
-        "d": pa.array([1, 2, None, 4]).cast(pa.decimal128(21, 2)),
-        "f": pa.array([0.1, 2, 3, 4], pa.float32()),
-        "nested": [[1], [2], [3], [4]],
-    }
-    pq.write_table(pa.table(columns), file)
-    records = read(file, targets=["f", "b", "d"])
-    assert shown(records) == ["C", "<undecodable_bytes>", "", "N\tx"]
-    assert records[0].targets == (0.1, 1.0, 1.0)
-    assert np.isnan(records[2].targets).tolist() == [False, True, True]
-    assert shown(read(file, targets=["s"])) == ["C", "<undecodable_bytes>", "<bad_target>", "<bad_target>"]
-    with pytest.raises(DataError, match=r"m.parquet: the column 'nested' holds list<.*expected numbers"):
-        read(file, targets=["nested"])
-    with pytest.raises(DataError, match=r"m.parquet: the column 'f' holds float, expected text"):
-        read(file, column="f")
-    with pytest.raises(DataError, match=r"no column 'gap' \(target_columns\); its columns are b, smiles"):
-        read(file, targets=["gap"])
-
-
-def test_a_stream_whose_dictionaries_change_is_read(tmp_path):
-    tables = [pa.table({"smiles": pa.array(s).dictionary_encode()}) for s in (["C", "N"], ["O"])]
-    file = tmp_path / "m.arrow"
-    with pa.ipc.new_stream(str(file), tables[0].schema) as writer:
-        for table in tables:
-            writer.write_table(table)
-    assert shown(read(file, rows=2)) == ["C", "N", "O"]
-
-
-@pytest.mark.parametrize("name", ["m.parquet", "m.arrow", "m.arrow.gz", "m.feather"])
-@pytest.mark.parametrize("content", [b"no such thing at all", b"ARROW1 and then nothing", b"FEA1 of old"])
-def test_what_is_no_columnar_file_is_an_error_that_names_it(tmp_path, name, content):
-    file = tmp_path / name
-    file.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    with pytest.raises(DataError, match=r"m\.\w+.*(no Parquet file|no Arrow file|damaged|version 1)"):
-        read(file)
 
 
 def test_lines_of_json_give_geometry_or_smiles(tmp_path):
@@ -486,30 +244,6 @@ def test_a_stray_quote_in_the_header_costs_no_row(tmp_path):
     file = tmp_path / "m.csv"
     file.write_text('smiles,"note\nC,1\nN,2\n')
     assert shown(read(file)) == ["C", "N"]
-
-
-def test_the_format_may_be_named(tmp_path):
-    file = tmp_path / "export.dat.gz"
-    file.write_bytes(gzip.compress(b"smiles\nC\n"))
-    assert shown(read(file, format="csv")) == ["C"]
-    with pytest.raises(ConfigError, match=r"format=cvs: expected auto, csv, tsv.*qm9"):
-        read(file, format="cvs")
-    (tmp_path / "m.smi").write_text("C\n")
-    with pytest.raises(DataError, match=r"m.smi has no column 'value' \(target_columns\)"):
-        read(tmp_path / "m.smi", targets=["value"])
-    (tmp_path / "all.tar.gz").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"all.tar.gz: unknown format. It is an archive: unpack it first"):
-        read(tmp_path / "all.tar.gz")
-
-
-def test_a_link_is_called_and_read_by_its_own_name(tmp_path):
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "5f3a").write_bytes(gzip.compress(b"smiles\nC\n"))
-    (tmp_path / "m.csv.gz").symlink_to(tmp_path / "store" / "5f3a")
-    assert [(r.source, r.text) for r in read(tmp_path / "m.csv.gz")] == [("m.csv.gz", "C")]
-    (tmp_path / "n.csv.gz").symlink_to("m.csv.gz")
-    with pytest.raises(DataError, match=r"m.csv.gz, .*n.csv.gz more than once"):
-        read(tmp_path)
 
 
 def test_a_split_is_a_few_strings_and_numbers(tmp_path):

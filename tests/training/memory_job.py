@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.training.molecules import DRUGS, model_config, molecule_batch, seeded
 from training.engine import Engine, EngineConfig, start_processes, stop_processes
-from training.module import build_module
+from training.module import build_module, num_parameters
 from training.objectives import ObjectiveConfig
 from training.optim import OptimConfig, build_optimizer
 
@@ -73,7 +73,7 @@ def main() -> None:
             engine.step([1e-4 * scale for scale in scales])
     kept = live_bytes() - before
     if place.rank == 0:
-        parameters = sum(parameter.numel() for parameter in module.parameters())
+        parameters = num_parameters(module)
         Path(target).write_text(json.dumps({"parameters": parameters, "kept": kept, "step": peak.most}))
     stop_processes()
 

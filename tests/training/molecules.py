@@ -14,6 +14,7 @@ from rdkit.Chem import AllChem
 from tests.datasets import DRUGS as DRUGS
 from training.data.batch import MoleculeBatch
 from training.models.encoders import ModelConfig
+from training.module import num_parameters as num_parameters
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -75,11 +76,6 @@ def model_config(name: str) -> ModelConfig:
 def paper_tiny() -> ModelConfig:
     """The networks of the paper, narrow."""
     return replace(model_config("tiny"), encoder_2d="gin", encoder_3d="schnet")
-
-
-def num_parameters(module: torch.nn.Module) -> int:
-    """Number of scalars in all parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -12,14 +12,11 @@ import torch
 from tests.training.molecules import (
     AWKWARD,
     DRUGS,
-    model_config,
     molecule_batch,
-    num_parameters,
     rotation,
     seeded,
 )
 from training.data.batch import MoleculeBatch
-from training.models.encoders import Encoders, ModelConfig
 from training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
 from training.models.layout import bucketed
 from training.models.relations import MAX_DISTANCE, MAX_HOPS, NUM_GAUSSIANS
@@ -31,8 +28,6 @@ from training.models.transformer import (
     RMSNorm,
     TransformerConfig,
 )
-from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
-from training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
 
 SMALL = TransformerConfig(hidden=24, num_layers=2, num_heads=3, feed_forward=20, pair_hidden=10)
 ENCODERS = {"graph": GraphTransformer, "geometry": GeometryTransformer}
@@ -374,40 +369,3 @@ def test_a_deep_encoder_starts_with_signal_and_gradient_of_even_size(name):
     assert all(0.7 < stream < 2.0 for stream in streams)
     gradients = [block.feed_forward.branch.out.weight.grad.norm().item() for block in encoder.trunk.blocks]
     assert max(gradients) < 5 * min(gradients)
-
-
-# --- presets and objectives -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "nominal"), [("small", 20e6), ("base", 50e6), ("large", 300e6), ("xl", 1.1e9)])
-def test_presets_have_their_sizes(name, nominal):
-    """Encoders take about two thirds of a preset's parameters, the score networks of our form the rest."""
-    config = model_config(name)
-    with torch.device("meta"):
-        encoders = Encoders(config)
-        objective = CorrectedMoleculeSDE(CorrectedMoleculeSDEConfig(), config)
-    assert all(parameter.is_meta for parameter in [*encoders.parameters(), *objective.parameters()])
-    assert 0.6 * nominal < num_parameters(encoders) < 0.72 * nominal
-    assert num_parameters(encoders) + num_parameters(objective) == pytest.approx(nominal, rel=0.05)
-    assert config.graph_transformer == config.geometry_transformer
-
-
-def test_defaults_are_the_small_preset():
-    small = model_config("small")
-    assert small == replace(ModelConfig(), encoder_2d=small.encoder_2d, encoder_3d=small.encoder_3d)
-
-
-def test_the_objective_trains_both():
-    config = model_config("tiny")
-    encoders, objective = Encoders(config), MoleculeSDE(MoleculeSDEConfig(temperature=1.0), config)
-    batch = molecule_batch([*DRUGS[:6], *AWKWARD], [True] * 6 + [True, False] * 5)
-    losses = []
-    optimizer = torch.optim.Adam([*encoders.parameters(), *objective.parameters()], lr=1e-3)
-    for step in range(30):
-        optimizer.zero_grad()
-        output = objective(batch, encoders, seeded(step))
-        output.loss.backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in encoders.parameters())
-        optimizer.step()
-        losses.append(output.metrics["contrastive"].item())
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
