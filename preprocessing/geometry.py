@@ -19,6 +19,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDetermineBonds, rdMolDescriptors
 
+from preprocessing.alignment import MAX_SYMMETRIES
 from preprocessing.errors import MoleculeError, rdkit_errors
 
 MIN_ATOM_DISTANCE = 0.5
@@ -80,6 +81,40 @@ def coordinate_order(positions: np.ndarray) -> np.ndarray:
 def smiles_order(mol: Chem.Mol) -> list[int]:
     """Atoms of ``mol`` in the order of the SMILES last written for it."""
     return [int(index) for index in mol.GetProp("_smilesAtomOutputOrder").strip("[],").split(",")]
+
+
+def handed_as_written(mol: Chem.Mol) -> Chem.Mol:
+    """``mol``, its positions dealt out anew among equivalent atoms where its chirality tags do not hold for them.
+
+    Canonical SMILES writes stereocentres that depend on each other, as in cis-1,3-dimethylcyclobutane, in one of the
+    two ways that name the molecule, whichever way they were read; the other one then numbers equivalent atoms
+    differently. If no numbering suits all tags, the molecule is returned as it is.
+    """
+    if _tags_hold(mol):
+        return mol
+    positions = mol.GetConformer().GetPositions()
+    for numbering in mol.GetSubstructMatches(mol, uniquify=False, maxMatches=MAX_SYMMETRIES):
+        dealt = Chem.Mol(mol)
+        dealt.GetConformer().SetPositions(positions[list(numbering)])
+        if _tags_hold(dealt):
+            return dealt
+    return mol
+
+
+def _tags_hold(mol: Chem.Mol) -> bool:
+    """Whether every specified stereocentre and double bond is in the positions as it is in the graph."""
+    shown = Chem.Mol(mol)
+    Chem.AssignAtomChiralTagsFromStructure(shown, replaceExistingTags=True)
+    if any(
+        atom.GetChiralTag() not in (Chem.ChiralType.CHI_UNSPECIFIED, shown.GetAtomWithIdx(atom.GetIdx()).GetChiralTag())
+        for atom in mol.GetAtoms()
+    ):
+        return False
+    Chem.AssignStereochemistryFrom3D(shown)
+    return all(
+        before.GetStereo() in (Chem.BondStereo.STEREONONE, after.GetStereo())
+        for before, after in zip(mol.GetBonds(), shown.GetBonds(), strict=True)
+    )
 
 
 @dataclass(frozen=True)

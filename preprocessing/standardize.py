@@ -16,7 +16,7 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from preprocessing.errors import MoleculeError, rdkit_errors
 from preprocessing.fields import Format
-from preprocessing.geometry import GivenConformers
+from preprocessing.geometry import GivenConformers, handed_as_written
 from preprocessing.parse import Parsed, parse, remove_hydrogens, reread
 
 MAX_TAUTOMERS = 1000
@@ -79,7 +79,7 @@ def standardize(
             raise MoleculeError(
                 "standardize", "dummy_atom", f"attachment point, R group, atom list or wildcard in {smiles}"
             )
-        given = _given(mol, parsed) if mol.GetNumConformers() else None
+        given = _given(handed_as_written(mol), parsed) if mol.GetNumConformers() else None
         mol.RemoveAllConformers()
         return StandardizedMolecule(_key(mol, smiles), smiles, mol, given, changes)
 

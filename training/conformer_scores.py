@@ -125,7 +125,8 @@ def posebusters_validity(molecules: Sequence[tuple[str, np.ndarray]]) -> float |
     """Share of the conformers of (SMILES, positions [g, n, 3]) that pass every check of PoseBusters' ``mol`` suite.
 
     Hydrogens that are not stored are placed by geometry first (Buttenschoen et al. 2024 check bond lengths and angles,
-    flatness, clashes and the internal energy). None where posebusters is not installed.
+    flatness, clashes and the internal energy); a check that PoseBusters cannot make counts as passed. None where
+    posebusters is not installed.
     """
     try:
         from posebusters import PoseBusters
@@ -136,6 +137,8 @@ def posebusters_validity(molecules: Sequence[tuple[str, np.ndarray]]) -> float |
         mol = with_conformers(smiles, positions)
         for conformer in mol.GetConformers():
             pose = Chem.Mol(mol, confId=conformer.GetId())
+            # The copy keeps the number, and PoseBusters' energies are those of conformer 0.
+            pose.GetConformer().SetId(0)
             poses.append(Chem.AddHs(pose, addCoords=True))
     if not poses:
         return float("nan")

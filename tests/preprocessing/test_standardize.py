@@ -12,6 +12,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
+from preprocessing.alignment import with_conformers
 from preprocessing.errors import MoleculeError, rdkit_errors
 from preprocessing.fields import RawMolecule
 from preprocessing.standardize import StandardizeConfig, StandardizedMolecule, _tools, standardize
@@ -244,6 +245,35 @@ def test_stereochemistry_is_read_from_the_geometry(shared_data):
         original = parent(block, "molblock")
         opposite = original.smiles.replace("@@", "!").replace("@", "@@").replace("!", "@")
         assert image.smiles == parent(opposite).smiles
+
+
+def test_positions_have_the_handedness_that_the_smiles_gives_their_atoms(shared_data):
+    """Also where stereocentres depend on each other, so that another numbering would suit the SMILES as well."""
+    centres = 0
+    dependent = ["C[C@H]1C[C@@H](C)C1", "C[C@H]1C[C@H](C)C1", "CO[C@H]1CC[C@@H](C)CC1", "C/C=C/[C@H]1C[C@@H](C)C1"]
+    blocks = [embedded(smiles, seed) for smiles in dependent for seed in range(4)]
+    for block in [*blocks, *mol_blocks(shared_data / "geom3d" / "qm9" / "gdb1k.sdf.gz")]:
+        try:
+            result = parent(block, "molblock")
+        except MoleculeError as error:
+            assert error.reason == "unsanitizable"  # noqa: PT017
+            continue
+        assert result.given is not None
+        mol = with_conformers(result.smiles, result.given.positions)
+        shown = Chem.Mol(mol)
+        Chem.AssignAtomChiralTagsFromStructure(shown, replaceExistingTags=True)
+        specified = [atom for atom in mol.GetAtoms() if atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED]
+        centres += len(specified)
+        for atom in specified:
+            assert shown.GetAtomWithIdx(atom.GetIdx()).GetChiralTag() == atom.GetChiralTag(), result.smiles
+    assert centres > 400
+
+
+def embedded(smiles: str, seed: int) -> str:
+    """A mol block of all atoms, with a geometry by ETKDG."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=seed) == 0
+    return Chem.MolToMolBlock(mol)
 
 
 def test_cxsmiles_with_coordinates_is_a_geometry():

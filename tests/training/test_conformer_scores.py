@@ -54,8 +54,11 @@ def test_a_molecule_that_failed_counts_as_not_covered():
     assert ensemble_score("x", [None], None).chirality_kept is None
 
 
-def test_posebusters_tells_a_molecule_from_a_heap():
+def test_posebusters_tells_a_molecule_from_a_heap(caplog):
     pytest.importorskip("posebusters", reason="posebusters is not installed")
     smiles, positions = conformers_of("CCO")
     assert posebusters_validity([(smiles, positions)]) == 1.0
     assert posebusters_validity([(smiles, positions), (smiles, positions * 0.5)]) == 0.5
+    assert posebusters_validity([(smiles, scaled(positions, 1.0, 0.5, 1.0, 1.0))]) == 0.75
+    # A check that cannot be made is reported and passes: all of them can be made, for every conformer.
+    assert "failed" not in caplog.text

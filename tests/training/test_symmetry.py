@@ -110,7 +110,8 @@ def position_transformer(kept: tuple[int, ...] = (0, 1, 2), handed: bool = True)
     awakened(net)
     net.weights.weight.data[[k for k in range(3) if k not in kept]] = 0.0
     if not handed:
-        net.chirality_embedding.weight.data.zero_()
+        for layer in (net.chirality_embedding, net.stereo_embedding, net.stereo_weight):
+            layer.weight.data.zero_()
 
     def run(batch):
         z = encoder(batch.x, batch.edge_index, batch.edge_attr, batch.batch)

@@ -2,8 +2,10 @@
 
 Atoms attend to all atoms of their molecule, biased by paths along bonds and by the noised distances; then every pair
 that bonds hold close, or that bonds do not join at all, contributes a vector in its own frame, as in the paper
-(:mod:`~training.diffusion.position_score`). Geometry is float32 whatever the precision of the network. Symbols of
-shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``q`` those of them that are read out, ``g`` molecules.
+(:mod:`~training.diffusion.position_score`). Stereocentres are told how far they are from their specified handedness,
+and have vectors of their own that lead there (:mod:`~training.models.stereo`). Geometry is float32 whatever the
+precision of the network. Symbols of shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``q`` those of them that are
+read out, ``s`` stereocentres, ``g`` molecules.
 """
 
 from typing import ClassVar
@@ -16,7 +18,7 @@ from training.data.batch import MoleculeBatch
 from training.diffusion.position_score import PairGeometry, PairLinear, both_directions, pair_geometry
 from training.diffusion.score_trunk import NoiseEmbedding, NoiseLevel, precondition
 from training.models.config import ScoreTransformerConfig
-from training.models.graph import in_float32, segment_mean
+from training.models.graph import in_float32, segment_mean, segment_sum
 from training.models.layers import gaussian_basis
 from training.models.layout import bucketed
 from training.models.relations import (
@@ -31,6 +33,7 @@ from training.models.relations import (
     linear,
     pair_vectors,
 )
+from training.models.stereo import Handedness, Stereocentres, handedness, stereocentres
 from training.models.symmetry import Symmetry
 from training.models.transformer import Trunk
 
@@ -42,8 +45,8 @@ class PositionTransformer(nn.Module):
     """The noise [n, 3] in noised positions, given the representations of the bond graph; score = -noise / sigma.
 
     Translations change nothing, since positions and prediction are centred; rotations turn the prediction. Under a
-    reflection M the part along e1 and e3 becomes M o, that along e2 becomes -M o, and the atoms' handedness changes
-    sign: mirror images may be told apart.
+    reflection M the part along e1 and e3 becomes M o, that along e2 and the stereocentres' becomes -M o, and the
+    handedness that atoms see changes sign: mirror images are told apart.
     """
 
     symmetry: ClassVar[Symmetry] = Symmetry(rotation="equivariant", reflection="mixed", translation="invariant")
@@ -55,6 +58,7 @@ class PositionTransformer(nn.Module):
         self.atoms = linear(hidden_2d, trunk.hidden)
         self.chirality = Chirality()
         self.chirality_embedding = linear(NUM_PSEUDOSCALARS, trunk.hidden)
+        self.stereo_embedding = linear(1, trunk.hidden)
         self.noise = NoiseEmbedding(trunk.hidden)
         self.topology = TopologicalRelation(trunk.pair_hidden)
         gain = NUM_GAUSSIANS**0.5 / BASIS_NORM
@@ -64,6 +68,8 @@ class PositionTransformer(nn.Module):
         self.ends = PairLinear(trunk.hidden, config.readout_hidden)
         self.between = linear(trunk.pair_hidden, config.readout_hidden)
         self.weights = linear(config.readout_hidden, 3)
+        self.corners = PairLinear(trunk.hidden, config.readout_hidden)
+        self.stereo_weight = linear(config.readout_hidden, 1)
 
     def forward(
         self,
@@ -94,9 +100,12 @@ class PositionTransformer(nn.Module):
         relation = self._relation(topology, vectors, scales.scale[topology.pairs[0], 0])
         x = self.atoms(z)
         x = x + self.chirality_embedding(self.chirality(batch.x[:, 0], vectors).to(x.dtype))
+        centres = stereocentres(batch.x, batch.edge_index)
+        hands = handedness(centres, pos)
+        x = x.index_add(0, centres.centre, self.stereo_embedding(hands.volume.unsqueeze(1).to(x.dtype)))
         condition = self.noise(level)[batch.batch]
         x = self.trunk(x, relation, bucketed(batch.batch), generator, condition)
-        predicted = self._vectors(x, relation, topology, pos * scales.scale)
+        predicted = self._vectors(x, relation, topology, pos * scales.scale) + self._stereo_vectors(x, centres, hands)
         return centred(scales.of_input * pos + scales.of_network * predicted, batch)
 
     def _relation(self, topology: Topology, vectors: PairVectors, scale: Tensor) -> Tensor:
@@ -119,6 +128,13 @@ class PositionTransformer(nn.Module):
         basis = smooth_frames(pair_geometry(pos, pairs))
         weights = self.weights(hidden).unsqueeze(2).to(basis.dtype)
         return segment_mean((weights * basis).sum(1), target, x.shape[0])
+
+    def _stereo_vectors(self, x: Tensor, centres: Stereocentres, hands: Handedness) -> Tensor:
+        """[n, 3]: a stereocentre pushes its neighbours along the gradients of its handedness, and is pushed back."""
+        corner, centre = centres.corners.flatten(), centres.centre.repeat_interleave(centres.corners.shape[1])
+        weights = self.stereo_weight(F.silu(self.corners(x, centre, corner)))
+        push = weights.to(hands.gradient.dtype) * hands.gradient.flatten(0, 1)
+        return segment_sum(torch.cat([push, -push]), torch.cat([corner, centre]), x.shape[0])
 
 
 def smooth_frames(geometry: PairGeometry) -> Tensor:
