@@ -45,7 +45,11 @@ class PretrainConfig:
     save_every: int = 200
     """Steps between checkpoints; one more is written at the end."""
     keep_last: int = 3
-    """Checkpoints that are kept."""
+    """The newest checkpoints that are kept; further ones by the two keys below."""
+    keep_every: int = 0
+    """Checkpoints of steps that are a multiple of this are kept as well; 0 for none."""
+    keep_best: int = 0
+    """So many checkpoints with the lowest validation loss are kept as well."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_last"):
@@ -65,6 +69,10 @@ FREE_KEYS = frozenset(
         "log_every",
         "save_every",
         "keep_last",
+        "keep_every",
+        "keep_best",
+        "deepspeed.offload",
+        "optim.max_skipped",
     }
 )
 """What may differ when a run is continued, because it does not change what is computed."""

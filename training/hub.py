@@ -86,7 +86,7 @@ def export_run(config: ExportConfig) -> Path:
     }
     weights = {
         name.removeprefix("encoders."): tensor
-        for name, tensor in checkpoint.weights.items()
+        for name, tensor in checkpoint.published.items()
         if name.startswith("encoders.")
     }
     output = Path(config.output) if config.output else run.path / "export"

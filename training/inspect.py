@@ -44,8 +44,10 @@ def _inspect_checkpoint(path: Path) -> str:
     return "\n".join(
         [
             f"checkpoint {path}: whole, {size / 2**20:.1f} MiB",
-            f"  step {state.step}, seed {state.seed}, {state.lanes} lanes x {state.micro_batch} molecules",
-            f"  {len(checkpoint.weights)} tensors, {values:,} values; {len(checkpoint.moments)} optimizer moments",
+            f"  step {state.step} ({state.step - state.optimizer_steps} left out), seed {state.seed}, "
+            f"{state.lanes} lanes x {state.micro_batch} molecules",
+            f"  {len(checkpoint.weights)} tensors, {values:,} values; {len(checkpoint.moments)} optimizer moments, "
+            f"{len(checkpoint.average)} averages",
             f"  written by {state.world_size} process(es) at ZeRO {state.zero_stage}; any number that divides "
             f"{state.lanes} continues it",
             f"  dataset {state.dataset_fingerprint}",

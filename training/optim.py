@@ -9,7 +9,7 @@ from torch import nn
 
 from preprocessing.errors import ConfigError
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "wsd")
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,27 @@ class OptimConfig:
     eps: float = 1e-8
     """Added to the root of the running square."""
     schedule: str = "constant"
-    """After warm-up: constant, or cosine down to lr x final_lr_fraction at the last step."""
+    """After warm-up: constant; cosine, down to lr x final_lr_fraction at the last step; or wsd (warm-up, stable,
+    decay), constant and then a straight line down to it."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     final_lr_fraction: float = 0.0
-    """Where cosine ends, as a fraction of lr."""
+    """Where cosine and wsd end, as a fraction of lr."""
+    decay_fraction: float = 0.2
+    """The share of all steps in which wsd decays, at the end (Haegele et al. 2024, arXiv 2405.18392: 0.1 to 0.2)."""
     gradient_clipping: float = 0.0
     """Bound on the gradient's global L2 norm; 0 for none."""
+    average_decay: float = 0.0
+    """Decay of a moving average of the weights, which exports then prefer; 0 for none."""
+    max_skipped: int = 10
+    """Most steps in a row without a finite gradient, which are left out, before training stops."""
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"optim.schedule={self.schedule}: expected one of {', '.join(SCHEDULES)}.")
+        for key, value in (("average_decay", self.average_decay), ("decay_fraction", self.decay_fraction)):
+            if not 0.0 <= value <= 1.0 or (key == "average_decay" and value == 1.0):
+                raise ConfigError(f"optim.{key}={value}: expected a number from 0 to 1.")
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -48,6 +58,9 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
         return config.lr
     progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     floor = config.final_lr_fraction
+    if config.schedule == "wsd":
+        left = (steps - step) / max(1.0, config.decay_fraction * steps)
+        return config.lr * (floor + (1 - floor) * min(left, 1.0))
     return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 

@@ -13,7 +13,7 @@ from pipeline.config import compose
 from pipeline.shards.reader import ShardDataset
 from preprocessing.errors import ConfigError, MolstreamError
 from training.config import PretrainConfig
-from training.engine import Place, start_processes, stop_processes
+from training.processes import Place, start_processes, stop_processes
 from training.run import RunDirectory
 from training.trainer import Trainer
 
@@ -29,10 +29,10 @@ def pretrain(config: PretrainConfig, place: Place) -> bool:
     run = RunDirectory(config.run_dir)
     run.check(config, dataset.manifest)
     trainer = Trainer(config, place, dataset, run)
-    trainer.engine.barrier()
+    place.barrier()
     if place.rank == 0:
         run.begin(config, dataset.manifest, place)
-    trainer.engine.barrier()
+    place.barrier()
     return trainer.fit()
 
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loud = os.environ.get("RANK", "0") == "0"
     try:
         config = compose("pretrain", PretrainConfig, arguments)
-        place = start_processes(config.deepspeed)
+        place = start_processes(config.deepspeed.timeout_s)
         finished = pretrain(config, place)
         stop_processes()
     except MolstreamError as error:

@@ -12,7 +12,7 @@ from pipeline.config import from_yaml, to_yaml
 from pipeline.shards.manifest import Manifest
 from preprocessing.errors import CheckpointError, ConfigError
 from training.config import PretrainConfig, differences
-from training.engine import Place
+from training.processes import Place
 
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
 OWN_FILES = {"environment.json", "dataset.json", ".config.yaml", "command.txt", "log.txt"}

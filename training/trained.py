@@ -10,7 +10,7 @@ import torch
 from pipeline.config import from_yaml
 from preprocessing.errors import CheckpointError
 from preprocessing.featurize import FeaturizeConfig
-from training.checkpoint import RunState, latest_checkpoint, load_checkpoint
+from training.checkpoint import RunState, latest_checkpoint, load_checkpoint, name_of
 from training.config import PretrainConfig
 from training.module import PretrainingModule, build_module
 from training.run import RunDirectory
@@ -43,7 +43,7 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
     config = run.config()
     checkpoint = load_checkpoint(checkpoint_path(run, step))
     module = build_module(config.model, config.objective, config.seed)
-    load_weights(module, checkpoint.weights)
+    load_weights(module, checkpoint.published)
     settings = json.dumps(run.dataset()["config"]["featurize"])
     featurize = from_yaml(FeaturizeConfig, settings, str(run.path / "dataset.json"))
     return Trained(module.eval().to(device), config, featurize, checkpoint.state, device)
@@ -56,7 +56,7 @@ def checkpoint_path(run: RunDirectory, step: int | None) -> Path:
         CheckpointError: there is none.
     """
     if step is not None:
-        return run.checkpoints / f"step_{step:08d}"
+        return run.checkpoints / name_of(step)
     path = latest_checkpoint(run.checkpoints, lambda text: print(text, file=sys.stderr))
     if path is None:
         raise CheckpointError(f"{run.path} has no whole checkpoint. Train it for at least one step.")

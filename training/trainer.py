@@ -14,18 +14,21 @@ from pipeline.config import to_yaml
 from pipeline.order import LaneOrder, lanes_of_rank
 from pipeline.shards.reader import ShardDataset
 from preprocessing.errors import ConfigError, TrainingError
-from training.checkpoint import Checkpoint, RunState, latest_checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoint import KINDS, RunState, latest_checkpoint, name_of, read_state, read_tensors, step_of
+from training.checkpoint_writer import CheckpointWriter, Retention
 from training.config import PretrainConfig
 from training.data.batch import MoleculeBatch
+from training.data.largest import largest_batch
 from training.data.stream import LaneStream
-from training.engine import Engine, Place
+from training.engine import Engine, EngineProgress
 from training.metrics import MetricsWriter, is_finite, log_line, peak_memory_gib
 from training.models.layout import padding_share
 from training.models.transformer import compile_blocks
 from training.module import build_module, keyed_seed, num_parameters
 from training.optim import build_optimizer, learning_rate
+from training.processes import Place
 from training.run import RunDirectory, command
-from training.weights import load_initial_weights
+from training.weights import initial_weights
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Trainer:
         self.lanes = lanes_of_rank(place.rank, place.world_size, data.lanes)
         self.stream = LaneStream(dataset, self.order, self.lanes)
         module = build_module(config.model, config.objective, config.seed)
+        self._sizes = {name: num_parameters(child) for name, child in module.named_children()}
         if config.compile:
             compile_blocks(module)
         _require_fields(module.objective.required_fields, dataset)
@@ -67,7 +71,10 @@ class Trainer:
             lanes=data.lanes,
             micro_batch=data.micro_batch,
             gradient_clipping=config.optim.gradient_clipping,
+            average_decay=config.optim.average_decay,
         )
+        retention = Retention(config.keep_last, config.keep_every, config.keep_best)
+        self.writer = CheckpointWriter(run.checkpoints, place, retention, self._say)
         self._pending: list[tuple[int, Tensor, float, float, _StepTiming]] = []
         self._names: list[str] = []
 
@@ -79,11 +86,14 @@ class Trainer:
         last = min(self.config.steps, self.config.stop_at or self.config.steps)
         self._metrics = MetricsWriter(self.run.path, done) if self.place.rank == 0 else None
         self._announce(done, last)
+        if done < last:
+            self._rehearse()
         with _graceful_stop() as stop:
             batches = self.stream.steps(done, last, self.config.data.prefetch)
             for step in range(done, last):
                 self._train_step(step, batches)
-                stopping = self.engine.any(stop.requested)
+                stopping, writing = self.place.anywhere(stop.requested, self.writer.busy)
+                self.writer.settle(writing)
                 saving = stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last
                 # Before a save as well: a run continued from it must not lack records, nor start from a lost loss.
                 if saving or (step + 1) % self.config.log_every == 0:
@@ -95,17 +105,21 @@ class Trainer:
                     break
             else:
                 stopping = False
+            self.writer.finish()
         if self._metrics:
             self._metrics.close()
         return not stopping
 
     def _restore(self) -> int:
         """Continue from the newest whole checkpoint, or start from init_from, or from scratch; the steps done."""
-        path = latest_checkpoint(self.run.checkpoints, self._say)
-        if path is not None:
-            checkpoint = load_checkpoint(path)
-            state = checkpoint.state
-            self.engine.load(checkpoint.weights, checkpoint.moments, state.step)
+        # One process looks, since looking reads every byte of a checkpoint.
+        found = latest_checkpoint(self.run.checkpoints, self._say) if self.place.rank == 0 else None
+        step = self.place.from_first(-1 if found is None else step_of(found))
+        if step >= 0:
+            path = self.run.checkpoints / name_of(step)
+            state = read_state(path)
+            progress = EngineProgress(state.loss_scale, state.optimizer_steps, state.finite_steps)
+            self.engine.load(*(read_tensors(path, kind) for kind in KINDS), progress)
             self._say(
                 f"restored step {state.step} from {path}: weights, optimizer, order "
                 f"(written by {state.world_size} processes at ZeRO {state.zero_stage}, now {self.place.world_size} at "
@@ -113,21 +127,34 @@ class Trainer:
             )
             return state.step
         if self.config.init_from is not None:
-            loaded = load_initial_weights(self.engine.module, self.config.init_from)
-            self.engine.load(self.engine.weights(), {}, 0)
+            weights, loaded = initial_weights(self.engine.weights(), self.config.init_from)
+            self.engine.load(weights, {}, {}, self.engine.progress)
             self._say(f"new run from {self.config.init_from}: {loaded}")
         return 0
 
     def _announce(self, done: int, last: int) -> None:
         data = self.config.data
-        parts = {name: num_parameters(child) for name, child in self.engine.module.named_children()}
         self._say(
             f"run {self.run.path}: steps {done} to {last} of {self.config.steps}; "
             f"{self.order.num_samples} molecules, {self.order.steps_per_epoch} steps per epoch; global batch "
             f"{data.lanes} lanes x {data.micro_batch} = {data.lanes * data.micro_batch} on {self.place.world_size} "
             f"process(es), {self.place.device.type}, {self.config.deepspeed.precision}, "
             f"ZeRO {self.config.deepspeed.zero_stage}; parameters "
-            + ", ".join(f"{name} {count:,}" for name, count in parts.items())
+            + ", ".join(f"{name} {count:,}" for name, count in self._sizes.items())
+        )
+
+    def _rehearse(self) -> None:
+        """Try the largest batch there can be, so that what does not fit into memory fails now and not in a week."""
+        manifest, micro_batch = self.dataset.manifest, self.config.data.micro_batch
+        heavy = manifest.histograms["heavy_atoms"]
+        stored = sum(manifest.histograms["elements"].values()) / sum(int(n) * count for n, count in heavy.items())
+        batch = largest_batch(heavy, stored, micro_batch, len(manifest.target_names))
+        kept = self.engine.rehearse(batch.to(self.place.device), self._generator(0, 0))
+        parts = {**self.engine.memory(), "activations": kept}
+        self._say(
+            "memory per process: "
+            + ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in parts.items())
+            + f" of the largest batch ({batch.num_graphs} molecules, {batch.num_nodes} atoms)"
         )
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -144,6 +171,8 @@ class Trainer:
             rows.append(torch.stack([value.to(torch.float32) for value in metrics.values()]))
         rate = learning_rate(self.config.optim, step, self.config.steps)
         norm = self.engine.step([rate * scale for scale in self._scales])
+        if self.engine.progress.skipped:
+            self._leave_out(step, torch.stack(rows)[:, 0])
         padding = float(np.mean([padding_share(batch.ptr.diff()) for batch in lanes]))
         timing = _StepTiming(time.perf_counter() - started, wait, padding)
         self._pending.append((step + 1, torch.stack(rows), rate, norm, timing))
@@ -155,11 +184,11 @@ class Trainer:
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """Gather the lanes' metrics of the steps since the last flush, record them, and stop on a lost loss."""
+        """Gather the lanes' metrics of the steps since the last flush, and record them."""
         if not self._pending:
             return
         values = torch.stack([rows for _, rows, *_ in self._pending], dim=1)
-        lanes = self.engine.gather_lanes(values).double().cpu()
+        lanes = self.place.gather_lanes(values).double().cpu()
         molecules = self.config.data.lanes * self.config.data.micro_batch
         records: list[dict[str, float]] = []
         for k, (step, _, rate, norm, timing) in enumerate(self._pending):
@@ -177,47 +206,57 @@ class Trainer:
             records.append(record)
             if self._metrics:
                 self._metrics.write(record)
-            if not is_finite(record):
-                self._report_non_finite(step, lanes[:, k, 0])
         if self._metrics:
             self._metrics.flush()
         seconds = float(np.mean([timing.seconds for *_, timing in self._pending]))
-        mean = {name: float(np.mean([record[name] for record in records])) for name in records[0]}
+        finite = [record for record in records if is_finite(record)] or records[-1:]
+        mean = {name: float(np.mean([record[name] for record in finite])) for name in records[0]}
         memory = peak_memory_gib(self.place.device)
         self._say(log_line({**mean, "step": records[-1]["step"]}, self.config.steps, seconds, memory))
         self._pending.clear()
 
-    def _report_non_finite(self, step: int, losses: Tensor) -> None:
-        lane = int((~losses.isfinite()).nonzero()[0, 0])
-        index = LaneStream(self.dataset, self.order, [lane]).step(step - 1)[0].index
-        keys = self.dataset.read_rows(index.numpy(), ("key",)).values["key"]
-        if self._metrics:
-            self._metrics.flush()
-            folder = self.run.path / "rejected"
-            folder.mkdir(exist_ok=True)
-            (folder / f"step_{step:08d}.txt").write_text("\n".join(map(str, keys)) + "\n")
-        raise TrainingError(
-            f"the loss of lane {lane} at step {step} is {float(losses[lane])}; expected a finite number. The keys of "
-            f"its {len(keys)} molecules are in {self.run.path}/rejected; the last checkpoint is untouched. "
-            "Lower optim.lr, set optim.gradient_clipping, or use deepspeed.precision=fp32."
-        )
+    def _leave_out(self, step: int, losses: Tensor) -> None:
+        """Keep the molecules of a step that the optimizer could not take; too many of them in a row end training.
+
+        Args:
+            step: number of the step, from 0.
+            losses: [L / W] of this process's lanes.
+        """
+        every = self.place.gather_lanes(losses)
+        # A finite loss may have a gradient that is not; whose it was is not known then.
+        lanes = (~every.isfinite()).nonzero().flatten().tolist() or list(range(self.config.data.lanes))
+        file = self.run.path / "rejected" / f"step_{step + 1:08d}.txt"
+        if self.place.rank == 0:
+            batches = LaneStream(self.dataset, self.order, lanes).step(step)
+            index = np.concatenate([batch.index.numpy() for batch in batches])
+            keys = self.dataset.read_rows(index, ("key",)).values["key"]
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("\n".join(map(str, keys)) + "\n")
+        found = f"step {step + 1} has no finite gradient (lanes {', '.join(map(str, lanes))})"
+        self._say(f"{found}: left out, the keys of its molecules are in {file}")
+        if (skipped := self.engine.progress.skipped) > self.config.optim.max_skipped:
+            raise TrainingError(
+                f"{found}, like the {skipped - 1} before it; optim.max_skipped={self.config.optim.max_skipped} allows "
+                f"no more. The keys of the molecules are in {file.parent}; the last checkpoint is untouched. "
+                "Lower optim.lr, set optim.gradient_clipping, or use deepspeed.precision=fp32."
+            )
 
     def _save(self, step: int) -> None:
-        weights, moments = self.engine.weights(), self.engine.moments()
-        if self.place.rank == 0:
-            state = RunState(
-                step=step,
-                seed=self.config.seed,
-                lanes=self.config.data.lanes,
-                micro_batch=self.config.data.micro_batch,
-                world_size=self.place.world_size,
-                zero_stage=self.config.deepspeed.zero_stage,
-                dataset_fingerprint=self.dataset.manifest.fingerprint,
-            )
-            checkpoint = Checkpoint(weights, moments, state)
-            path = save_checkpoint(self.run.checkpoints, checkpoint, to_yaml(self.config), self.config.keep_last)
-            self._say(f"saved {path}")
-        self.engine.barrier()
+        """Begin to write a checkpoint; :meth:`fit` settles it at the end of a later step."""
+        progress = self.engine.progress
+        state = RunState(
+            step=step,
+            optimizer_steps=progress.optimizer_steps,
+            seed=self.config.seed,
+            lanes=self.config.data.lanes,
+            micro_batch=self.config.data.micro_batch,
+            world_size=self.place.world_size,
+            zero_stage=self.config.deepspeed.zero_stage,
+            dataset_fingerprint=self.dataset.manifest.fingerprint,
+            loss_scale=progress.loss_scale,
+            finite_steps=progress.finite_steps,
+        )
+        self.writer.begin(self.engine.snapshot(), state, to_yaml(self.config))
 
     def _say(self, text: str) -> None:
         if self.place.rank == 0:

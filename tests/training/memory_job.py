@@ -14,10 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.training.molecules import DRUGS, model_config, molecule_batch, seeded
-from training.engine import Engine, EngineConfig, start_processes, stop_processes
+from training.engine import Engine, EngineConfig
 from training.module import build_module, num_parameters
 from training.objectives import ObjectiveConfig
 from training.optim import OptimConfig, build_optimizer
+from training.processes import start_processes, stop_processes
 
 
 class PeakBytes(TorchDispatchMode):
@@ -58,7 +59,7 @@ def live_bytes() -> int:
 def main() -> None:
     stage, bucket, target = sys.argv[1:]
     config = EngineConfig(zero_stage=int(stage), bucket_size=int(bucket))
-    place = start_processes(config)
+    place = start_processes(config.timeout_s)
     batch = molecule_batch(DRUGS[:4])
     before = live_bytes()
     module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde_corrected"), 0)
