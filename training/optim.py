@@ -45,9 +45,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"optim.schedule={self.schedule}: expected one of {', '.join(SCHEDULES)}.")
-        for key, value in (("average_decay", self.average_decay), ("decay_fraction", self.decay_fraction)):
-            if not 0.0 <= value <= 1.0 or (key == "average_decay" and value == 1.0):
-                raise ConfigError(f"optim.{key}={value}: expected a number from 0 to 1.")
+        for key in ("average_decay", "decay_fraction"):
+            if not 0.0 <= (value := getattr(self, key)) < 1.0:
+                raise ConfigError(f"optim.{key}={value}: expected a number from 0 to 1, not 1 itself.")
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -88,14 +88,34 @@ def test_a_state_continues_at_any_world_size_and_stage(six_steps, tmp_path, worl
     assert_equal_state(source.parent / "ten", tmp_path / "continued", 10)
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(2, 2), (2, 3), pytest.param(4, 1, marks=pytest.mark.slow)])
-def test_more_processes_from_the_start_agree_to_the_last_bit(six_steps, tmp_path, world_size, stage):
+@pytest.mark.parametrize(
+    ("world_size", "stage", "offload"),
+    [
+        (2, 2, "none"),
+        (2, 3, "all"),
+        pytest.param(2, 1, "optimizer", marks=pytest.mark.slow),
+        pytest.param(2, 3, "optimizer", marks=pytest.mark.slow),
+        pytest.param(4, 1, "none", marks=pytest.mark.slow),
+    ],
+)
+def test_more_processes_from_the_start_agree_to_the_last_bit(six_steps, tmp_path, world_size, stage, offload):
     source, whole = six_steps
-    rows = train(world_size, "-", tmp_path / "other", stop=6, zero_stage=stage)
+    rows = train(world_size, "-", tmp_path / "other", stop=6, zero_stage=stage, offload=offload)
     np.testing.assert_array_equal(rows, whole[:6])
     assert_equal_state(source, tmp_path / "other", 6)
     # One update per step, however many lanes a process serves.
     assert int(load_checkpoint(source / name_of(6)).weights["body.norm.num_batches_tracked"]) == 6
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_four_processes_at_zero_2_is_the_same_elsewhere(six_steps, tmp_path):
+    source = tmp_path / "four"
+    train(4, six_steps[0], source, start=6, stop=8, zero_stage=2)
+    for world_size, stage in ((2, 3), (1, 1)):
+        target = tmp_path / f"{world_size}"
+        # Restored and, without a step, written again.
+        train(world_size, source, target, start=8, stop=8, zero_stage=stage)
+        assert_equal_state(source, target, 8)
 
 
 @pytest.mark.parametrize(("precision", "stage", "tolerance"), [("bf16", 1, 2e-2), ("fp16", 3, 5e-3)])

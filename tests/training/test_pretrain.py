@@ -196,10 +196,13 @@ def test_init_from_starts_a_new_run_with_the_weights_alone(whole_run, dataset, t
     assert first != losses(whole_run)[1]
 
 
-def test_a_lost_loss_stops_the_run_and_names_its_molecules(dataset, tmp_path):
-    code, output = fails(dataset, tmp_path / "run", "optim.lr=1e30", "log_every=1")
+def test_steps_without_a_finite_gradient_name_their_molecules_and_end_the_run_if_there_are_too_many(dataset, tmp_path):
+    code, output = fails(dataset, tmp_path / "run", "optim.lr=1e30", "log_every=1", "optim.max_skipped=3")
     assert code == 1
-    assert "expected a finite number" in output
-    keys = next((tmp_path / "run" / "rejected").iterdir()).read_text().split()
-    assert len(keys) == 4
+    assert "step 5 has no finite gradient (lanes " in output
+    assert "like the 3 before it; optim.max_skipped=3 allows no more" in output
+    files = sorted((tmp_path / "run" / "rejected").iterdir())
+    assert [file.name for file in files] == [f"step_{step:08d}.txt" for step in (2, 3, 4, 5)]
+    keys = files[0].read_text().split()
+    assert len(keys) in (4, 8, 12, 16)
     assert all(len(key) == 27 for key in keys)
