@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from preprocessing.errors import ConfigError
-from training.data.stream import DataConfig
+from training.data.config import DataConfig
 from training.engine import EngineConfig
 from training.models.encoders import ModelConfig
 from training.objectives.table import ObjectiveConfig
@@ -56,7 +56,11 @@ class PretrainConfig:
 FREE_KEYS = frozenset(
     {
         "run_dir",
-        "data.path",  # the dataset's fingerprint is compared instead
+        "data.path",  # the fingerprint of the datasets and their weights is compared instead
+        "data.mix",
+        "data.validation",
+        "data.cache_dir",
+        "data.cache_gib",
         "data.prefetch",
         "deepspeed.zero_stage",
         "deepspeed.bucket_size",

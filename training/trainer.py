@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import to_yaml
-from pipeline.order import LaneOrder, lanes_of_rank
-from pipeline.shards.reader import ShardDataset
+from pipeline.order import lanes_of_rank
+from pipeline.shards.mixture import Mixture
 from preprocessing.errors import ConfigError, TrainingError
 from training.checkpoint import Checkpoint, RunState, latest_checkpoint, load_checkpoint, save_checkpoint
 from training.config import PretrainConfig
@@ -43,15 +43,17 @@ class Trainer:
     Args:
         config: the run.
         place: this process among its peers.
-        dataset: the committed dataset at ``config.data.path``.
+        dataset: what it is trained on, as ``config.data`` names it.
         run: its directory, already checked and begun.
     """
 
-    def __init__(self, config: PretrainConfig, place: Place, dataset: ShardDataset, run: RunDirectory):
+    def __init__(self, config: PretrainConfig, place: Place, dataset: Mixture, run: RunDirectory):
         self.config, self.place, self.run = config, place, run
         self.dataset = dataset
         data = config.data
-        self.order = LaneOrder(dataset.block_rows, config.seed, data.lanes, data.micro_batch, data.window_blocks)
+        self.order = dataset.order(
+            config.seed, data.lanes, data.micro_batch, data.window_blocks, data.length_buckets
+        )
         self.lanes = lanes_of_rank(place.rank, place.world_size, data.lanes)
         self.stream = LaneStream(dataset, self.order, self.lanes)
         module = build_module(config.model, config.objective, config.seed)
@@ -212,7 +214,7 @@ class Trainer:
                 micro_batch=self.config.data.micro_batch,
                 world_size=self.place.world_size,
                 zero_stage=self.config.deepspeed.zero_stage,
-                dataset_fingerprint=self.dataset.manifest.fingerprint,
+                dataset_fingerprint=self.dataset.fingerprint,
             )
             checkpoint = Checkpoint(weights, moments, state)
             path = save_checkpoint(self.run.checkpoints, checkpoint, to_yaml(self.config), self.config.keep_last)
@@ -224,17 +226,16 @@ class Trainer:
             self.run.log(text)
 
 
-def _require_fields(fields: frozenset[str], dataset: ShardDataset) -> None:
+def _require_fields(fields: frozenset[str], dataset: Mixture) -> None:
     """Make sure, before anything starts, that the dataset has what the objective reads.
 
     Raises:
         ConfigError: positions are needed and no molecule has a conformer, or targets are and there are none.
     """
-    manifest = dataset.manifest
     available = {
-        "positions": manifest.num_with_conformer > 0,
-        "conformer_energy": manifest.num_with_conformer > 0,
-        "targets": bool(manifest.target_names),
+        "positions": dataset.num_with_conformer > 0,
+        "conformer_energy": dataset.num_with_conformer > 0,
+        "targets": bool(dataset.target_names),
     }
     if missing := sorted(name for name in fields if not available.get(name, True)):
         raise ConfigError(

@@ -200,8 +200,18 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a committed dataset: it has no {NAME}. If its preparation was interrupted, run the same "
             "`molstream preprocess` command again."
         )
+    return parse_manifest(path.read_bytes(), str(folder))
+
+
+def parse_manifest(content: bytes, folder: str) -> Manifest:
+    """The manifest in the bytes of a manifest.json; ``folder`` names its dataset in messages.
+
+    Raises:
+        DataError: it is damaged, or of another version.
+    """
+    path = f"{folder}/{NAME}"
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(content)
         versions = (record.pop("format_version"), record.pop("schema_version"))
         if versions != (FORMAT_VERSION, SCHEMA_VERSION):
             raise DataError(

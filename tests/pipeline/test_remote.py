@@ -200,7 +200,7 @@ from pipeline.sources import ReadConfig, find_files
 find_files(["s3://data/m.csv"], ReadConfig())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert re.search(r"ConfigError: input=s3://data/m.csv: .*pip install 'molstream\[s3\]'", done.stderr)
+    assert re.search(r"ConfigError: s3://data/m.csv: .*pip install 'molstream\[s3\]'", done.stderr)
     with pytest.raises(ConfigError, match=r"nosuch://m.csv: fsspec cannot open it \(Protocol not known"):
         find_files(["nosuch://m.csv"], ReadConfig())
 
