@@ -138,7 +138,8 @@ def read(url: str) -> bytes:
     """
     system, path = _open(url)
     with _told(url, "read"):
-        return system.cat_file(path)
+        content: Any = system.cat_file(path)
+    return content
 
 
 def copy(url: str, local: Path) -> None:
@@ -172,7 +173,7 @@ class Retries:
                 return action()
             except RemoteError as error:
                 if attempt == self.attempts:
-                    raise RemoteError(f"given up after {attempt} attempts, the last of which failed: {error}") from error
+                    raise RemoteError(f"given up after {attempt} attempts; the last one: {error}") from error
                 # Spread, so that the processes of a cluster do not all come back at once.
                 wait = min(self.first_wait_s * 2 ** (attempt - 1), self.longest_wait_s) * random.uniform(0.5, 1.0)
                 print(f"attempt {attempt} of {self.attempts}: {error} Next in {wait:.1f} s.", file=sys.stderr)
@@ -188,9 +189,7 @@ def _open(url: str) -> tuple[AbstractFileSystem, str]:
     except ImportError as error:
         known = known_implementations.get(protocol, {}).get("err", str(error))
         advice = f"pip install 'molstream[{EXTRAS[protocol]}]'" if protocol in EXTRAS else known
-        raise ConfigError(
-            f"{shown(url)}: {protocol}:// needs a package that is not installed: {advice}"
-        ) from error
+        raise ConfigError(f"{shown(url)}: {protocol}:// needs a package that is not installed: {advice}") from error
     except ValueError as error:
         raise ConfigError(
             f"{shown(url)}: fsspec cannot open it ({error}). It knows, among others, s3://, gs://, az://, "

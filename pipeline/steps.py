@@ -7,6 +7,7 @@ and the weights alone. The whole state of a run is therefore {seed, step, lanes,
 from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Shares:
         before = [sum(exact[: d + 1], Fraction(0)) for d in range(len(exact))]
         self.weights = tuple(weight / before[-1] for weight in exact)
         """Fractions that add up to 1."""
-        self._ratios = [low / high for low, high in zip(before, before[1:])]
+        self._ratios = [low / high for low, high in pairwise(before)]
 
     def given(self, total: int) -> tuple[int, ...]:
         """How many of the first ``total`` samples belong to every dataset; they add up to ``total``."""

@@ -51,9 +51,7 @@ class Trainer:
         self.config, self.place, self.run = config, place, run
         self.dataset = dataset
         data = config.data
-        self.order = dataset.order(
-            config.seed, data.lanes, data.micro_batch, data.window_blocks, data.length_buckets
-        )
+        self.order = dataset.order(config.seed, data.lanes, data.micro_batch, data.window_blocks, data.length_buckets)
         self.lanes = lanes_of_rank(place.rank, place.world_size, data.lanes)
         self.stream = LaneStream(dataset, self.order, self.lanes)
         module = build_module(config.model, config.objective, config.seed)

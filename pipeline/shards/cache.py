@@ -1,8 +1,8 @@
 """Copies of remote shards in a folder of this machine, up to a size; processes share the folder.
 
 A copy is named by its sha256, so that datasets share what they have in common and a dataset that changed under its URL
-never meets an old copy. While it arrives it has a temporary name that says how large it will be. Locks (``flock``, which
-go with the process that holds them, however it ends) say the rest:
+never meets an old copy. While it arrives it has a temporary name that says how large it will be. Locks (``flock``,
+which go with the process that holds them, however it ends) say the rest:
 
 - exclusive on a temporary file: someone is fetching it, others wait; without a lock it was left behind by a crash;
 - shared on a copy: someone reads it, and it is not evicted;
@@ -47,15 +47,18 @@ class ShardCache:
     Args:
         folder: made if it is not there; best on a local disk.
         max_bytes: above it, the copies that were used longest ago are removed. Copies that are being read stay, even
-            above the bound: one for every lane of this machine.
+            above the bound: one or two for every lane of this machine.
         retries: of downloads.
     """
 
     def __init__(
-        self, folder: str | Path = DEFAULT_FOLDER, max_bytes: int = int(DEFAULT_GIB * 2**30), retries: Retries = Retries()
+        self,
+        folder: str | Path = DEFAULT_FOLDER,
+        max_bytes: int = int(DEFAULT_GIB * 2**30),
+        retries: Retries | None = None,
     ):
         self.folder = Path(folder).expanduser()
-        self.max_bytes, self.retries = max_bytes, retries
+        self.max_bytes, self.retries = max_bytes, retries or Retries()
         self._checked: set[str] = set()
         self._downloads = threading.BoundedSemaphore(DOWNLOADS)
         self._told = False
@@ -78,8 +81,8 @@ class ShardCache:
 
         Raises:
             RemoteError: it cannot be fetched, or what arrives has another checksum, after all attempts.
-            DataError: there is no such object.
-            """
+            DataError: there is no such object, or no space on the disk.
+        """
         path = self.folder / shard.sha256
         while True:
             if (descriptor := self._open_copy(path, shard)) is not None:
@@ -152,8 +155,8 @@ class ShardCache:
             ) from error
         if problem := difference(part.descriptor, shard):
             raise RemoteError(
-                f"{shown(url)} is not what the manifest says: {problem}. If this does not pass, upload the shard again, "
-                "or preprocess again."
+                f"{shown(url)} is not what the manifest says: {problem}. If this does not pass, upload the shard "
+                "again, or preprocess again."
             )
 
     def _make_room(self, arriving: Path) -> bool:

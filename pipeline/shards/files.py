@@ -25,7 +25,7 @@ class ShardFiles(ABC):
         """A descriptor of a shard, whose bytes are those that the manifest promises.
 
         Args:
-            required: False for a shard that is only expected to be read: None if there is no room to keep it until then.
+            required: False for a shard that is only expected to be read: None if there is no room for it yet.
 
         Raises:
             DataError: there is no such file or object, or another one.

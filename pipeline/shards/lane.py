@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +16,8 @@ Parts = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 """How steps divide positions of the lane's sequence: ``StepOrder.parts`` of the dataset and the lane."""
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """Samples that follow each other in a lane, of one epoch."""
 
     columns: Columns
@@ -25,7 +26,8 @@ class Run(NamedTuple):
     epoch: int
 
 
-class _Window(NamedTuple):
+@dataclass(frozen=True)
+class _Window:
     epoch: int
     number: int
     columns: Columns
@@ -97,10 +99,10 @@ class LaneReader:
 
     def _load(self, epoch: int, number: int) -> _Window:
         """A window's molecules in the order's sequence."""
-        if self._window is None or self._window[:2] != (epoch, number):
+        if self._window is None or (self._window.epoch, self._window.number) != (epoch, number):
             plan = self._plan(epoch)
             pieces = plan.pieces(number)
-            columns = Columns.concat([self._read(piece) for piece in pieces])
+            columns = Columns.concat([self._read(piece, pieces[max(k - 1, 0)]) for k, piece in enumerate(pieces)])
             index = np.concatenate([np.arange(p.first_index, p.first_index + p.rows) for p in pieces])
             permutation = plan.permutation(number)
             if self._parts:
@@ -111,7 +113,9 @@ class LaneReader:
             self._hold(epoch, number + 1)
         return self._window
 
-    def _read(self, piece: Piece) -> Columns:
+    def _read(self, piece: Piece, previous: Piece) -> Columns:
+        if previous.shard != piece.shard:
+            self._release(previous.shard)
         columns = self._file(piece.shard).read_block(piece.block, self._names)
         return columns.slice(piece.start, piece.start + piece.rows)
 
@@ -125,7 +129,7 @@ class LaneReader:
         return file
 
     def _hold(self, epoch: int, number: int) -> None:
-        """Keep open what a window is read from, and the shard after it; let the others go."""
+        """Keep open what a window is read from, and the shard after it, where there is room; let the others go."""
         plan = self._plan(epoch)
         if number == plan.num_windows:
             plan, number = self._plan(epoch + 1), 0
@@ -138,7 +142,10 @@ class LaneReader:
 
     def _hold_only(self, shards: Sequence[int]) -> None:
         for shard in [shard for shard in self._files if shard not in shards]:
-            self._files.pop(shard).finally_(lambda file: file and file.close())
+            self._release(shard)
+
+    def _release(self, shard: int) -> None:
+        self._files.pop(shard).finally_(lambda file: file and file.close())
 
     def _opening(self, shard: int, required: bool) -> Interruptible[ShardFile | None]:
         return Interruptible(lambda: self._dataset.open_shard(shard, required), self._interrupt)

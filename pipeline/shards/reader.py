@@ -40,13 +40,13 @@ class ShardDataset:
     @property
     def block_rows(self) -> list[np.ndarray]:
         """For every shard, the rows of its blocks."""
-        return [self._rows_of_blocks(shard) for shard in range(len(self.manifest.shards))]
+        return [shard.blocks.rows for shard in self.manifest.shards]
 
     def open_shard(self, shard: int, required: bool = True) -> "ShardFile | None":
         """A shard to read blocks from; at a URL, the copy in the cache stays until it is closed.
 
         Args:
-            required: False for a shard that is only expected to be read: None if there is no room to keep it until then.
+            required: False for a shard that is only expected to be read: None if there is no room for it yet.
 
         Raises:
             DataError: the shard is gone or damaged.
@@ -88,7 +88,7 @@ class ShardDataset:
 
     def _read_from(self, shard: int, rows: np.ndarray, names: Sequence[str]) -> list[Columns]:
         """The rows, ascending, of one shard."""
-        ends = np.cumsum(self._rows_of_blocks(shard))
+        ends = np.cumsum(self.manifest.shards[shard].blocks.rows)
         blocks = np.searchsorted(ends, rows, side="right")
         file = self.open_shard(shard)
         assert file is not None
@@ -97,10 +97,6 @@ class ShardDataset:
                 file.read_block(int(block), names).take(rows[blocks == block] - (ends[block - 1] if block else 0))
                 for block in np.unique(blocks)
             ]
-
-    def _rows_of_blocks(self, shard: int) -> np.ndarray:
-        blocks = self.manifest.shards[shard].blocks
-        return np.fromiter((block.rows for block in blocks), np.int64, len(blocks))
 
 
 class ShardFile:
