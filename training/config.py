@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from preprocessing.errors import ConfigError
-from training.data.stream import DataConfig
+from training.data.config import DataConfig
 from training.engine import EngineConfig
 from training.models.encoders import ModelConfig
 from training.objectives.table import ObjectiveConfig
@@ -44,6 +44,8 @@ class PretrainConfig:
     """Steps between log lines."""
     save_every: int = 200
     """Steps between checkpoints; one more is written at the end."""
+    validate_every: int = 200
+    """Steps between validations, if `data.validation` is given; one more is done at the end."""
     keep_last: int = 3
     """The newest checkpoints that are kept; further ones by the two keys below."""
     keep_every: int = 0
@@ -52,7 +54,7 @@ class PretrainConfig:
     """So many checkpoints with the lowest validation loss are kept as well."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "keep_last"):
+        for name in ("steps", "log_every", "save_every", "validate_every", "keep_last"):
             if isinstance(value := getattr(self, name), int) and value < 1:
                 raise ConfigError(f"{name}={value}: expected at least 1.")
 
@@ -60,7 +62,11 @@ class PretrainConfig:
 FREE_KEYS = frozenset(
     {
         "run_dir",
-        "data.path",  # the dataset's fingerprint is compared instead
+        "data.path",  # the fingerprint of the datasets and their weights is compared instead
+        "data.mix",
+        "data.validation",
+        "data.cache_dir",
+        "data.cache_gib",
         "data.prefetch",
         "deepspeed.zero_stage",
         "deepspeed.bucket_size",
@@ -70,6 +76,7 @@ FREE_KEYS = frozenset(
         "save_every",
         "keep_last",
         "keep_every",
+        "validate_every",
         "keep_best",
         "deepspeed.offload",
         "optim.max_skipped",

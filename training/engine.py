@@ -110,13 +110,21 @@ class Engine:
             self._statistics.begin_step()
             self._gradients.clear()
         self._statistics.begin_lane()
-        precision = PRECISIONS[self.config.precision]
-        with torch.autocast(self.place.device.type, precision, enabled=precision != torch.float32):
+        with self._autocast():
             output = self.module(*inputs)
         self._statistics.end_lane()
         self._gradients.add(output.loss * self.progress.loss_scale)
         self._accumulated += 1
         return output
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """Forward of a micro-batch in evaluation mode, without gradient (collective at ZeRO 3)."""
+        self.module.eval()
+        try:
+            with torch.no_grad(), self._autocast():
+                return self.module(*inputs)
+        finally:
+            self.module.train()
 
     def rehearse(self, *inputs: Any) -> int:
         """Forward and backward of a micro-batch that changes nothing (collective).
@@ -168,6 +176,10 @@ class Engine:
         if self._average:
             self._average.update(self.progress.optimizer_steps)
         return norm
+
+    def _autocast(self) -> torch.autocast:
+        precision = PRECISIONS[self.config.precision]
+        return torch.autocast(self.place.device.type, precision, enabled=precision != torch.float32)
 
     # --- state by parameter name, free of ranks and stages -----------------------------------------------------------
 

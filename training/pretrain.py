@@ -10,9 +10,9 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pipeline.config import compose
-from pipeline.shards.reader import ShardDataset
 from preprocessing.errors import ConfigError, MolstreamError
 from training.config import PretrainConfig
+from training.data.sources import open_data, open_validation
 from training.processes import Place, start_processes, stop_processes
 from training.run import RunDirectory
 from training.trainer import Trainer
@@ -25,13 +25,13 @@ def pretrain(config: PretrainConfig, place: Place) -> bool:
         ConfigError, DataError, CheckpointError: before any training, when something does not fit.
         TrainingError: the loss is lost.
     """
-    dataset = ShardDataset(config.data.path)
+    data = open_data(config.data)
     run = RunDirectory(config.run_dir)
-    run.check(config, dataset.manifest)
-    trainer = Trainer(config, place, dataset, run)
+    run.check(config, data)
+    trainer = Trainer(config, place, data, open_validation(config.data, data), run)
     place.barrier()
     if place.rank == 0:
-        run.begin(config, dataset.manifest, place)
+        run.begin(config, data, place)
     place.barrier()
     return trainer.fit()
 

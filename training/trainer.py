@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import to_yaml
-from pipeline.order import LaneOrder, lanes_of_rank
+from pipeline.order import lanes_of_rank
+from pipeline.shards.mixture import Mixture
 from pipeline.shards.reader import ShardDataset
 from preprocessing.errors import ConfigError, TrainingError
 from training.checkpoint import KINDS, RunState, latest_checkpoint, name_of, read_state, read_tensors, step_of
@@ -21,6 +22,7 @@ from training.config import PretrainConfig
 from training.data.batch import MoleculeBatch
 from training.data.largest import largest_batch
 from training.data.stream import LaneStream
+from training.data.validation import ValidationStream
 from training.engine import Engine, EngineProgress
 from training.metrics import MetricsWriter, is_finite, log_line, peak_memory_gib
 from training.models.layout import padding_share
@@ -47,17 +49,26 @@ class Trainer:
     Args:
         config: the run.
         place: this process among its peers.
-        dataset: the committed dataset at ``config.data.path``.
+        dataset, validation: what it is trained on and validated with, as ``config.data`` names them.
         run: its directory, already checked and begun.
     """
 
-    def __init__(self, config: PretrainConfig, place: Place, dataset: ShardDataset, run: RunDirectory):
+    def __init__(
+        self,
+        config: PretrainConfig,
+        place: Place,
+        dataset: Mixture,
+        validation: ShardDataset | None,
+        run: RunDirectory,
+    ):
         self.config, self.place, self.run = config, place, run
         self.dataset = dataset
         data = config.data
-        self.order = LaneOrder(dataset.block_rows, config.seed, data.lanes, data.micro_batch, data.window_blocks)
+        self.order = dataset.order(config.seed, data.lanes, data.micro_batch, data.window_blocks, data.length_buckets)
         self.lanes = lanes_of_rank(place.rank, place.world_size, data.lanes)
         self.stream = LaneStream(dataset, self.order, self.lanes)
+        self.validation = validation and ValidationStream(validation, data.lanes, data.micro_batch, self.lanes)
+        self._validated: tuple[int, dict[str, float]] = (0, {})
         module = build_module(config.model, config.objective, config.seed)
         self._sizes = {name: num_parameters(child) for name, child in module.named_children()}
         if config.compile:
@@ -96,6 +107,8 @@ class Trainer:
                 stopping, writing = self.place.anywhere(stop.requested, self.writer.busy)
                 self.writer.settle(writing)
                 saving = stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last
+                if self.validation and (step + 1 == last or (step + 1) % self.config.validate_every == 0):
+                    self._validate(step + 1)
                 # Before a save as well: a run continued from it must not lack records, nor start from a lost loss.
                 if saving or (step + 1) % self.config.log_every == 0:
                     self._flush()
@@ -146,10 +159,10 @@ class Trainer:
 
     def _rehearse(self) -> None:
         """Try the largest batch there can be, so that what does not fit into memory fails now and not in a week."""
-        manifest, micro_batch = self.dataset.manifest, self.config.data.micro_batch
-        heavy = manifest.histograms["heavy_atoms"]
-        stored = sum(manifest.histograms["elements"].values()) / sum(int(n) * count for n, count in heavy.items())
-        batch = largest_batch(heavy, stored, micro_batch, len(manifest.target_names))
+        histograms = self.dataset.record()["histograms"]
+        heavy = histograms["heavy_atoms"]
+        stored = sum(histograms["elements"].values()) / sum(int(n) * count for n, count in heavy.items())
+        batch = largest_batch(heavy, stored, self.config.data.micro_batch, len(self.dataset.target_names))
         kept = self.engine.rehearse(batch.to(self.place.device), self._generator(0, 0))
         parts = {**self.engine.memory(), "activations": kept}
         self._say(
@@ -205,6 +218,8 @@ class Trainer:
                 "data/padding": timing.padding,
                 "data/epoch": float(self.order.locate(step - 1)[0]),
             }
+            if self._validated[0] == step:
+                record |= self._validated[1]
             records.append(record)
             if self._metrics:
                 self._metrics.write(record)
@@ -212,7 +227,8 @@ class Trainer:
             self._metrics.flush()
         seconds = float(np.mean([timing.seconds for *_, timing in self._pending]))
         finite = [record for record in records if is_finite(record)] or records[-1:]
-        mean = {name: float(np.mean([record[name] for record in finite])) for name in records[0]}
+        names = [name for name in records[0] if not name.startswith("validation/")]
+        mean = {name: float(np.mean([record[name] for record in finite])) for name in names}
         memory = peak_memory_gib(self.place.device)
         self._say(log_line({**mean, "step": records[-1]["step"]}, self.config.steps, seconds, memory))
         self._pending.clear()
@@ -243,6 +259,25 @@ class Trainer:
                 "Lower optim.lr, set optim.gradient_clipping, or use deepspeed.precision=fp32."
             )
 
+    def _validate(self, step: int) -> None:
+        """The objective on molecules that are not trained on, with the same noise every time (collective)."""
+        assert self.validation is not None
+        rounds: list[Tensor] = []
+        names: list[str] = []
+        for batches in self.validation.rounds(self.config.data.prefetch):
+            rows = []
+            for batch in batches:
+                generator = self._generator(VALIDATION, batch.number)
+                output = self.engine.evaluate(batch.molecules.to(self.place.device), generator)
+                metrics = {"loss": output.loss, **output.metrics}
+                names = list(metrics)
+                rows.append(torch.stack([value.to(torch.float32) for value in metrics.values()]))
+            rounds.append(torch.stack(rows))
+        values = self.place.gather_lanes(torch.stack(rounds, dim=1)).transpose(0, 1)
+        mean = self.validation.mean(values).tolist()
+        self._validated = step, {f"validation/{name}": value for name, value in zip(names, mean, strict=True)}
+        self._say(f"validation at step {step}: " + "  ".join(f"{n} {v:.4f}" for n, v in zip(names, mean)))
+
     def _save(self, step: int) -> None:
         """Begin to write a checkpoint; :meth:`fit` settles it at the end of a later step."""
         progress = self.engine.progress
@@ -254,9 +289,10 @@ class Trainer:
             micro_batch=self.config.data.micro_batch,
             world_size=self.place.world_size,
             zero_stage=self.config.deepspeed.zero_stage,
-            dataset_fingerprint=self.dataset.manifest.fingerprint,
+            dataset_fingerprint=self.dataset.fingerprint,
             loss_scale=progress.loss_scale,
             finite_steps=progress.finite_steps,
+            validation_loss=self._validated[1]["validation/loss"] if self._validated[0] == step else None,
         )
         self.writer.begin(self.engine.snapshot(), state, to_yaml(self.config))
 
@@ -266,6 +302,8 @@ class Trainer:
 
 
 DIGEST = "digest"
+VALIDATION = 2**62
+"""Stands for the step in the key of what is drawn in a validation; no run has so many."""
 
 
 def _digest(batch: MoleculeBatch) -> float:
@@ -273,17 +311,16 @@ def _digest(batch: MoleculeBatch) -> float:
     return float(zlib.crc32(batch.index.numpy().tobytes()) & 0xFFFFFF)
 
 
-def _require_fields(fields: frozenset[str], dataset: ShardDataset) -> None:
+def _require_fields(fields: frozenset[str], dataset: Mixture) -> None:
     """Make sure, before anything starts, that the dataset has what the objective reads.
 
     Raises:
         ConfigError: positions are needed and no molecule has a conformer, or targets are and there are none.
     """
-    manifest = dataset.manifest
     available = {
-        "positions": manifest.num_with_conformer > 0,
-        "conformer_energy": manifest.num_with_conformer > 0,
-        "targets": bool(manifest.target_names),
+        "positions": dataset.num_with_conformer > 0,
+        "conformer_energy": dataset.num_with_conformer > 0,
+        "targets": bool(dataset.target_names),
     }
     if missing := sorted(name for name in fields if not available.get(name, True)):
         raise ConfigError(
