@@ -148,7 +148,9 @@ class Engine:
 
     def memory(self) -> dict[str, int]:
         """Bytes of this process's part of the state, by what it is for."""
-        weights = sum(p.untyped_storage().nbytes() for p in self._parameters.values())
+        # ZeRO has parameters share their storage.
+        storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self._parameters.values()}
+        weights = sum(storages.values())
         masters = self._state.bytes()
         copies = 0 if self.config.zero_stage == 0 else masters
         return {"weights": weights, "gradients": self._gradients.bytes(), "optimizer": copies + len(MOMENTS) * masters}

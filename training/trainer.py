@@ -167,7 +167,7 @@ class Trainer:
         parts = {**self.engine.memory(), "activations": kept}
         self._say(
             "memory per process: "
-            + ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in parts.items())
+            + ", ".join(f"{name} {size / 2**30:.3g} GiB" for name, size in parts.items())
             + f" of the largest batch ({batch.num_graphs} molecules, {batch.num_nodes} atoms)"
         )
 
