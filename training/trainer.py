@@ -19,19 +19,22 @@ from training.config import PretrainConfig
 from training.data.batch import MoleculeBatch
 from training.data.stream import LaneStream
 from training.engine import Engine, Place
-from training.metrics import MetricsWriter, is_finite, log_line, peak_memory_gib
+from training.metrics import is_finite, peak_memory_gib
 from training.models.layout import padding_share
 from training.models.transformer import compile_blocks
 from training.module import build_module, keyed_seed, num_parameters
 from training.optim import build_optimizer, learning_rate
+from training.recorder import recording
 from training.run import RunDirectory, command
 from training.weights import load_initial_weights
 
 
 @dataclass(frozen=True)
 class _StepTiming:
-    """Seconds of one step, the part of it that was spent waiting for data, and the share of padding in its batches."""
+    """When a step ended (seconds since 1970), its seconds, the part of them that was spent waiting for data, and the
+    share of padding in its batches."""
 
+    ended: float
     seconds: float
     wait: float
     padding: float
@@ -77,12 +80,13 @@ class Trainer:
         """Train to the end of the run, or to ``stop_at``; False when a signal stopped it, with a checkpoint saved."""
         done = self._restore()
         last = min(self.config.steps, self.config.stop_at or self.config.steps)
-        self._metrics = MetricsWriter(self.run.path, done) if self.place.rank == 0 else None
         self._announce(done, last)
-        with _graceful_stop() as stop:
+        with _graceful_stop() as stop, recording(self.run, self.config, self.place, done) as self._metrics:
             batches = self.stream.steps(done, last, self.config.data.prefetch)
             for step in range(done, last):
                 self._train_step(step, batches)
+                if self._metrics:
+                    self._metrics.advance(step + 1)
                 stopping = self.engine.any(stop.requested)
                 saving = stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last
                 # Before a save as well: a run continued from it must not lack records, nor start from a lost loss.
@@ -95,8 +99,6 @@ class Trainer:
                     break
             else:
                 stopping = False
-        if self._metrics:
-            self._metrics.close()
         return not stopping
 
     def _restore(self) -> int:
@@ -145,7 +147,7 @@ class Trainer:
         rate = learning_rate(self.config.optim, step, self.config.steps)
         norm = self.engine.step([rate * scale for scale in self._scales])
         padding = float(np.mean([padding_share(batch.ptr.diff()) for batch in lanes]))
-        timing = _StepTiming(time.perf_counter() - started, wait, padding)
+        timing = _StepTiming(time.time(), time.perf_counter() - started, wait, padding)
         self._pending.append((step + 1, torch.stack(rows), rate, norm, timing))
 
     def _generator(self, step: int, lane: int) -> torch.Generator:
@@ -167,6 +169,7 @@ class Trainer:
             means = lanes[:, k].mean(dim=0).tolist()
             record = {"step": step, **{f"train/{name}": value for name, value in zip(self._names, means)}}
             record |= {
+                "time": timing.ended,
                 "optim/lr": rate,
                 "optim/grad_norm": norm,
                 "throughput/molecules_per_s": molecules / timing.seconds,
@@ -181,10 +184,10 @@ class Trainer:
                 self._report_non_finite(step, lanes[:, k, 0])
         if self._metrics:
             self._metrics.flush()
-        seconds = float(np.mean([timing.seconds for *_, timing in self._pending]))
-        mean = {name: float(np.mean([record[name] for record in records])) for name in records[0]}
-        memory = peak_memory_gib(self.place.device)
-        self._say(log_line({**mean, "step": records[-1]["step"]}, self.config.steps, seconds, memory))
+            seconds = float(np.mean([timing.seconds for *_, timing in self._pending]))
+            mean = {name: float(np.mean([record[name] for record in records])) for name in records[0]}
+            memory = peak_memory_gib(self.place.device)
+            self._metrics.tell({**mean, "step": records[-1]["step"]}, seconds, memory)
         self._pending.clear()
 
     def _report_non_finite(self, step: int, losses: Tensor) -> None:
