@@ -132,7 +132,10 @@ def test_a_sink_that_hangs_holds_nobody_up_and_what_it_lacks_is_told(tmp_path, f
     delivery.start()
     delivery.wake()
     assert not finish_all([delivery], "finished", grace_s=0.2)
-    assert f"the records up to step 0 of 5; metrics.jsonl has all of them. To hand over the rest: hand over {tmp_path}" in told
+    assert (
+        f"the records up to step 0 of 5; metrics.jsonl has all of them. To hand over the rest: hand over {tmp_path}"
+        in told
+    )
     flaky.hanging.set()
 
 
@@ -149,7 +152,7 @@ def test_a_process_that_dies_between_goes_on_where_the_sink_was(tmp_path, flaky)
 
 
 def test_what_is_missing_is_named_before_anything_starts(monkeypatch):
-    with pytest.raises(ConfigError, match="'mflow'. Choose any of: tensorboard, mlflow, wandb"):
+    with pytest.raises(ConfigError, match=r"'mflow'\. Choose any of: tensorboard, mlflow, wandb"):
         check_sinks(["tensorboard", "mflow"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, extra in (("tensorboard", "train"), ("mlflow", "mlflow"), ("wandb", "wandb")):

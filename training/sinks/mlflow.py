@@ -19,12 +19,14 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 MAX_METRICS, MAX_PARAMETERS, MAX_VALUE = 1000, 100, 6000
 """What the server takes in one request, and characters of a parameter."""
 ENVIRONMENT = {
-    # The client's own retries would keep a request for minutes; records are kept and retried by who calls the sink.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # The client's own retries would keep a request for minutes, and log the address.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # A training job on a cluster talks to the user's server and to nobody else.
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+"""How the client behaves here, where the user's environment does not say otherwise."""
 
 T = TypeVar("T")
 
