@@ -1,7 +1,7 @@
 """The MLflow sink against a real `mlflow server` with SQLite, which is asked what it has."""
 
 import math
-import shutil
+import socket
 
 import pytest
 
@@ -127,19 +127,40 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_in_the_end(tmp_pa
     assert "127.0.0.1" not in "".join((*told.lines, written, *capfd.readouterr(), caplog.text))
 
 
-def test_a_run_that_had_no_server_is_handed_over_afterwards(small_run, tmp_path, server, client):
-    run_dir = shutil.copytree(small_run, tmp_path / "copied")
-    result = molstream("sync", f"run_dir={run_dir}", "sinks=[mlflow]")
+def test_training_does_without_the_server_and_what_it_missed_is_handed_over_afterwards(
+    dataset, tmp_path, server, client, monkeypatch
+):
+    run_dir = tmp_path / "missed"
+    with socket.socket() as closed:
+        # Bound and not listening: whoever connects is refused.
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        result = molstream(
+            "pretrain",
+            f"data.path={dataset}",
+            f"run_dir={run_dir}",
+            "model=tiny",
+            "data.lanes=2",
+            "data.micro_batch=8",
+            "steps=4",
+            "log.sinks=[mlflow]",
+            "log.project=afterwards",
+        )
+    assert result.stderr.count("mlflow takes no records now") == 1
+    assert "mlflow has confirmed the records up to step 0 of 4" in result.stderr
+    assert f"To hand over the rest: molstream sync run_dir={run_dir}" in result.stderr
+    assert "127.0.0.1" not in result.stdout + result.stderr + (run_dir / "log.txt").read_text()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    result = molstream("sync", f"run_dir={run_dir}")
     assert result.stdout == f"{run_dir}: all records are handed over\n"
-    (run,) = runs(client, "copied", "molstream")
+    (run,) = runs(client, "missed", "afterwards")
     assert run.info.status == "FINISHED"
     for name in ("train/loss", "throughput/molecules_per_s"):
-        assert [(s, v) for s, v, _ in history(client, run, name)] == [
-            (r["step"], r[name]) for r in read_metrics(small_run)
-        ]
+        recorded = [(r["step"], r[name]) for r in read_metrics(run_dir)]
+        assert [(step, value) for step, value, _ in history(client, run, name)] == recorded
     assert run.data.params["objective.name"] == "moleculesde_corrected"
     assert run.data.params["data.lanes"] == "2"
-    assert run.data.tags["molstream.launch.0000"] == f"step 0: {read_launches(small_run)[0].place}"
+    assert run.data.tags["molstream.launch.0000"] == f"step 0: {read_launches(run_dir)[0].place}"
     assert run.data.tags["molstream.version.torch"]
 
 
