@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -33,6 +34,22 @@ def launch(folder: Path, restored: int, ended: str, place: str) -> None:
     result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert not any(secret in result.stdout + result.stderr for secret in SECRETS.values())
+
+
+UNREACHABLE = """
+import sys
+from pathlib import Path
+from tests.training.recorded import Told, description
+from tests.training.test_sinks import wait_for
+from training.sinks import SINKS, Delivery, check_sinks, finish_all
+check_sinks(["wandb"])
+folder, told = Path(sys.argv[1]), Told()
+delivery = Delivery("wandb", SINKS["wandb"](description(folder)), folder, 0, told)
+delivery.start()
+wait_for(lambda: told.lines, "that the server is told to be away")
+assert not finish_all([delivery], "finished", grace_s=0.1)
+print(told.lines)
+"""
 
 
 def transactions(path: Path) -> Iterator[bytes]:
@@ -95,6 +112,26 @@ def test_a_run_and_its_restart_have_one_id_and_every_step_once(tmp_path):
     for (_, items), r in zip(history, expected, strict=True):
         assert items["train/loss"] == r["train/loss"]
         assert items["optim/grad_norm"] == r["optim/grad_norm"]
+
+
+def test_a_server_that_cannot_be_reached_is_told_without_its_address(tmp_path):
+    folder = tmp_path / "unreachable"
+    write_records(folder, 1, 3)
+    with socket.socket() as closed:
+        # Bound and not listening: whoever connects is refused.
+        closed.bind(("127.0.0.1", 0))
+        address = {"WANDB_BASE_URL": f"http://127.0.0.1:{closed.getsockname()[1]}", "WANDB_MODE": "online"}
+        environment = {**os.environ, **SECRETS, **address, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-c", UNREACHABLE, str(folder)]
+        result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("wandb takes no records now") == 1
+    assert "confirmed the records up to step 0 of 3" in result.stdout
+    assert f"To hand over the rest: molstream sync run_dir={folder}" in result.stdout
+    found = [path for path in folder.rglob("*") if path.is_file() and b"127.0.0.1" in path.read_bytes()]
+    assert found == []
+    assert "127.0.0.1" not in result.stdout + result.stderr
+    assert SECRETS["WANDB_API_KEY"] not in result.stdout + result.stderr
 
 
 def test_no_secret_reaches_the_run_directory(tmp_path):
