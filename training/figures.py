@@ -21,7 +21,7 @@ PROGRESS = {
     "optim/grad_norm": "gradient norm",
     "throughput/molecules_per_s": "molecules/s",
     "throughput/molecules_per_s_and_process": "molecules/s and process",
-    "throughput/data_wait": "share of the time that data are waited for",
+    "throughput/data_wait": "share of waiting for data",
     "data/padding": "share of padding",
 }
 RUN_COLOURS = ("#1f5a96", "#c8772b", "#3a8a5f", "#a13d63", "#6b5ca5", "#7a7a7a")
