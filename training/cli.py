@@ -33,7 +33,8 @@ COMMANDS = {
         "conformers|bonds run_dir=RUN dataset=DATASET   what is generated",
     ),
     "diagnose": Command("training.diagnose", "run_dir=RUN [dataset=DATASET]   what a run has learned, beyond its loss"),
-    "report": Command("training.report", "run_dir=RUN   self-contained HTML with plots"),
+    "report": Command("training.report", "RUN...   self-contained HTML with plots, of one run or several side by side"),
+    "sync": Command("training.sync", "run_dir=RUN [sinks=[NAME,...]]   hand to MLflow or W&B what they have not got"),
     "doctor": Command(
         "training.doctor", "[model=PRESET objective=NAME]   versions, devices, disk; what a model would cost"
     ),

@@ -12,6 +12,7 @@ from training.engine import EngineConfig
 from training.models.encoders import ModelConfig
 from training.objectives.table import ObjectiveConfig
 from training.optim import OptimConfig
+from training.sinks import LogConfig
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class PretrainConfig:
     """ZeRO stage and precision."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Where the numbers go."""
     compile: bool = False
     """Whether torch.compile makes kernels for the transformer blocks; they round otherwise than torch's own."""
     steps: int = 1000
@@ -72,6 +75,8 @@ FREE_KEYS = frozenset(
         "deepspeed.bucket_size",
         "deepspeed.timeout_s",
         "stop_at",
+        "log.sinks",
+        "log.project",
         "log_every",
         "save_every",
         "keep_last",
@@ -87,14 +92,15 @@ FREE_KEYS = frozenset(
 
 def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
     """The keys that differ between two configurations and may not, each with both values."""
-    before, after = dict(_flatten(asdict(old))), dict(_flatten(asdict(new)))
+    before, after = dict(flatten(asdict(old))), dict(flatten(asdict(new)))
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in changed if k not in FREE_KEYS]
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested configuration by dotted key."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -15,6 +15,7 @@ from training.config import PretrainConfig
 from training.data.sources import open_data, open_validation
 from training.processes import Place, start_processes, stop_processes
 from training.run import RunDirectory
+from training.sinks import check_sinks
 from training.trainer import Trainer
 
 
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     loud = os.environ.get("RANK", "0") == "0"
     try:
         config = compose("pretrain", PretrainConfig, arguments)
+        if loud:
+            # The only process that has sinks, and whose environment matters to them.
+            check_sinks(config.log.sinks)
         place = start_processes(config.deepspeed.timeout_s)
         finished = pretrain(config, place)
         stop_processes()

@@ -84,6 +84,10 @@ class RunDirectory:
     def log(self, text: str) -> None:
         """Say something to the people watching and to log.txt."""
         print(text, file=sys.stderr, flush=True)
+        self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Keep something in log.txt."""
         with (self.path / "log.txt").open("a") as file:
             file.write(text + "\n")
 

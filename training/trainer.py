@@ -24,20 +24,23 @@ from training.data.largest import largest_batch
 from training.data.stream import LaneStream
 from training.data.validation import ValidationStream
 from training.engine import Engine, EngineProgress
-from training.metrics import MetricsWriter, is_finite, log_line, peak_memory_gib
+from training.metrics import is_finite, peak_memory_gib
 from training.models.layout import padding_share
 from training.models.transformer import compile_blocks
 from training.module import build_module, keyed_seed, num_parameters
 from training.optim import build_optimizer, learning_rate
 from training.processes import Place
+from training.recorder import recording
 from training.run import RunDirectory, command
 from training.weights import initial_weights
 
 
 @dataclass(frozen=True)
 class _StepTiming:
-    """Seconds of one step, the part of it that was spent waiting for data, and the share of padding in its batches."""
+    """When a step ended (seconds since 1970), its seconds, the part of them that was spent waiting for data, and the
+    share of padding in its batches."""
 
+    ended: float
     seconds: float
     wait: float
     padding: float
@@ -96,14 +99,15 @@ class Trainer:
         """Train to the end of the run, or to ``stop_at``; False when a signal stopped it, with a checkpoint saved."""
         done = self._restore()
         last = min(self.config.steps, self.config.stop_at or self.config.steps)
-        self._metrics = MetricsWriter(self.run.path, done) if self.place.rank == 0 else None
         self._announce(done, last)
         if done < last:
             self._rehearse()
-        with _graceful_stop() as stop:
+        with _graceful_stop() as stop, recording(self.run, self.config, self.place, done) as self._metrics:
             batches = self.stream.steps(done, last, self.config.data.prefetch)
             for step in range(done, last):
                 self._train_step(step, batches)
+                if self._metrics:
+                    self._metrics.advance(step + 1)
                 stopping, writing = self.place.anywhere(stop.requested, self.writer.busy)
                 self.writer.settle(writing)
                 saving = stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last
@@ -120,8 +124,6 @@ class Trainer:
             else:
                 stopping = False
             self.writer.finish()
-        if self._metrics:
-            self._metrics.close()
         return not stopping
 
     def _restore(self) -> int:
@@ -188,7 +190,7 @@ class Trainer:
         if self.engine.progress.skipped:
             self._leave_out(step, torch.stack(rows)[:, 0])
         padding = float(np.mean([padding_share(batch.ptr.diff()) for batch in lanes]))
-        timing = _StepTiming(time.perf_counter() - started, wait, padding)
+        timing = _StepTiming(time.time(), time.perf_counter() - started, wait, padding)
         self._pending.append((step + 1, torch.stack(rows), rate, norm, timing))
 
     def _generator(self, step: int, lane: int) -> torch.Generator:
@@ -211,6 +213,7 @@ class Trainer:
             record = {"step": step, **{f"train/{name}": value for name, value in zip(self._names, means)}}
             record["data/digest"] = record.pop(f"train/{DIGEST}") * self.config.data.lanes
             record |= {
+                "time": timing.ended,
                 "optim/lr": rate,
                 "optim/grad_norm": norm,
                 "throughput/molecules_per_s": molecules / timing.seconds,
@@ -225,12 +228,11 @@ class Trainer:
                 self._metrics.write(record)
         if self._metrics:
             self._metrics.flush()
-        seconds = float(np.mean([timing.seconds for *_, timing in self._pending]))
-        finite = [record for record in records if is_finite(record)] or records[-1:]
-        names = [name for name in records[0] if not name.startswith("validation/")]
-        mean = {name: float(np.mean([record[name] for record in finite])) for name in names}
-        memory = peak_memory_gib(self.place.device)
-        self._say(log_line({**mean, "step": records[-1]["step"]}, self.config.steps, seconds, memory))
+            seconds = float(np.mean([timing.seconds for *_, timing in self._pending]))
+            finite = [record for record in records if is_finite(record)] or records[-1:]
+            names = [name for name in records[0] if not name.startswith("validation/")]
+            mean = {name: float(np.mean([record[name] for record in finite])) for name in names}
+            self._metrics.tell({**mean, "step": records[-1]["step"]}, seconds, peak_memory_gib(self.place.device))
         self._pending.clear()
 
     def _leave_out(self, step: int, losses: Tensor) -> None:
