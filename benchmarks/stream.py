@@ -7,8 +7,8 @@ on a dataset of `molstream preprocess` and an idle machine. **speed**: one core 
 batch size, all shuffled; every side ends with the tensors x, edge_index, edge_attr, pos, batch and ptr. PyG's
 ``DataLoader`` holds a list of Data in memory. The others read from disk: ``streaming`` (mosaicml), ``litdata`` and
 plain per-sample ``webdataset`` get every molecule as one packed frame of bytes, the fastest form that was found for
-them, and our own collation behind it. They take turns; ratios are taken within a turn, and the median counts. Ours opens the
-dataset anew in every turn, so that checksums are computed at first use as in a run.
+them, and our own collation behind it. They take turns; ratios are taken within a turn, and the median counts. Ours
+opens the dataset anew in every turn, so that checksums are computed at first use as in a run.
 
 **memory**: peak resident memory of a process that streams from 1, 10 and 100 shards of 65,536 molecules. **resume**:
 the time to open a dataset of 100 shards and make the first batches of step 10, or of step 1,000,000, in turns.

@@ -99,7 +99,10 @@ def webdataset(packed: Sequence[bytes], folder: Path, batch: int) -> Iterator[Mo
 def streaming(packed: Sequence[bytes], folder: Path, batch: int) -> Iterator[MoleculeBatch]:
     """MDS shards of the bytes encoding."""
     from streaming import MDSWriter, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
 
+    # What a process that was stopped left behind is taken for the state of this dataset.
+    clean_stale_shared_memory()
     if not folder.exists():
         with MDSWriter(out=str(folder), columns={"molecule": "bytes"}) as writer:
             for frame in packed:

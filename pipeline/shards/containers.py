@@ -148,7 +148,8 @@ CONTAINERS: dict[str, type[Container]] = {"webdataset": TarContainer, "arrow": A
 
 
 def _read_stream(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
-    options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
+    # A block is too small to be shared among threads: handing it out takes as long as decompressing it.
+    options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names], use_threads=False)
     batch = next(iter(pa.ipc.open_stream(pa.py_buffer(data), options=options)), None)
     if batch is None:
         raise ValueError("the bytes hold no record batch")

@@ -86,10 +86,6 @@ class LaneReader:
             begin += stop - within
         return found
 
-    def close(self) -> None:
-        """Let the shards go."""
-        self._hold_only([])
-
     def _plan(self, epoch: int) -> LaneEpoch:
         if epoch not in self._plans:
             # The next epoch's plan is looked at when this one's last window is read.
@@ -135,14 +131,11 @@ class LaneReader:
             plan, number = self._plan(epoch + 1), 0
         count = len({piece.shard for piece in plan.pieces(number)}) + 1
         shards = plan.shards_from(number)[:count].tolist()
-        self._hold_only(shards)
+        for shard in [shard for shard in self._files if shard not in shards]:
+            self._release(shard)
         for shard in shards:
             if shard not in self._files:
                 self._files[shard] = self._opening(shard, required=False)
-
-    def _hold_only(self, shards: Sequence[int]) -> None:
-        for shard in [shard for shard in self._files if shard not in shards]:
-            self._release(shard)
 
     def _release(self, shard: int) -> None:
         self._files.pop(shard).finally_(lambda file: file and file.close())

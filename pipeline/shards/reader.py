@@ -1,6 +1,7 @@
 """Reading a committed dataset: any block by its byte range, only the fields that are asked for."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,12 +101,13 @@ class ShardDataset:
 
 
 class ShardFile:
-    """An open shard of a dataset."""
+    """An open shard of a dataset; closed when it is left, or when nobody has it any more."""
 
     def __init__(self, dataset: ShardDataset, shard: int, descriptor: int):
         self._where = dataset.path
         self._shard, self._descriptor = dataset.manifest.shards[shard], descriptor
         self._container = CONTAINERS[dataset.manifest.container]
+        self._close = weakref.finalize(self, os.close, descriptor)
 
     def __enter__(self) -> "ShardFile":
         return self
@@ -115,7 +117,7 @@ class ShardFile:
 
     def close(self) -> None:
         """Let it go."""
-        os.close(self._descriptor)
+        self._close()
 
     def read_block(self, block: int, names: Sequence[str]) -> Columns:
         """The named fields of one block, by reading nothing but its bytes.

@@ -77,6 +77,12 @@ def test_a_step_has_the_same_rank_in_every_dataset_it_takes_from():
         assert order.parts(0, 1, a, b)[1] == order.parts(1, 1, c, d)[1]
 
 
+def test_an_epoch_of_several_datasets_takes_as_many_samples_as_there_are():
+    order = make([1.0, 1.0])
+    assert order.steps_per_epoch == (40 + 17) // (2 * 5)
+    assert order.locate(12) == (2, 2)
+
+
 def test_a_window_is_dealt_by_size_and_none_is_lost():
     sizes = np.random.default_rng(0).integers(1, 40, 50)
     permutation = keyed_permutation(50, 1)

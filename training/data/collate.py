@@ -27,9 +27,11 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBa
     ptr = atom_offsets - atom_offsets[0]
     num_bonds = np.diff(columns.offsets["bond_index"])
     bonds = columns.values["bond_index"].astype(np.int64) + np.repeat(ptr[:-1], num_bonds)[:, None]
+    edges = np.empty((2, len(bonds), 2), np.int64)
+    edges[0], edges[1] = bonds, bonds[:, ::-1]
     return MoleculeBatch(
         x=torch.from_numpy(columns.values["atom_features"].astype(np.int64)),
-        edge_index=torch.from_numpy(np.stack([bonds, bonds[:, ::-1]], axis=1).reshape(-1, 2).T.copy()),
+        edge_index=torch.from_numpy(edges.reshape(2, -1)),
         edge_attr=torch.from_numpy(np.repeat(columns.values["bond_features"].astype(np.int64), 2, axis=0)),
         pos=torch.from_numpy(_positions(columns, num_atoms, draw)),
         has_pos=torch.from_numpy(np.diff(columns.offsets["conformer_energy"]) > 0),
