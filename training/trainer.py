@@ -1,9 +1,7 @@
 """The pretraining loop: fetch, forward and backward per lane, step, record; save so that any crash costs little."""
 
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +17,7 @@ from training.config import PretrainConfig
 from training.data.batch import MoleculeBatch
 from training.data.stream import LaneStream
 from training.engine import Engine, Place
+from training.lifecycle import StepWatch, graceful_stop
 from training.metrics import MetricsWriter, is_finite, log_line, peak_memory_gib
 from training.models.layout import padding_share
 from training.models.transformer import compile_blocks
@@ -79,9 +78,11 @@ class Trainer:
         last = min(self.config.steps, self.config.stop_at or self.config.steps)
         self._metrics = MetricsWriter(self.run.path, done) if self.place.rank == 0 else None
         self._announce(done, last)
-        with _graceful_stop() as stop:
+        watch = StepWatch(self.run.path, self.config.deepspeed.timeout_s, self.place)
+        with graceful_stop() as stop, watch:
             batches = self.stream.steps(done, last, self.config.data.prefetch)
             for step in range(done, last):
+                watch.begin(step + 1)
                 self._train_step(step, batches)
                 stopping = self.engine.any(stop.requested)
                 saving = stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last
@@ -241,25 +242,3 @@ def _require_fields(fields: frozenset[str], dataset: ShardDataset) -> None:
             f"the objective needs {', '.join(missing)}, which the {dataset.num_rows} molecules of {dataset.path} do "
             "not have. Preprocess with featurize.conformers.num_conformers=1 (positions) or target_columns=[...]."
         )
-
-
-class _Stop:
-    requested = False
-
-
-@contextmanager
-def _graceful_stop() -> Iterator[_Stop]:
-    """SIGTERM, SIGINT and SIGUSR1 (Slurm's warning) ask for a stop after the step; a second one acts at once."""
-    stop = _Stop()
-
-    def ask(number: int, frame: object) -> None:
-        stop.requested = True
-        signal.signal(number, previous[signal.Signals(number)])
-
-    names = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    previous = {name: signal.signal(name, ask) for name in names}
-    try:
-        yield stop
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
