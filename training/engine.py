@@ -33,7 +33,7 @@ class EngineConfig:
     bucket_size: int = 50_000_000
     """Elements that are reduced at a time in ZeRO 1 and 2."""
     timeout_s: int = 600
-    """Seconds after which a collective whose peer does not answer fails, and a step that is not done ends its process."""
+    """Seconds after which a collective fails whose peer is silent, and a process ends itself whose step is not done."""
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2):

@@ -1,7 +1,7 @@
 """What ``molstream supervise`` runs on every host of a job: starts the launcher there, watches it, and ends it.
 
 It obeys lines of JSON on stdin: ``{"start": {...}}``, ``{"signal": number}``, and ``{}``, a sign of life; it answers on
-stdout: ``{"hello": address}``, ``{"exit": code}``, and ``{}``. When stdin ends or nothing is heard for some seconds, it
+stdout: ``{"hello": {"address": ..., "port": ...}}``, ``{"exit": code}``, and ``{}``. When stdin ends or nothing is heard for some seconds, it
 ends the job on its host: a host that is cut off does not go on alone. What the job prints goes to stderr.
 
 Processes of a job are known by the mark, a random number that they inherit in their environment, so that those of an
@@ -13,6 +13,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,7 @@ class HostAgent:
         # A former agent of this job may have been killed here, and have left its processes.
         if not self._end():
             return self._cannot_end()
-        _tell({"hello": _address()})
+        _tell({"hello": {"address": _address(), "port": _free_port()}})
         for line in self._lines():
             order = json.loads(line)
             if "start" in order:
@@ -172,6 +173,12 @@ def _address() -> str:
         return came_by[2]
     own = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
     return own[0] if own else "127.0.0.1"
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("", 0))
+        return server.getsockname()[1]
 
 
 def _tell(message: dict[str, Any]) -> None:

@@ -31,6 +31,8 @@ class HostLink:
         self.host = host
         self.address = ""
         """By which the other hosts reach it; known when it has answered."""
+        self.free_port = 0
+        """Of that host, when it answered."""
         self.exit_code: int | None = None
         """Of the launcher there, when it has ended."""
         self.lost = ""
@@ -73,7 +75,8 @@ class HostLink:
         # What the host's login scripts print comes by the same way.
         for line in (line for line in lines if line.startswith(b"{")):
             message = json.loads(line)
-            self.address = message.get("hello", self.address)
+            if hello := message.get("hello"):
+                self.address, self.free_port = hello["address"], hello["port"]
             self.exit_code = message.get("exit", self.exit_code)
 
     def tick(self) -> None:

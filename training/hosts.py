@@ -21,7 +21,7 @@ def read_hostfile(path: Path) -> Slots:
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
-        raise ConfigError(f"--hostfile {path}: {error.strerror}. Give a file with lines like 'node1 slots=8'.") from error
+        raise ConfigError(f"--hostfile {path}: {error.strerror}. Give one with lines like 'node1 slots=8'.") from error
     slots: Slots = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -67,7 +67,7 @@ def filter_slots(slots: Slots, include: str = "", exclude: str = "", per_host: i
 
 
 def share_lanes(slots: Mapping[str, list[int]], lanes: int) -> Slots:
-    """As many slots as divide the lanes evenly, hosts taken in their order; hosts of which none is used are left out."""
+    """As many slots as divide the lanes evenly, hosts taken in order; a host of which none is used is left out."""
     total = sum(map(len, slots.values()))
     free = max((w for w in range(1, min(total, lanes) + 1) if lanes % w == 0), default=0)
     used: Slots = {}

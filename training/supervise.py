@@ -1,9 +1,9 @@
 """``molstream supervise deepspeed ...``: keeps a job of many hosts running on those that are left.
 
 It reaches every host of the hostfile, shares the lanes among the slots of those that answer, and starts the
-``deepspeed`` launcher on each. When a process fails, a host is lost or falls silent, it ends what is left of the job and
-starts again from the newest checkpoint, on the hosts that answer then. Whether the run is done, and whether it gets on,
-it reads from the run directory and not from exit codes.
+``deepspeed`` launcher on each. When a process fails or a host falls silent, it ends what is left of the job and starts
+again from the newest checkpoint, on the hosts that answer then. Whether the run is done, and whether it gets on, it
+reads from the run directory and not from exit codes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from training.lifecycle import Stop, graceful_stop
 from training.run import COMMAND_VARIABLE, RunDirectory
 
 PORTS = 100
-"""Every start takes another port, from the first one on: what is left of an old job never meets a new one."""
+"""Every start takes another port, so that what is left of an old job never meets a new one; then from the first again."""
 LONGEST_PAUSE_S = 60.0
 LOCALHOST = "localhost"
 
@@ -60,7 +60,8 @@ class Job:
     """Hosts of those that answer that are used; the others are spare."""
     master_addr: str
     """Address of the first host of the hostfile; empty to find one out."""
-    master_port: int
+    master_port: int | None
+    """Port of the first start, the next ones taking those after it; any free one where none is given."""
     ssh_port: int | None
     launcher: tuple[str, ...]
     program: tuple[str, ...]
@@ -86,7 +87,7 @@ def parse_command(words: Sequence[str]) -> Job:
     parser.add_argument("--num_nodes", type=int)
     parser.add_argument("--num_gpus", "--num_accelerators", type=int, dest="per_host")
     parser.add_argument("--master_addr", default="")
-    parser.add_argument("--master_port", type=int, default=29500)
+    parser.add_argument("--master_port", type=int)
     parser.add_argument("--ssh_port", type=int)
     parser.add_argument("--log_level", default="warning")
     for flag in ("--no_ssh_check", "--force_multi"):  # implied: every host is reached before anything starts
@@ -211,9 +212,11 @@ class Supervisor:
             address = "127.0.0.1"
         else:
             address = (self._job.master_addr if members[0].host == first else "") or members[0].address
-        port = self._job.master_port + self._starts % PORTS
+        first_port = self._job.master_port
+        port = members[0].free_port if first_port is None else first_port + self._starts % PORTS
         self._starts += 1
-        self._say(f"start {self._starts}: {num_slots(chosen)} process(es) on {describe_slots(chosen)}, {address}:{port}")
+        where = f"{describe_slots(chosen)}, first at {address}:{port}"
+        self._say(f"start {self._starts}: {num_slots(chosen)} process(es) on {where}")
         for rank, link in enumerate(members):
             launcher = [sys.executable, "-u", "-m", "deepspeed.launcher.runner", "--hostfile", "{hostfile}"]
             placing = ["--include", describe_slots(chosen), "--no_ssh", "--node_rank", str(rank)]
@@ -286,7 +289,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; exit code 0 done, 1 given up, 2 usage, 130 stopped by a signal with a checkpoint."""
     if "deepspeed" not in argv:
         print(
-            "usage: molstream supervise [restarts=3 ...] deepspeed [--hostfile FILE ...] training/pretrain.py key=value",
+            "usage: molstream supervise [key=value] deepspeed [--hostfile FILE ...] training/pretrain.py [key=value]",
             file=sys.stderr,
         )
         return 2

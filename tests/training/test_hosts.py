@@ -1,4 +1,4 @@
-"""Which slots of which hosts a job takes: the hostfile and the launcher's filters, against the launcher's own reading."""
+"""Which slots of which hosts a job takes: hostfile and filters, against how the launcher reads them."""
 
 import pytest
 from deepspeed.launcher.runner import fetch_hostfile, parse_inclusion_exclusion
