@@ -28,7 +28,7 @@ from training.lifecycle import Stop, graceful_stop
 from training.run import COMMAND_VARIABLE, RunDirectory
 
 PORTS = 100
-"""Every start takes another port, so that what is left of an old job never meets a new one; then from the first again."""
+"""Every start takes another port, so that what is left of an old job never meets a new one; so many, then again."""
 LONGEST_PAUSE_S = 60.0
 LOCALHOST = "localhost"
 

@@ -1,7 +1,7 @@
 """Hosts on one machine: each with its own network, name, processes and sshd, joined by a switch; for tests.
 
-A host is a set of Linux namespaces, kept by a process that waits for the end of its stdin: when the test's process ends,
-however it ends, the hosts end with it. The network of the machine, its /etc and its /run are not touched.
+A host is a set of Linux namespaces, kept by a process that waits for the end of its stdin: when the test's process
+ends, however it ends, the hosts end with it. The network of the machine, its /etc and its /run are not touched.
 """
 
 import os

@@ -47,20 +47,11 @@ def hostfile(path: Path, hosts: Hosts) -> Path:
 def test_the_launcher_trains_across_two_hosts(dataset, tmp_path, undisturbed):
     run_dir = tmp_path / "run"
     with Hosts(tmp_path / "hosts", 2) as hosts:
-        one_host = [*LAUNCHER, "--hostfile", str(hostfile(tmp_path / "hostfile", hosts)), "--no_ssh"]
+        shared = ["--hostfile", str(hostfile(tmp_path / "hostfile", hosts)), "--no_ssh", "--master_addr", "node1"]
+        program = command(dataset, run_dir, "stop_at=8")
         processes = [
             subprocess.Popen(
-                hosts.enter(
-                    name,
-                    [
-                        *one_host,
-                        "--master_addr",
-                        "node1",
-                        "--node_rank",
-                        str(rank),
-                        *command(dataset, run_dir, "stop_at=8"),
-                    ],
-                ),
+                hosts.enter(name, [*LAUNCHER, *shared, "--node_rank", str(rank), *program]),
                 cwd=REPOSITORY,
                 env=ENVIRONMENT,
                 stdout=subprocess.PIPE,
