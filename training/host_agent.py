@@ -1,8 +1,8 @@
 """What ``molstream supervise`` runs on every host of a job: starts the launcher there, watches it, and ends it.
 
 It obeys lines of JSON on stdin: ``{"start": {...}}``, ``{"signal": number}``, and ``{}``, a sign of life; it answers on
-stdout: ``{"hello": {"address": ..., "port": ...}}``, ``{"exit": code}``, and ``{}``. When stdin ends or nothing is heard
-for some seconds, it ends the job on its host: a host that is cut off does not go on alone. What the job prints goes to
+stdout: ``{"hello": {"address": ..., "port": ...}}``, ``{"exit": code}``, and ``{}``. When stdin ends or falls silent for
+some seconds, it ends the job on its host: a host that is cut off does not go on alone. What the job prints goes to
 stderr.
 
 Processes of a job are known by the mark, a random number that they inherit in their environment, so that those of an

@@ -32,7 +32,7 @@ def undisturbed(dataset, tmp_path_factory):
     return losses(run_dir)
 
 
-def wait_until(true: Callable[[], object], what: str, patience_s: float = 300.0) -> None:
+def wait_until(true: Callable[[], object], what: str, patience_s: float = 900.0) -> None:
     """Wait for ``true()``; fails with ``what`` when it does not come."""
     deadline = time.monotonic() + patience_s
     while not true():
@@ -64,7 +64,7 @@ class Program:
         assert self.process.stdout is not None
         self._lines.extend(self.process.stdout)
 
-    def end(self, timeout: float = 600) -> tuple[int, str]:
+    def end(self, timeout: float = 1800) -> tuple[int, str]:
         """Exit code and output."""
         code = self.process.wait(timeout)
         self._reader.join(60)
@@ -103,7 +103,7 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(dataset, tmp_path, 
     # As launchers do it: more than once.
     for _ in range(2):
         ranks[1].send_signal(signal.SIGTERM)
-    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    outputs = [rank.communicate(timeout=900)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [130, 130], outputs
     assert "stopped by a signal at step" in outputs[0]
     last = checkpoints(run_dir / "checkpoints")[-1].name
@@ -117,7 +117,7 @@ def test_the_peer_of_a_process_that_dies_does_not_hang_and_says_in_which_step(da
     ranks = start_ranks(2, command(dataset, run_dir))
     wait_for_step(run_dir, 2)
     ranks[1].kill()
-    output = ranks[0].communicate(timeout=120)[0]
+    output = ranks[0].communicate(timeout=900)[0]
     ranks[1].communicate()
     assert ranks[0].returncode == 1
     assert re.search(rf"rank 0 of 2 on \S+ \(process {ranks[0].pid}\), in step \d+", output)
@@ -131,7 +131,7 @@ def test_the_peer_of_a_process_that_hangs_ends_itself_and_leaves_where_it_stood(
     try:
         wait_for_step(run_dir, 2)
         ranks[1].send_signal(signal.SIGSTOP)
-        output = ranks[0].communicate(timeout=300)[0]
+        output = ranks[0].communicate(timeout=900)[0]
     finally:
         ranks[1].kill()
         ranks[1].communicate()

@@ -60,7 +60,7 @@ def test_the_launcher_trains_across_two_hosts(dataset, tmp_path, undisturbed):
             )
             for rank, name in enumerate(hosts.names)
         ]
-        outputs = [process.communicate(timeout=600)[0] for process in processes]
+        outputs = [process.communicate(timeout=1800)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "on 2 process(es)" in outputs[0]
     assert losses(run_dir) == {step: undisturbed[step] for step in range(1, 9)}
