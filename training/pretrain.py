@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 1
         print(f"error: {error}" if first else f"error: {_who(place)}: {error}", file=sys.stderr)
     finally:
-        if code not in (0, 130) and place is not None and place.world_size > 1:
+        if place is not None and place.world_size > 1 and (code not in (0, 130) or sys.exc_info()[0] is not None):
             _leave(code, place)
     return code
 

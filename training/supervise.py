@@ -192,7 +192,10 @@ class Supervisor:
         shell = [] if host == LOCALHOST else shlex.split(self._config.remote_shell)
         if shell and self._job.ssh_port is not None:
             shell += ["-p", str(self._job.ssh_port)]
-        return HostLink(host, [*shell, host] if shell else [], self._mark, self._config.host_timeout_s)
+        try:
+            return HostLink(host, [*shell, host] if shell else [], self._mark, self._config.host_timeout_s)
+        except FileNotFoundError as error:
+            raise ConfigError(f"remote_shell={self._config.remote_shell}: {shell[0]} is not installed here.") from error
 
     def _choose(self, links: Sequence[HostLink]) -> Slots:
         """The slots that are used, and a word on what is not."""

@@ -10,6 +10,8 @@ import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.training.processes import REPOSITORY
+
 PREFIX = "10.77.0"
 
 INIT = """
@@ -135,8 +137,9 @@ class Hosts:
         self._ip("switch", f"link set port{self.names.index(name) + 1} up")
 
     def enter(self, name: str, command: list[str]) -> list[str]:
-        """The command that runs ``command`` on a host, as a login there would."""
-        return ["nsenter", "-t", str(self._first_process(name)), "-n", "-u", "-m", "-p", "--", *command]
+        """The command that runs ``command`` on a host, in the folder of the repository."""
+        host = ["nsenter", "-t", str(self._first_process(name)), "-n", "-u", "-m", "-p", "--"]
+        return [*host, "env", "-C", str(REPOSITORY), *command]
 
     def _hold(self, name: str, command: list[str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -32,16 +32,11 @@ def undisturbed(dataset, tmp_path_factory):
     return losses(run_dir)
 
 
-def wait_until(true: Callable[[], object], what: str, patience_s: float = 900.0) -> None:
-    """Wait for ``true()``; fails with ``what`` when it does not come."""
-    deadline = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < deadline, what
+def wait_for_step(run_dir: Path, step: int, rank: subprocess.Popen[str]) -> None:
+    """Wait until the record of a step is there."""
+    while len(losses_or_nothing(run_dir)) < step:
+        assert rank.poll() is None, rank.communicate()[0]
         time.sleep(0.02)
-
-
-def wait_for_step(run_dir: Path, step: int) -> None:
-    wait_until(lambda: len(losses_or_nothing(run_dir)) >= step, f"no step {step} in {run_dir}")
 
 
 class Program:
@@ -63,6 +58,16 @@ class Program:
     def _read(self) -> None:
         assert self.process.stdout is not None
         self._lines.extend(self.process.stdout)
+
+    def wait_until(self, true: Callable[[], object], what: str) -> None:
+        """Wait for ``true()``; fails with ``what`` and the output when the program ends before."""
+        while not true():
+            assert self.process.poll() is None, f"{what}: {''.join(self._lines)}"
+            time.sleep(0.02)
+
+    def wait_for_step(self, run_dir: Path, step: int) -> None:
+        """Wait until the record of a step is there."""
+        self.wait_until(lambda: len(losses_or_nothing(run_dir)) >= step, f"no step {step}")
 
     def end(self, timeout: float = 1800) -> tuple[int, str]:
         """Exit code and output."""
@@ -99,7 +104,7 @@ def supervised(*words: str, own: tuple[str, ...] = ()) -> list[str | Path]:
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(dataset, tmp_path, undisturbed):
     run_dir = tmp_path / "run"
     ranks = start_ranks(2, command(dataset, run_dir, "save_every=1000"))
-    wait_for_step(run_dir, 2)
+    wait_for_step(run_dir, 2, ranks[0])
     # As launchers do it: more than once.
     for _ in range(2):
         ranks[1].send_signal(signal.SIGTERM)
@@ -115,7 +120,7 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(dataset, tmp_path, 
 def test_the_peer_of_a_process_that_dies_does_not_hang_and_says_in_which_step(dataset, tmp_path):
     run_dir = tmp_path / "run"
     ranks = start_ranks(2, command(dataset, run_dir))
-    wait_for_step(run_dir, 2)
+    wait_for_step(run_dir, 2, ranks[0])
     ranks[1].kill()
     output = ranks[0].communicate(timeout=900)[0]
     ranks[1].communicate()
@@ -129,7 +134,7 @@ def test_the_peer_of_a_process_that_hangs_ends_itself_and_leaves_where_it_stood(
     run_dir = tmp_path / "run"
     ranks = start_ranks(2, command(dataset, run_dir, "deepspeed.timeout_s=30", "steps=1000"))
     try:
-        wait_for_step(run_dir, 2)
+        wait_for_step(run_dir, 2, ranks[0])
         ranks[1].send_signal(signal.SIGSTOP)
         output = ranks[0].communicate(timeout=900)[0]
     finally:
@@ -147,9 +152,9 @@ def test_the_supervisor_restarts_after_a_kill_and_stops_on_a_signal_with_a_check
     run_dir = tmp_path / "run"
     words = supervised(*command(dataset, run_dir))
     with Program(words) as program:
-        wait_for_step(run_dir, 7)
+        program.wait_for_step(run_dir, 7)
         program.ranks()[-1].kill()
-        wait_until(lambda: "restored step" in (run_dir / "log.txt").read_text(), "no restart")
+        program.wait_until(lambda: "restored step" in (run_dir / "log.txt").read_text(), "no restart")
         program.process.send_signal(signal.SIGTERM)
         code, output = program.end()
     assert code == 130, output
@@ -165,7 +170,7 @@ def test_the_supervisor_restarts_after_a_kill_and_stops_on_a_signal_with_a_check
 def test_nothing_runs_on_when_the_supervisor_is_killed(dataset, tmp_path):
     run_dir = tmp_path / "run"
     with Program(supervised(*command(dataset, run_dir, "steps=100000"))) as program:
-        wait_for_step(run_dir, 2)
+        program.wait_for_step(run_dir, 2)
         descendants = psutil.Process(program.process.pid).children(recursive=True)
         assert len(program.ranks()) == 2
         program.process.kill()
@@ -212,9 +217,11 @@ def test_torchrun_restarts_a_job_whose_process_died(dataset, tmp_path, undisturb
     log = run_dir / "log.txt"
     with Program(torchrun(*command(dataset, run_dir)), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1") as program:
         for restarts, step in enumerate((7, 14), 1):
-            wait_for_step(run_dir, step)
+            program.wait_for_step(run_dir, step)
             program.ranks()[0].kill()
-            wait_until(lambda restarts=restarts: log.read_text().count("restored step") == restarts, "no restart")
+            program.wait_until(
+                lambda restarts=restarts: log.read_text().count("restored step") == restarts, "no restart"
+            )
         code, output = program.end()
     assert code == 0, output
     assert losses(run_dir) == undisturbed
