@@ -1,7 +1,7 @@
 """What ``molstream supervise`` runs on every host of a job: starts the launcher there, watches it, and ends it.
 
 It obeys lines of JSON on stdin: ``{"start": {...}}``, ``{"signal": number}``, and ``{}``, a sign of life; it answers on
-stdout: ``{"hello": {"address": ..., "port": ...}}``, ``{"exit": code}``, and ``{}``. When stdin ends or falls silent for
+stdout: ``{"hello": {"address": ..., "port": ...}}``, ``{"exit": code}``, and ``{}``. When stdin ends or is silent for
 some seconds, it ends the job on its host: a host that is cut off does not go on alone. What the job prints goes to
 stderr.
 

@@ -216,12 +216,10 @@ def test_torchrun_restarts_a_job_whose_process_died(dataset, tmp_path, undisturb
     run_dir = tmp_path / "run"
     log = run_dir / "log.txt"
     with Program(torchrun(*command(dataset, run_dir)), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1") as program:
-        for restarts, step in enumerate((7, 14), 1):
+        for count, step in enumerate((7, 14), 1):
             program.wait_for_step(run_dir, step)
             program.ranks()[0].kill()
-            program.wait_until(
-                lambda restarts=restarts: log.read_text().count("restored step") == restarts, "no restart"
-            )
+            program.wait_until(lambda count=count: log.read_text().count("restored step") == count, "no restart")
         code, output = program.end()
     assert code == 0, output
     assert losses(run_dir) == undisturbed
