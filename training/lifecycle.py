@@ -87,8 +87,9 @@ class StepWatch:
         faulthandler.dump_traceback_later(self._seconds + BACKSTOP_S, exit=True)
 
     def _watch(self) -> None:
-        while not self._over.wait(min(1.0, self._seconds / 10)):
-            if time.monotonic() > self._deadline:
+        # To the moment: before a collective of this step, which began later, gives up after as many seconds.
+        while not self._over.wait(max(0.0, min(1.0, self._deadline - time.monotonic()))):
+            if time.monotonic() >= self._deadline:
                 self._stacks.parent.mkdir(exist_ok=True)
                 with self._stacks.open("a") as file:
                     file.write(f"{time.strftime('%F %T')} {self._process}, in step {self._step}\n")

@@ -16,7 +16,7 @@ from tests.training.processes import ENVIRONMENT, REPOSITORY, run_ranks, start_r
 from tests.training.test_pretrain import arguments, losses, losses_or_nothing
 from training.checkpoint import checkpoints
 
-STEPS = 24
+STEPS = 60
 
 
 def command(dataset: Path, run_dir: Path, *more: str) -> list[str]:
@@ -154,7 +154,10 @@ def test_the_supervisor_restarts_after_a_kill_and_stops_on_a_signal_with_a_check
     with Program(words) as program:
         program.wait_for_step(run_dir, 7)
         program.ranks()[-1].kill()
-        program.wait_until(lambda: "restored step" in (run_dir / "log.txt").read_text(), "no restart")
+        log = run_dir / "log.txt"
+        program.wait_until(
+            lambda: "\nstep " in log.read_text().partition("restored step")[2], "no step after a restart"
+        )
         program.process.send_signal(signal.SIGTERM)
         code, output = program.end()
     assert code == 130, output
@@ -231,3 +234,17 @@ def test_a_torchrun_whose_restarts_would_fail_is_refused(dataset, tmp_path):
         code, output = program.end()
     assert code == 1
     assert "Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun" in output
+
+
+def test_groups_that_deepspeed_makes_have_the_time_out_of_the_run():
+    program = """
+import deepspeed.comm, torch
+from training.engine import EngineConfig, start_processes
+start_processes(EngineConfig(timeout_s=33))
+group = deepspeed.comm.new_group([0])
+print(group._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+"""
+    with Program([sys.executable, "-c", program]) as process:
+        code, output = process.end()
+    assert code == 0, output
+    assert output.splitlines()[-1] == "33.0"
