@@ -22,6 +22,9 @@ COMMANDS = {
     "pretrain": Command(
         "training.pretrain", "data.path=DATASET run_dir=FOLDER   pretrain, or continue, on one machine"
     ),
+    "supervise": Command(
+        "training.supervise", "deepspeed [--hostfile FILE] training/pretrain.py key=value   restart on the hosts left"
+    ),
     "export": Command("training.hub", "run_dir=RUN   checkpoint to a folder that can be published"),
     "embed": Command("training.embed_files", "export=EXPORT input=FILE output=FILE   vectors for a file of molecules"),
     "generate": Command(

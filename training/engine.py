@@ -40,7 +40,7 @@ class EngineConfig:
     bucket_size: int = 50_000_000
     """Elements that are reduced at a time."""
     timeout_s: int = 600
-    """Seconds after which a collective whose peer is gone fails."""
+    """Seconds after which a collective fails whose peer is silent, and a process ends itself whose step is not done."""
 
     def __post_init__(self) -> None:
         if self.zero_stage not in range(4):

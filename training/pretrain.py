@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,10 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pipeline.config import compose
-from preprocessing.errors import ConfigError, MolstreamError
+from preprocessing.errors import ConfigError, MolstreamError, TrainingError
 from training.config import PretrainConfig
 from training.data.sources import open_data, open_validation
+from training.lifecycle import describe_process
 from training.processes import Place, start_processes, stop_processes
 from training.run import RunDirectory
 from training.sinks import check_sinks
@@ -38,22 +40,53 @@ def pretrain(config: PretrainConfig, place: Place) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; exit code 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint."""
+    """The command; exit code 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint.
+
+    A process that fails among others leaves at once, without a goodbye that they may never answer.
+    """
     arguments = [a for a in (sys.argv[1:] if argv is None else argv) if not a.startswith("--local_rank")]
-    loud = os.environ.get("RANK", "0") == "0"
+    first = os.environ.get("RANK", "0") == "0"
+    place = None
+    code = 1
     try:
         config = compose("pretrain", PretrainConfig, arguments)
-        if loud:
+        if first:
             # The only process that has sinks, and whose environment matters to them.
             check_sinks(config.log.sinks)
         place = start_processes(config.deepspeed.timeout_s)
-        finished = pretrain(config, place)
+        code = 0 if pretrain(config, place) else 130
         stop_processes()
-    except MolstreamError as error:
-        if loud:
+    except (ConfigError, TrainingError) as error:
+        # All processes find these alike, so one tells; any other error may be known to one process alone.
+        code = 2 if isinstance(error, ConfigError) else 1
+        if first:
             print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    return 0 if finished else 130
+    except MolstreamError as error:
+        code = 1
+        print(f"error: {error}" if first else f"error: {_who(place)}: {error}", file=sys.stderr)
+    finally:
+        if place is not None and place.world_size > 1 and (code not in (0, 130) or sys.exc_info()[0] is not None):
+            _leave(code, place)
+    return code
+
+
+def _who(place: Place | None) -> str:
+    return describe_process(place) if place else f"rank {os.environ.get('RANK')}"
+
+
+def _leave(code: int, place: Place) -> None:
+    """End this process now; when an exception is on its way out, after its traceback and what it means."""
+    if sys.exc_info()[0] is not None:
+        traceback.print_exc()
+        print(
+            f"error: {describe_process(place)} ends by the exception above. If it tells of a connection, a peer or a "
+            "time-out, another process ended first: look for its message. The same command continues from the newest "
+            "checkpoint.",
+            file=sys.stderr,
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

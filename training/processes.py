@@ -6,11 +6,14 @@ import socket
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from preprocessing.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,11 @@ class Place:
 
 
 def start_processes(timeout_s: int) -> Place:
-    """Join the process group of the launcher (deepspeed, torchrun), or form one of a single process."""
+    """Join the process group of the launcher (deepspeed, torchrun), or form one of a single process.
+
+    Raises:
+        ConfigError: torchrun would restart processes with the addresses of those that are gone.
+    """
     # MKL else rounds by where in memory a matrix begins, and that depends on how ZeRO lays out the parameters. It reads
     # this once, at its first product.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
@@ -60,8 +67,10 @@ def start_processes(timeout_s: int) -> Place:
     if alone:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    _refuse_stale_store()
+    if interface := _interface_towards(os.environ["MASTER_ADDR"]):
+        # Left alone, gloo takes the address that this host's name stands for, which on Debian is a loopback one.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     # torch deprecates collectives that DeepSpeed calls at every step; neither is the user's concern.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     import deepspeed
@@ -73,7 +82,10 @@ def start_processes(timeout_s: int) -> Place:
         # Otherwise every CPU run compiles a shared-memory kernel for inference that training never calls.
         deepspeed.ops.__dict__["__compatible_ops__"] = collections.defaultdict(bool)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
+    timeout = timedelta(seconds=timeout_s)
+    # DeepSpeed gives no time-out to the groups that it makes: a peer that is cut off would be waited for, half an hour.
+    dist.new_group = partial(dist.new_group, timeout=timeout)
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
     device = torch.device(accelerator.device_name(None if accelerator.device_name() == "cpu" else local_rank))
     return Place(dist.get_rank(), dist.get_world_size(), device)
 
@@ -83,6 +95,35 @@ def stop_processes() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _refuse_stale_store() -> None:
+    """Fail under a torchrun that keeps one store over restarts: a rank then meets the addresses of dead peers.
+
+    Raises:
+        ConfigError: the variable that makes torchrun use a fresh store has to be set for torchrun itself.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and restarts > 0:
+        raise ConfigError(
+            f"torchrun --max-restarts {restarts} shares its store with the processes, and restarts fail on what dead "
+            "ones left in it. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, with --standalone or "
+            "--rdzv-backend c10d; or give --max-restarts 0."
+        )
+
+
+def _interface_towards(address: str) -> str | None:
+    """The network interface by which this host reaches another, or itself; None where that cannot be told."""
+    import psutil
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))
+        except OSError:
+            return None
+        own = probe.getsockname()[0]
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, addresses in interfaces if any(a.address == own for a in addresses)), None)
 
 
 def _free_port() -> int:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
@@ -15,6 +16,8 @@ from training.config import PretrainConfig, differences
 from training.processes import Place
 
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
+COMMAND_VARIABLE = "MOLSTREAM_COMMAND"
+"""Environment variable with the command line that started this job, where that is not the program's own."""
 OWN_FILES = {"environment.json", "dataset.json", ".config.yaml", "command.txt", "log.txt"}
 """What a run that was killed while it began may have left."""
 
@@ -94,6 +97,8 @@ class RunDirectory:
 
 def command(place: Place) -> str:
     """The command line that starts this program again, with as many processes."""
+    if outer := os.environ.get(COMMAND_VARIABLE):
+        return outer
     program = Path(sys.argv[0]).name
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     if program != "pretrain.py":

@@ -1,10 +1,8 @@
 """The pretraining loop: fetch, forward and backward per lane, step, record; save so that any crash costs little."""
 
-import signal
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +22,7 @@ from training.data.largest import largest_batch
 from training.data.stream import LaneStream
 from training.data.validation import ValidationStream
 from training.engine import Engine, EngineProgress
+from training.lifecycle import StepWatch, graceful_stop
 from training.metrics import is_finite, peak_memory_gib
 from training.models.layout import padding_share
 from training.models.transformer import compile_blocks
@@ -102,9 +101,12 @@ class Trainer:
         self._announce(done, last)
         if done < last:
             self._rehearse()
-        with _graceful_stop() as stop, recording(self.run, self.config, self.place, done) as self._metrics:
+        self._watch = StepWatch(self.run.path, self.config.deepspeed.timeout_s, self.place)
+        records = recording(self.run, self.config, self.place, done)
+        with graceful_stop() as stop, self._watch, records as self._metrics:
             batches = self.stream.steps(done, last, self.config.data.prefetch)
             for step in range(done, last):
+                self._watch.begin(step + 1)
                 self._train_step(step, batches)
                 if self._metrics:
                     self._metrics.advance(step + 1)
@@ -267,6 +269,7 @@ class Trainer:
         rounds: list[Tensor] = []
         names: list[str] = []
         for batches in self.validation.rounds(self.config.data.prefetch):
+            self._watch.begin(step)
             rows = []
             for batch in batches:
                 generator = self._generator(VALIDATION, batch.number)
@@ -329,25 +332,3 @@ def _require_fields(fields: frozenset[str], dataset: Mixture) -> None:
             f"the objective needs {', '.join(missing)}, which the {dataset.num_rows} molecules of {dataset.path} do "
             "not have. Preprocess with featurize.conformers.num_conformers=1 (positions) or target_columns=[...]."
         )
-
-
-class _Stop:
-    requested = False
-
-
-@contextmanager
-def _graceful_stop() -> Iterator[_Stop]:
-    """SIGTERM, SIGINT and SIGUSR1 (Slurm's warning) ask for a stop after the step; a second one acts at once."""
-    stop = _Stop()
-
-    def ask(number: int, frame: object) -> None:
-        stop.requested = True
-        signal.signal(number, previous[signal.Signals(number)])
-
-    names = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    previous = {name: signal.signal(name, ask) for name in names}
-    try:
-        yield stop
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
