@@ -137,7 +137,8 @@ class Trainer:
             path = self.run.checkpoints / name_of(step)
             state = read_state(path)
             progress = EngineProgress(state.loss_scale, state.optimizer_steps, state.finite_steps)
-            self.engine.load(*(read_tensors(path, kind) for kind in KINDS), progress)
+            weights, moments, average = (read_tensors(path, kind) for kind in KINDS)
+            self.engine.load(weights, moments, average, progress)
             self._say(
                 f"restored step {state.step} from {path}: weights, optimizer, order "
                 f"(written by {state.world_size} processes at ZeRO {state.zero_stage}, now {self.place.world_size} at "
