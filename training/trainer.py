@@ -121,11 +121,12 @@ class Trainer:
                 if saving:
                     self._save(step + 1)
                 if stopping:
-                    self._say(f"stopped by a signal at step {step + 1}; continue with: {command(self.place)}")
                     break
             else:
                 stopping = False
             self.writer.finish()
+            if stopping:
+                self._say(f"stopped by a signal at step {step + 1}; continue with: {command(self.place)}")
         return not stopping
 
     def _restore(self) -> int:
@@ -166,7 +167,7 @@ class Trainer:
         """Try the largest batch there can be, so that what does not fit into memory fails now and not in a week."""
         histograms = self.dataset.record()["histograms"]
         heavy = histograms["heavy_atoms"]
-        stored = sum(histograms["elements"].values()) / sum(int(n) * count for n, count in heavy.items())
+        stored = sum(histograms["elements"].values()) / max(1, sum(int(n) * count for n, count in heavy.items()))
         batch = largest_batch(heavy, stored, self.config.data.micro_batch, len(self.dataset.target_names))
         kept = self.engine.rehearse(batch.to(self.place.device), self._generator(0, 0))
         parts = {**self.engine.memory(), "activations": kept}
