@@ -153,6 +153,60 @@ def copy(url: str, local: Path) -> None:
         system.get_file(path, str(local))
 
 
+def names_below(url: str) -> list[str]:
+    """The names of the objects and folders directly below a URL, sorted; none where there is nothing.
+
+    Raises:
+        DataError: the server denies it; as RemoteError, where trying again may help.
+    """
+    system, path = _open(url)
+    with _told(url, "listed"):
+        system.invalidate_cache()
+        try:
+            found: Any = system.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+    return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+
+def upload(local: Path, url: str) -> None:
+    """Copy a local file to an object, over what that holds.
+
+    Raises:
+        DataError: the server denies it; as RemoteError, where trying again may help.
+    """
+    system, path = _open(url)
+    with _told(url, "written"):
+        system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        system.put_file(str(local), path)
+
+
+def write(url: str, content: bytes) -> None:
+    """Make an object of some bytes, over what it holds.
+
+    Raises:
+        DataError: the server denies it; as RemoteError, where trying again may help.
+    """
+    system, path = _open(url)
+    with _told(url, "written"):
+        system.pipe_file(path, content)
+
+
+def remove(url: str) -> None:
+    """Remove an object, or a folder and all below it; nothing where there is none.
+
+    Raises:
+        DataError: the server denies it; as RemoteError, where trying again may help.
+    """
+    system, path = _open(url)
+    with _told(url, "removed"):
+        system.invalidate_cache()
+        try:
+            system.rm(path, recursive=True)
+        except FileNotFoundError:
+            return
+
+
 @dataclass(frozen=True)
 class Retries:
     """How often, and after what time, something that failed at a server is tried again."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +69,11 @@ class Checkpoint:
         return {**self.weights, **self.average}
 
 
+def is_name(name: str) -> bool:
+    """Whether a folder of this name is a checkpoint."""
+    return _NAME.fullmatch(name) is not None
+
+
 def name_of(step: int) -> str:
     """The folder of the checkpoint after so many steps."""
     return f"step_{step:08d}"
@@ -93,17 +98,7 @@ def checkpoints(folder: Path) -> list[Path]:
     """Committed checkpoints of a run, oldest first; their content is not checked."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir())
-
-
-def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files are as written; damaged ones are named through ``warn`` and passed over."""
-    for path in reversed(checkpoints(folder)):
-        problem = damage(path)
-        if problem is None:
-            return path
-        warn(f"checkpoint {path} is damaged ({problem}); trying the one before it")
-    return None
+    return sorted(p for p in folder.iterdir() if is_name(p.name) and p.is_dir())
 
 
 def damage(path: Path) -> str | None:
@@ -130,14 +125,26 @@ def read_state(path: Path) -> RunState:
         CheckpointError: there is none, or it is of another format version.
     """
     try:
-        fields = json.loads((path / "state.json").read_text())
+        return state_from((path / "state.json").read_bytes(), str(path))
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}.") from error
+
+
+def state_from(content: bytes, path: str) -> RunState:
+    """The run's state in the bytes of a state.json; ``path`` names its checkpoint in messages.
+
+    Raises:
+        CheckpointError: it is none, or of another format version.
+    """
+    try:
+        fields = json.loads(content)
         if fields.get("format_version") != FORMAT_VERSION:
             raise CheckpointError(
                 f"checkpoint {path} has format version {fields.get('format_version')}, this molstream reads "
                 f"{FORMAT_VERSION}. Use the molstream that wrote it, or export it there."
             )
         return RunState(**fields)
-    except (OSError, TypeError, json.JSONDecodeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}.") from error
 
 

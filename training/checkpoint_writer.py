@@ -1,16 +1,16 @@
-"""Saving while training goes on: every process writes its share in the background, one rename commits them all.
+"""Saving while training goes on: every process writes its share in the background, and the first one commits them all.
 
     begin      every process copies its share of the tensors to the CPU and starts a thread that writes it
     settle     at the end of each step: when no process writes any more, the first one commits
 
-Shares go into a temporary folder and are synced, with their checksums beside them. Committing writes the marker with
-all checksums, syncs the folder and renames it: whoever looks sees a whole checkpoint or none, whatever dies when.
+Shares are synced, with their checksums beside them. Committing writes the marker with all checksums: whoever looks sees
+a whole checkpoint or none, whatever dies when (:mod:`~training.checkpoint_store`).
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,19 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.files import sync, write_atomically
-from preprocessing.errors import CheckpointError
-from training.checkpoint import (
-    MARKER,
-    RunState,
-    checkpoints,
-    checksums,
-    damage,
-    drop,
-    name_of,
-    part_name,
-    read_state,
-    step_of,
-)
+from preprocessing.errors import CheckpointError, DataError
+from training.checkpoint import RunState, checksums, damage, name_of, part_name, state_from
+from training.checkpoint_store import CheckpointStore
 from training.processes import Place
 
 
@@ -45,37 +35,36 @@ class Retention:
     best: int = 0
     """Those with the lowest validation losses; 0 for none."""
 
-    def kept(self, folder: Path) -> list[Path]:
-        """Of all checkpoints in ``folder``."""
-        found = checkpoints(folder)
+    def kept(self, store: CheckpointStore) -> set[int]:
+        """Of all steps in ``store``."""
+        found = store.steps()
         kept = set(found[-max(self.last, 1) :])
         if self.every:
-            kept |= {path for path in found if step_of(path) % self.every == 0}
+            kept |= {step for step in found if step % self.every == 0}
         if self.best:
-            losses = {path: loss for path in found if (loss := read_state(path).validation_loss) is not None}
-            kept |= set(sorted(losses, key=lambda path: losses[path])[: self.best])
-        return sorted(kept)
+            losses = {step: state_from(store.read(step, "state.json"), store.where).validation_loss for step in found}
+            judged = sorted((loss, step) for step, loss in losses.items() if loss is not None)
+            kept |= {step for _, step in judged[: self.best]}
+        return kept
 
 
 class CheckpointWriter:
     """Writes the checkpoints of a run.
 
     Args:
-        folder: of the run's checkpoints, which all processes see.
+        store: of the run's checkpoints, which all processes see.
         place: this process among those that save together.
         retention: what is kept when a new one is there.
         say: tells people, on the first process.
     """
 
-    def __init__(self, folder: Path, place: Place, retention: Retention, say: Callable[[str], None]):
-        self._folder, self._place, self._retention, self._say = folder, place, retention, say
+    def __init__(self, store: CheckpointStore, place: Place, retention: Retention, say: Callable[[str], None]):
+        self._store, self._place, self._retention, self._say = store, place, retention, say
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="molstream-checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
         self._problem: str | None = None
-        if place.rank == 0 and folder.is_dir():
-            # What processes that died have left; nobody writes yet.
-            for stale in folder.glob(".*-step_*"):
-                shutil.rmtree(stale)
+        if place.rank == 0:
+            store.clean()
         place.barrier()
 
     @property
@@ -92,9 +81,8 @@ class CheckpointWriter:
             config_yaml: of the run.
         """
         self.wait()
-        target = self._folder / name_of(state.step)
-        [there] = self._place.anywhere(target.exists() and damage(target) is None)
-        if there:
+        there = self._place.rank == 0 and state.step in self._store.steps()
+        if self._place.anywhere(there and damage(self._store.fetch(state.step)) is None)[0]:
             return
         self._writing = (state.step, self._thread.submit(self._write, tensors, state, config_yaml))
 
@@ -115,15 +103,16 @@ class CheckpointWriter:
         elif self._place.rank == 0:
             try:
                 self._commit(step)
-            except OSError as error:
+            except (OSError, DataError) as error:
                 problem = error
         self._problem = None
         if problem is not None:
             # Training goes on: the checkpoint before is still there, and the next one may succeed.
-            self._problem = f"checkpoint {self._folder / name_of(step)} could not be written: {problem}"
+            self._problem = f"checkpoint {self._store.where}/{name_of(step)} could not be written: {problem}"
             self._say(self._problem)
             if self._place.rank == 0:
-                shutil.rmtree(self._temporary(step), ignore_errors=True)
+                with suppress(OSError, DataError):
+                    self._store.discard(step)
 
     def wait(self) -> None:
         """Wait until the checkpoint that is being written is committed, or has failed (collective)."""
@@ -145,47 +134,42 @@ class CheckpointWriter:
         if failed:
             raise CheckpointError(self._problem or "the first process could not write the last checkpoint.")
 
-    def _temporary(self, step: int) -> Path:
-        return self._folder / f".writing-{name_of(step)}"
-
     def _write(self, tensors: dict[str, dict[str, Tensor]], state: RunState, config_yaml: str) -> None:
-        place, folder = self._place, self._temporary(state.step)
-        folder.mkdir(parents=True, exist_ok=True)
+        place, folder = self._place, self._store.staging(state.step)
         files: list[Path] = []
         for kind, part in tensors.items():
             if part:
                 files.append(folder / part_name(kind, place.rank, place.world_size))
                 save_file(part, files[-1])
         if place.rank == 0:
-            for name, text in (
-                ("state.json", json.dumps(asdict(state), indent=1) + "\n"),
-                ("config.yaml", config_yaml),
-            ):
+            texts = {"state.json": json.dumps(asdict(state), indent=1) + "\n", "config.yaml": config_yaml}
+            for name, text in texts.items():
                 files.append(folder / name)
                 files[-1].write_text(text)
         for file in files:
             sync(file)
-        write_atomically(folder / f"part-{place.rank:05d}.json", json.dumps(checksums(files)).encode())
+        write_atomically(folder / _sums_name(place.rank), json.dumps(checksums(files)).encode())
+        self._store.publish(state.step)
 
     def _commit(self, step: int) -> None:
-        temporary, target = self._temporary(step), self._folder / name_of(step)
-        parts = [temporary / f"part-{rank:05d}.json" for rank in range(self._place.world_size)]
+        names = [_sums_name(rank) for rank in range(self._place.world_size)]
         try:
-            files = {name: sums for part in parts for name, sums in json.loads(part.read_text()).items()}
+            parts = [json.loads(self._store.read(step, name)) for name in names]
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{error.filename} is missing: another process wrote its share, but not here. All processes of a run "
-                f"must see the same folder {self._folder}: put run_dir on a file system that the nodes share."
+                f"must see the same folder {self._store.where}: put run_dir on a file system that the nodes share, or "
+                "give checkpoint_url."
             ) from error
-        for part in parts:
-            part.unlink()
-        write_atomically(temporary / MARKER, (json.dumps(files, indent=1) + "\n").encode())
-        if target.exists():
-            drop(target)
-        temporary.rename(target)
-        sync(self._folder)
-        self._say(f"saved {target}")
-        kept = self._retention.kept(self._folder)
-        for path in checkpoints(self._folder):
-            if path not in kept:
-                drop(path)
+        files = {name: sums for part in parts for name, sums in part.items()}
+        self._store.commit(step, (json.dumps(files, indent=1) + "\n").encode())
+        self._say(f"saved {self._store.where}/{name_of(step)}")
+        kept = self._retention.kept(self._store)
+        for old in self._store.steps():
+            if old not in kept:
+                self._store.drop(old)
+
+
+def _sums_name(rank: int) -> str:
+    """The file with the checksums of what one process has written."""
+    return f"part-{rank:05d}.json"

@@ -49,6 +49,8 @@ class PretrainConfig:
     """Steps between checkpoints; one more is written at the end."""
     validate_every: int = 200
     """Steps between validations, if `data.validation` is given; one more is done at the end."""
+    checkpoint_url: str | None = None
+    """Where checkpoints are kept if not in `run_dir`: a URL of fsspec, as s3://bucket/runs/mine."""
     keep_last: int = 3
     """The newest checkpoints that are kept; further ones by the two keys below."""
     keep_every: int = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.inspect import inspect_dataset
 from preprocessing.errors import DataError, MolstreamError
-from training.checkpoint import MARKER, checkpoints, damage, load_checkpoint
+from training.checkpoint import MARKER, damage, load_checkpoint, name_of
 from training.hub import CONFIG_FILE, load_export
 from training.metrics import read_metrics
 from training.run import RunDirectory
@@ -79,7 +79,8 @@ def _inspect_run(path: Path) -> str:
     if records:
         last = records[-1]
         lines.append(f"  recorded step {int(last['step'])}, loss {last['train/loss']:.4f}")
-    lines += [f"  {checkpoint.name}: {damage(checkpoint) or 'whole'}" for checkpoint in checkpoints(run.checkpoints)]
+    store = run.checkpoints(config)
+    lines += [f"  {name_of(step)}: {damage(store.fetch(step)) or 'whole'}" for step in store.steps()]
     if (path / "command.txt").is_file():
         lines.append(f"  continue with: {(path / 'command.txt').read_text().splitlines()[-1]}")
     return "\n".join(lines)

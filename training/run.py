@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import from_yaml, to_yaml
 from pipeline.shards.mixture import Mixture
 from preprocessing.errors import CheckpointError, ConfigError
+from training.checkpoint_store import CheckpointStore, open_store
 from training.config import PretrainConfig, differences
 from training.processes import Place
 
@@ -27,7 +28,6 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.checkpoints = self.path / "checkpoints"
         self.config_file = self.path / "config.yaml"
 
     def config(self) -> PretrainConfig:
@@ -41,6 +41,10 @@ class RunDirectory:
                 f"{self.path} is not a run: it has no config.yaml. Give the run_dir of a pretraining run."
             )
         return from_yaml(PretrainConfig, self.config_file.read_text(), str(self.config_file))
+
+    def checkpoints(self, config: PretrainConfig) -> CheckpointStore:
+        """The run's checkpoints, where its configuration keeps them."""
+        return open_store(config.checkpoint_url, self.path / "checkpoints")
 
     def dataset(self) -> dict[str, Any]:
         """What the run was trained on: :meth:`Mixture.record`."""

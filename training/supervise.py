@@ -20,7 +20,6 @@ import torch
 
 from pipeline.config import compose
 from preprocessing.errors import ConfigError, MolstreamError, TrainingError
-from training.checkpoint import checkpoints
 from training.config import PretrainConfig
 from training.host_link import HostLink, watch
 from training.hosts import Slots, describe_slots, filter_slots, num_slots, read_hostfile, share_lanes
@@ -129,6 +128,7 @@ class Supervisor:
     def __init__(self, config: SuperviseConfig, job: Job, command: str):
         self._config, self._job, self._command = config, job, command
         self._run = RunDirectory(job.pretrain.run_dir)
+        self._store = self._run.checkpoints(job.pretrain)
         self._mark = secrets.token_hex(16)
         self._starts = 0
 
@@ -157,7 +157,7 @@ class Supervisor:
                 if fruitless > self._config.restarts:
                     raise TrainingError(
                         f"{fruitless} starts in a row ended without a checkpoint after step {step} of {last} in "
-                        f"{self._run.checkpoints}. What they said stands above; the same command tries again."
+                        f"{self._store.where}. What they said stands above; the same command tries again."
                     )
                 pause = min(2.0**fruitless, LONGEST_PAUSE_S)
                 self._say(f"starting again from step {step} of {last} in {pause:.0f} s")
@@ -165,8 +165,7 @@ class Supervisor:
 
     def _step(self) -> int:
         """Steps done in the newest checkpoint; 0 without one."""
-        found = checkpoints(self._run.checkpoints)
-        return int(found[-1].name.removeprefix("step_")) if found else 0
+        return max(self._store.steps(), default=0)
 
     def _start_once(self, stop: Stop) -> int:
         """Start the job on the hosts that answer, and watch it to its end; the exit code of what failed first."""

@@ -14,7 +14,7 @@ from pipeline.order import lanes_of_rank
 from pipeline.shards.mixture import Mixture
 from pipeline.shards.reader import ShardDataset
 from preprocessing.errors import ConfigError, TrainingError
-from training.checkpoint import KINDS, RunState, latest_checkpoint, name_of, read_state, read_tensors, step_of
+from training.checkpoint import KINDS, RunState, name_of, read_state, read_tensors
 from training.checkpoint_writer import CheckpointWriter, Retention
 from training.config import PretrainConfig
 from training.data.batch import MoleculeBatch
@@ -88,7 +88,8 @@ class Trainer:
             average_decay=config.optim.average_decay,
         )
         retention = Retention(config.keep_last, config.keep_every, config.keep_best)
-        self.writer = CheckpointWriter(run.checkpoints, place, retention, self._say)
+        self.store = run.checkpoints(config)
+        self.writer = CheckpointWriter(self.store, place, retention, self._say)
         self._pending: list[tuple[int, Tensor, float, float, _StepTiming]] = []
         self._names: list[str] = []
 
@@ -132,16 +133,16 @@ class Trainer:
     def _restore(self) -> int:
         """Continue from the newest whole checkpoint, or start from init_from, or from scratch; the steps done."""
         # One process looks, since looking reads every byte of a checkpoint.
-        found = latest_checkpoint(self.run.checkpoints, self._say) if self.place.rank == 0 else None
-        step = self.place.from_first(-1 if found is None else step_of(found))
+        found = self.store.latest(self._say) if self.place.rank == 0 else None
+        step = self.place.from_first(-1 if found is None else found)
         if step >= 0:
-            path = self.run.checkpoints / name_of(step)
+            path = self.store.fetch(step)
             state = read_state(path)
             progress = EngineProgress(state.loss_scale, state.optimizer_steps, state.finite_steps)
             weights, moments, average = (read_tensors(path, kind) for kind in KINDS)
             self.engine.load(weights, moments, average, progress)
             self._say(
-                f"restored step {state.step} from {path}: weights, optimizer, order "
+                f"restored step {state.step} from {self.store.where}/{name_of(step)}: weights, optimizer, order "
                 f"(written by {state.world_size} processes at ZeRO {state.zero_stage}, now {self.place.world_size} at "
                 f"{self.config.deepspeed.zero_stage})"
             )

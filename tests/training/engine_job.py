@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import RunState, load_checkpoint, name_of
+from training.checkpoint_store import FolderStore
 from training.checkpoint_writer import CheckpointWriter, Retention
 from training.engine import Engine, EngineConfig, EngineProgress
 from training.processes import start_processes, stop_processes
@@ -97,7 +98,7 @@ def main() -> None:
             losses.append(engine.accumulate(x, y).loss.detach())
         norm = engine.step([1e-2, 5e-3])
         rows.append([*place.gather_lanes(torch.stack(losses)).tolist(), norm, engine.progress.loss_scale])
-    writer = CheckpointWriter(target, place, Retention(), lambda text: None)
+    writer = CheckpointWriter(FolderStore(target), place, Retention(), lambda text: None)
     writer.begin(engine.snapshot(), state_of(engine, stop), "")
     writer.finish()
     if place.rank == 0:

@@ -13,7 +13,8 @@ import torch
 
 from preprocessing.errors import CheckpointError
 from tests.training.processes import ENVIRONMENT, REPOSITORY
-from training.checkpoint import MARKER, RunState, checkpoints, damage, latest_checkpoint, load_checkpoint, name_of
+from training.checkpoint import MARKER, RunState, checkpoints, damage, load_checkpoint, name_of
+from training.checkpoint_store import CheckpointStore, FolderStore
 from training.checkpoint_writer import CheckpointWriter, Retention
 from training.processes import Place
 
@@ -30,13 +31,14 @@ def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-def writer(folder: Path, retention: Retention, say=lambda text: None) -> CheckpointWriter:
-    return CheckpointWriter(folder, Place(0, 1, torch.device("cpu")), retention, say)
+def writer(where: Path | CheckpointStore, retention: Retention, say=lambda text: None) -> CheckpointWriter:
+    store = FolderStore(where) if isinstance(where, Path) else where
+    return CheckpointWriter(store, Place(0, 1, torch.device("cpu")), retention, say)
 
 
-def save(folder: Path, *steps: int, retention: Retention = Retention(), **state) -> None:  # noqa: B008
+def save(where: Path | CheckpointStore, *steps: int, retention: Retention = Retention(), **state) -> None:  # noqa: B008
     """One process's checkpoints."""
-    saving = writer(folder, retention)
+    saving = writer(where, retention)
     for step in steps:
         saving.begin(tensors(step), replace(STATE, step=step, **state), "seed: 0\n")
     saving.finish()
@@ -115,7 +117,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, name, how):
     else:
         file.unlink()
     messages: list[str] = []
-    assert latest_checkpoint(tmp_path, messages.append) == tmp_path / "step_00000001"
+    assert FolderStore(tmp_path).latest(messages.append) == 1
     assert len(messages) == 1
     assert "step_00000002 is damaged" in messages[0]
     with pytest.raises(CheckpointError, match="step_00000002 cannot be used"):
@@ -157,6 +159,6 @@ def test_sigkill_while_saving_never_costs_more_than_the_one_being_written(tmp_pa
         process.wait()
         found = checkpoints(tmp_path)
         assert [damage(path) for path in found] == [None] * len(found)
-        assert latest_checkpoint(tmp_path, print) == (found[-1] if found else None)
+        assert FolderStore(tmp_path).latest(print) == max(kept(tmp_path), default=None)
         newest = max([newest, *kept(tmp_path)])
     assert newest > 3
