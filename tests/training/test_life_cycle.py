@@ -155,9 +155,7 @@ def test_the_supervisor_restarts_after_a_kill_and_stops_on_a_signal_with_a_check
         program.wait_for_step(run_dir, 7)
         program.ranks()[-1].kill()
         log = run_dir / "log.txt"
-        program.wait_until(
-            lambda: "\nstep " in log.read_text().partition("restored step")[2], "no step after a restart"
-        )
+        program.wait_until(lambda: "\nstep " in log.read_text().partition("restored step")[2], "no step after it")
         program.process.send_signal(signal.SIGTERM)
         code, output = program.end()
     assert code == 130, output
