@@ -29,8 +29,12 @@ class CheckpointStore(ABC):
     """Folder or URL, to be shown."""
 
     @abstractmethod
-    def clean(self) -> None:
-        """Remove what processes that died while they wrote have left; nobody writes yet."""
+    def clean(self, done: int) -> None:
+        """Remove what processes that died while they wrote have left, and damaged checkpoints; nobody writes yet.
+
+        Args:
+            done: step of the newest whole checkpoint, beyond which all are damaged; 0 if there is none.
+        """
 
     @abstractmethod
     def steps(self) -> list[int]:
@@ -87,9 +91,12 @@ class FolderStore(CheckpointStore):
     def __init__(self, folder: Path):
         self.where, self._folder = str(folder), folder
 
-    def clean(self) -> None:
+    def clean(self, done: int) -> None:
         for stale in self._folder.glob(".*-step_*"):
             shutil.rmtree(stale)
+        for step in self.steps():
+            if step > done:
+                self.drop(step)
 
     def steps(self) -> list[int]:
         return [step_of(path) for path in checkpoints(self._folder)]
@@ -109,8 +116,6 @@ class FolderStore(CheckpointStore):
     def commit(self, step: int, marker: bytes) -> None:
         temporary, target = self._written(step), self._folder / name_of(step)
         write_atomically(temporary / MARKER, marker)
-        if target.exists():
-            drop(target)
         temporary.rename(target)
         sync(self._folder)
 
@@ -141,11 +146,13 @@ class RemoteStore(CheckpointStore):
         self._url, self.where = url.rstrip("/"), shown(url.rstrip("/"))
         self._scratch, self._process, self._retries = scratch, process, retries
 
-    def clean(self) -> None:
+    def clean(self, done: int) -> None:
         committed = set(self.steps())
         for step in self._all_steps():
             if step not in committed:
                 self.discard(step)
+            elif step > done:
+                self.drop(step)
 
     def steps(self) -> list[int]:
         return [

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.files import sync, write_atomically
 from preprocessing.errors import CheckpointError, DataError
-from training.checkpoint import RunState, checksums, damage, name_of, part_name, state_from
+from training.checkpoint import RunState, checksums, name_of, part_name, state_from
 from training.checkpoint_store import CheckpointStore
 from training.processes import Place
 
@@ -56,15 +56,19 @@ class CheckpointWriter:
         place: this process among those that save together.
         retention: what is kept when a new one is there.
         say: tells people, on the first process.
+        done: step of the newest whole checkpoint, which training goes on from; 0 if there is none.
     """
 
-    def __init__(self, store: CheckpointStore, place: Place, retention: Retention, say: Callable[[str], None]):
+    def __init__(
+        self, store: CheckpointStore, place: Place, retention: Retention, say: Callable[[str], None], done: int
+    ):
         self._store, self._place, self._retention, self._say = store, place, retention, say
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="molstream-checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
         self._problem: str | None = None
+        self._newest = done
         if place.rank == 0:
-            store.clean()
+            store.clean(done)
         place.barrier()
 
     @property
@@ -81,8 +85,7 @@ class CheckpointWriter:
             config_yaml: of the run.
         """
         self.wait()
-        there = self._place.rank == 0 and state.step in self._store.steps()
-        if self._place.anywhere(there and damage(self._store.fetch(state.step)) is None)[0]:
+        if state.step == self._newest:
             return
         self._writing = (state.step, self._thread.submit(self._write, tensors, state, config_yaml))
 
@@ -105,7 +108,7 @@ class CheckpointWriter:
                 self._commit(step)
             except (OSError, DataError) as error:
                 problem = error
-        self._problem = None
+        self._problem, self._newest = None, step
         if problem is not None:
             # Training goes on: the checkpoint before is still there, and the next one may succeed.
             self._problem = f"checkpoint {self._store.where}/{name_of(step)} could not be written: {problem}"

@@ -87,9 +87,7 @@ class Trainer:
             gradient_clipping=config.optim.gradient_clipping,
             average_decay=config.optim.average_decay,
         )
-        retention = Retention(config.keep_last, config.keep_every, config.keep_best)
         self.store = run.checkpoints(config)
-        self.writer = CheckpointWriter(self.store, place, retention, self._say)
         self._pending: list[tuple[int, Tensor, float, float, _StepTiming]] = []
         self._names: list[str] = []
 
@@ -98,6 +96,8 @@ class Trainer:
     def fit(self) -> bool:
         """Train to the end of the run, or to ``stop_at``; False when a signal stopped it, with a checkpoint saved."""
         done = self._restore()
+        retention = Retention(self.config.keep_last, self.config.keep_every, self.config.keep_best)
+        self.writer = CheckpointWriter(self.store, self.place, retention, self._say, done)
         last = min(self.config.steps, self.config.stop_at or self.config.steps)
         self._announce(done, last)
         if done < last:

@@ -98,7 +98,7 @@ def main() -> None:
             losses.append(engine.accumulate(x, y).loss.detach())
         norm = engine.step([1e-2, 5e-3])
         rows.append([*place.gather_lanes(torch.stack(losses)).tolist(), norm, engine.progress.loss_scale])
-    writer = CheckpointWriter(FolderStore(target), place, Retention(), lambda text: None)
+    writer = CheckpointWriter(FolderStore(target), place, Retention(), lambda text: None, 0)
     writer.begin(engine.snapshot(), state_of(engine, stop), "")
     writer.finish()
     if place.rank == 0:

@@ -33,7 +33,8 @@ def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
 
 def writer(where: Path | CheckpointStore, retention: Retention, say=lambda text: None) -> CheckpointWriter:
     store = FolderStore(where) if isinstance(where, Path) else where
-    return CheckpointWriter(store, Place(0, 1, torch.device("cpu")), retention, say)
+    done = store.latest(lambda text: None) or 0
+    return CheckpointWriter(store, Place(0, 1, torch.device("cpu")), retention, say, done)
 
 
 def save(where: Path | CheckpointStore, *steps: int, retention: Retention = Retention(), **state) -> None:  # noqa: B008
@@ -135,10 +136,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from tests.training.test_checkpoint import STATE, tensors, writer
+from training.checkpoint_store import FolderStore
 from training.checkpoint_writer import Retention
-saving = writer(Path(sys.argv[1]), Retention(last=3))
+store = FolderStore(Path(sys.argv[1]))
+saving = writer(store, Retention(last=3))
 print("ready", flush=True)
-for step in range(1, 100000):
+for step in range(max(store.steps(), default=0) + 1, 100000):
     saving.begin(tensors(step), replace(STATE, step=step), "")
     saving.wait()
 """
