@@ -5,7 +5,7 @@ ratio of the precisions shows that it is rounding and not a broken symmetry hidd
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from training.diffusion.score_trunk import NoiseLevel
 from training.models.encoders import ENCODERS_2D, ENCODERS_3D
 from training.models.graph import extended_edges, molecule_pairs
 from training.models.relations import topology
+from training.models.stereo import CHIRALITY, CLOCKWISE, COUNTERCLOCKWISE
 from training.models.symmetry import Symmetry
 from training.objectives.moleculesde import dense_graph
 
@@ -252,6 +253,23 @@ def test_the_transformers_field_is_equivariant_where_neither_e2_nor_hands_enter(
         expected = (rows.double() @ mirror.T).to(dtype)
         errors[dtype] = error(subject.run(moved(batch, mirror)), (expected, pairs))
     assert_rounding_only(errors)
+
+
+def test_the_transformers_field_of_the_other_enantiomer_is_the_mirror_image():
+    """With the chirality tags of the mirror image; without them it is not, so the tags do reach the field."""
+    subject = position_transformer(kept=(0, 2))
+    encoder, net = subject.modules
+    net.chirality_embedding.weight.data.zero_()
+    batch = prepared(subject, torch.float64, ["C[C@H](N)C(=O)O", "F[C@](Cl)(Br)I", "C[C@]1(O)CC[C@@H](C)O1"])
+    z = encoder(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+    paths = topology(batch.edge_index, batch.edge_attr, batch.batch)
+    x = batch.x.clone()
+    x[:, CHIRALITY] = torch.tensor([0, COUNTERCLOCKWISE, CLOCKWISE])[x[:, CHIRALITY]]
+    run = lambda x, pos: no_pairs(net(z, replace(batch, x=x), paths, pos, levels(batch)))  # noqa: E731
+    mirror = -rotation(seeded(3))
+    expected = no_pairs(run(batch.x, batch.pos)[0] @ mirror.T)
+    assert error(run(x, batch.pos @ mirror.T), expected) < TOLERANCE[torch.float64]
+    assert error(run(batch.x, batch.pos @ mirror.T), expected) > 1e-2
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
