@@ -15,7 +15,7 @@ from preprocessing.errors import ConfigError, MolstreamError, TrainingError
 from training.config import PretrainConfig
 from training.data.sources import open_data, open_validation
 from training.lifecycle import describe_process
-from training.processes import Place, start_processes, stop_processes
+from training.processes import Place, end_process, start_processes, stop_processes
 from training.run import RunDirectory
 from training.sinks import check_sinks
 from training.trainer import Trainer
@@ -65,8 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 1
         print(f"error: {error}" if first else f"error: {_who(place)}: {error}", file=sys.stderr)
     finally:
-        if place is not None and place.world_size > 1 and (code not in (0, 130) or sys.exc_info()[0] is not None):
-            _leave(code, place)
+        if place is not None and place.world_size > 1:
+            if sys.exc_info()[0] is not None:
+                _explain(place)
+            end_process(code)
     return code
 
 
@@ -74,19 +76,15 @@ def _who(place: Place | None) -> str:
     return describe_process(place) if place else f"rank {os.environ.get('RANK')}"
 
 
-def _leave(code: int, place: Place) -> None:
-    """End this process now; when an exception is on its way out, after its traceback and what it means."""
-    if sys.exc_info()[0] is not None:
-        traceback.print_exc()
-        print(
-            f"error: {describe_process(place)} ends by the exception above. If it tells of a connection, a peer or a "
-            "time-out, another process ended first: look for its message. The same command continues from the newest "
-            "checkpoint.",
-            file=sys.stderr,
-        )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def _explain(place: Place) -> None:
+    """The traceback of the exception on its way out, and what it means for a process among others."""
+    traceback.print_exc()
+    print(
+        f"error: {describe_process(place)} ends by the exception above. If it tells of a connection, a peer or a "
+        "time-out, another process ended first: look for its message. The same command continues from the newest "
+        "checkpoint.",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from training.checkpoint import RunState, load_checkpoint, name_of
 from training.checkpoint_store import FolderStore
 from training.checkpoint_writer import CheckpointWriter, Retention
 from training.engine import Engine, EngineConfig, EngineProgress
-from training.processes import start_processes, stop_processes
+from training.processes import end_process, start_processes, stop_processes
 
 LANES, MICRO_BATCH = 4, 5
 
@@ -104,6 +104,7 @@ def main() -> None:
     if place.rank == 0:
         (target / "rows.json").write_text(json.dumps(rows))
     stop_processes()
+    end_process(0)
 
 
 if __name__ == "__main__":

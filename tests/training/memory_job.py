@@ -18,7 +18,7 @@ from training.engine import Engine, EngineConfig
 from training.module import build_module, num_parameters
 from training.objectives import ObjectiveConfig
 from training.optim import OptimConfig, build_optimizer
-from training.processes import start_processes, stop_processes
+from training.processes import end_process, start_processes, stop_processes
 
 
 class PeakBytes(TorchDispatchMode):
@@ -77,6 +77,7 @@ def main() -> None:
         parameters = num_parameters(module)
         Path(target).write_text(json.dumps({"parameters": parameters, "kept": kept, "step": peak.most}))
     stop_processes()
+    end_process(0)
 
 
 if __name__ == "__main__":
