@@ -1,9 +1,7 @@
 """The pretraining loop: fetch, forward and backward per lane, step, record; save so that any crash costs little."""
 
 import time
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,25 +22,14 @@ from training.data.validation import ValidationStream
 from training.engine import Engine, EngineProgress
 from training.lifecycle import StepWatch, graceful_stop
 from training.metrics import is_finite, peak_memory_gib
-from training.models.layout import padding_share
 from training.models.transformer import compile_blocks
 from training.module import build_module, keyed_seed, num_parameters
 from training.optim import build_optimizer, learning_rate
 from training.processes import Place
 from training.recorder import recording
 from training.run import RunDirectory, command
+from training.step_records import StepRecords
 from training.weights import initial_weights
-
-
-@dataclass(frozen=True)
-class _StepTiming:
-    """When a step ended (seconds since 1970), its seconds, the part of them that was spent waiting for data, and the
-    share of padding in its batches."""
-
-    ended: float
-    seconds: float
-    wait: float
-    padding: float
 
 
 class Trainer:
@@ -88,8 +75,7 @@ class Trainer:
             average_decay=config.optim.average_decay,
         )
         self.store = run.checkpoints(config)
-        self._pending: list[tuple[int, Tensor, float, float, _StepTiming]] = []
-        self._names: list[str] = []
+        self._records = StepRecords(place, data.lanes, data.micro_batch)
 
     # --- life cycle --------------------------------------------------------------------------------------------------
 
@@ -104,6 +90,7 @@ class Trainer:
             self._rehearse()
         self._watch = StepWatch(self.run.path, self.config.deepspeed.timeout_s, self.place)
         records = recording(self.run, self.config, self.place, done)
+        stopped_at: int | None = None
         with graceful_stop() as stop, self._watch, records as self._metrics:
             batches = self.stream.steps(done, last, self.config.data.prefetch)
             for step in range(done, last):
@@ -122,13 +109,12 @@ class Trainer:
                 if saving:
                     self._save(step + 1)
                 if stopping:
+                    stopped_at = step + 1
                     break
-            else:
-                stopping = False
             self.writer.finish()
-            if stopping:
-                self._say(f"stopped by a signal at step {step + 1}; continue with: {command(self.place)}")
-        return not stopping
+            if stopped_at is not None:
+                self._say(f"stopped by a signal at step {stopped_at}; continue with: {command(self.place)}")
+        return stopped_at is None
 
     def _restore(self) -> int:
         """Continue from the newest whole checkpoint, or start from init_from, or from scratch; the steps done."""
@@ -167,9 +153,7 @@ class Trainer:
     def _rehearse(self) -> None:
         """Try the largest batch there can be, so that what does not fit into memory fails now and not in a week."""
         histograms = self.dataset.record()["histograms"]
-        heavy = histograms["heavy_atoms"]
-        stored = sum(histograms["elements"].values()) / max(1, sum(int(n) * count for n, count in heavy.items()))
-        batch = largest_batch(heavy, stored, self.config.data.micro_batch, len(self.dataset.target_names))
+        batch = largest_batch(histograms, self.config.data.micro_batch, len(self.dataset.target_names))
         kept = self.engine.rehearse(batch.to(self.place.device), self._generator(0, 0))
         parts = {**self.engine.memory(), "activations": kept}
         self._say(
@@ -184,19 +168,18 @@ class Trainer:
         started = time.perf_counter()
         lanes = next(batches)
         wait = time.perf_counter() - started
-        rows = []
+        metrics: list[dict[str, Tensor]] = []
         for lane, batch in zip(self.lanes, lanes, strict=True):
             output = self.engine.accumulate(batch.to(self.place.device), self._generator(step, lane))
-            metrics = {"loss": output.loss.detach(), **output.metrics, DIGEST: torch.tensor(_digest(batch))}
-            self._names = list(metrics)
-            rows.append(torch.stack([value.to(self.place.device, torch.float32) for value in metrics.values()]))
+            metrics.append({"loss": output.loss.detach(), **output.metrics})
         rate = learning_rate(self.config.optim, step, self.config.steps)
         norm = self.engine.step([rate * scale for scale in self._scales])
         if self.engine.progress.skipped:
-            self._leave_out(step, torch.stack(rows)[:, 0])
-        padding = float(np.mean([padding_share(batch.ptr.diff()) for batch in lanes]))
-        timing = _StepTiming(time.time(), time.perf_counter() - started, wait, padding)
-        self._pending.append((step + 1, torch.stack(rows), rate, norm, timing))
+            self._leave_out(step, torch.stack([values["loss"] for values in metrics]))
+        seconds = time.perf_counter() - started
+        epoch = float(self.order.locate(step)[0])
+        common = {"optim/lr": rate, "optim/grad_norm": norm, "data/epoch": epoch}
+        self._records.add(step + 1, lanes, metrics, seconds, wait, common)
 
     def _generator(self, step: int, lane: int) -> torch.Generator:
         """Where all noise, times, permutations and dropout masks of a lane's micro-batch come from."""
@@ -205,40 +188,18 @@ class Trainer:
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """Gather the lanes' metrics of the steps since the last flush, and record them."""
-        if not self._pending:
+        """Gather the lanes' metrics of the steps since the last flush, and record them (collective)."""
+        records = self._records.gather()
+        if not records or not self._metrics:
             return
-        values = torch.stack([rows for _, rows, *_ in self._pending], dim=1)
-        lanes = self.place.gather_lanes(values).double().cpu()
-        molecules = self.config.data.lanes * self.config.data.micro_batch
-        records: list[dict[str, float]] = []
-        for k, (step, _, rate, norm, timing) in enumerate(self._pending):
-            # Summed in lane order in fp64, so that the recorded loss does not depend on the world size.
-            means = lanes[:, k].mean(dim=0).tolist()
-            record = {"step": step, **{f"train/{name}": value for name, value in zip(self._names, means)}}
-            record["data/digest"] = record.pop(f"train/{DIGEST}") * self.config.data.lanes
-            record |= {
-                "time": timing.ended,
-                "optim/lr": rate,
-                "optim/grad_norm": norm,
-                "throughput/molecules_per_s": molecules / timing.seconds,
-                "throughput/data_wait": timing.wait / timing.seconds,
-                "data/padding": timing.padding,
-                "data/epoch": float(self.order.locate(step - 1)[0]),
-            }
-            if self._validated[0] == step:
-                record |= self._validated[1]
-            records.append(record)
-            if self._metrics:
-                self._metrics.write(record)
-        if self._metrics:
-            self._metrics.flush()
-            seconds = float(np.mean([timing.seconds for *_, timing in self._pending]))
-            finite = [record for record in records if is_finite(record)] or records[-1:]
-            names = [name for name in records[0] if not name.startswith("validation/")]
-            mean = {name: float(np.mean([record[name] for record in finite])) for name in names}
-            self._metrics.tell({**mean, "step": records[-1]["step"]}, seconds, peak_memory_gib(self.place.device))
-        self._pending.clear()
+        for record in records:
+            validated = self._validated[1] if self._validated[0] == record["step"] else {}
+            self._metrics.write({**record, **validated})
+        self._metrics.flush()
+        finite = [record for record in records if is_finite(record)] or records[-1:]
+        mean = {name: float(np.mean([record[name] for record in finite])) for name in records[0]}
+        seconds = self._records.seconds_per_step(records)
+        self._metrics.tell({**mean, "step": records[-1]["step"]}, seconds, peak_memory_gib(self.place.device))
 
     def _leave_out(self, step: int, losses: Tensor) -> None:
         """Keep the molecules of a step that the optimizer could not take; too many of them in a row end training.
@@ -309,14 +270,8 @@ class Trainer:
             self.run.log(text)
 
 
-DIGEST = "digest"
 VALIDATION = 2**62
 """Stands for the step in the key of what is drawn in a validation; no run has so many."""
-
-
-def _digest(batch: MoleculeBatch) -> float:
-    """A number that tells which molecules are in a batch, in their order: 24 bits, which float32 holds exactly."""
-    return float(zlib.crc32(batch.index.numpy().tobytes()) & 0xFFFFFF)
 
 
 def _require_fields(fields: frozenset[str], dataset: Mixture) -> None:

@@ -10,17 +10,18 @@ from training.models.graph import segment_mean
 CARBON, SP3, FOUR_BONDS = 5, 2, 4
 
 
-def largest_batch(
-    heavy_atoms: Mapping[str, int], atoms_per_heavy_atom: float, molecules: int, targets: int
-) -> MoleculeBatch:
+def largest_batch(histograms: Mapping[str, Mapping[str, int]], molecules: int, targets: int) -> MoleculeBatch:
     """Rings of carbon with the sizes of the largest ``molecules`` of a dataset, atoms about 1.5 angstrom apart.
 
     Args:
-        heavy_atoms: the manifest's histogram, molecules by their number of heavy atoms.
-        atoms_per_heavy_atom: stored atoms by heavy atoms; above one where hydrogens are stored.
+        histograms: the manifest's: molecules by their number of heavy atoms, and stored atoms by element.
         molecules: size of the batch.
         targets: number of targets, all of them missing.
     """
+    heavy_atoms = histograms["heavy_atoms"]
+    total = sum(int(size) * count for size, count in heavy_atoms.items())
+    # Above one where hydrogens are stored.
+    atoms_per_heavy_atom = sum(histograms["elements"].values()) / max(1, total)
     sizes: list[int] = []
     for size, count in sorted(((int(size), count) for size, count in heavy_atoms.items()), reverse=True):
         sizes += [max(1, round(size * atoms_per_heavy_atom))] * min(count, molecules - len(sizes))
