@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.files import sync, write_atomically
-from pipeline.remote import Retries, copy, exists, names_below, read, remove, shown, upload, write
-from preprocessing.errors import DataError
+from pipeline.remote import Retries, copy, exists, is_url, names_below, read, remove, shown, upload, write
+from preprocessing.errors import CheckpointError, DataError
 from training.checkpoint import MARKER, checkpoints, damage, drop, is_name, name_of, step_of
 
 REMOTE_RETRIES = Retries()
@@ -190,7 +190,8 @@ class RemoteStore(CheckpointStore):
         lock = os.open(self._scratch, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.exists():
+            # Whatever else was at this URL once: the marker has the checksums of all files.
+            if not (target.exists() and (target / MARKER).read_bytes() == self.read(step, MARKER)):
                 for old in self._scratch.glob("step_*"):
                     shutil.rmtree(old)
                 arriving = self._scratch / f".fetching-{name_of(step)}"
@@ -217,6 +218,28 @@ def open_store(url: str | None, folder: Path) -> CheckpointStore:
     """The checkpoints of a run: at a URL if one is given, else in the folder."""
     if url is None:
         return FolderStore(folder)
-    mark = hashlib.sha256(f"{url}\n{folder.resolve()}".encode()).hexdigest()[:16]
-    scratch = Path(tempfile.gettempdir()) / f"molstream-checkpoints-{os.getuid()}-{mark}"
-    return RemoteStore(url, scratch, f"{socket.gethostname()}-{os.getpid()}")
+    return RemoteStore(url, _scratch(f"{url}\n{folder.resolve()}"), f"{socket.gethostname()}-{os.getpid()}")
+
+
+def local_folder(name: str) -> Path:
+    """What a user names, a folder or the URL of a checkpoint, as a folder of this machine.
+
+    Raises:
+        CheckpointError: there is no checkpoint at the URL.
+        DataError: the URL cannot be reached.
+    """
+    if not is_url(name):
+        return Path(name)
+    url, _, last = name.rstrip("/").rpartition("/")
+    store = RemoteStore(url, _scratch(url), f"{socket.gethostname()}-{os.getpid()}")
+    found = store.steps()
+    if not is_name(last) or (step := step_of(Path(last))) not in found:
+        names = ", ".join(map(name_of, found[-3:])) or "no checkpoint"
+        raise CheckpointError(f"{shown(name)} is no checkpoint; at {store.where} there is {names}.")
+    return store.fetch(step)
+
+
+def _scratch(mark: str) -> Path:
+    """A folder of this machine for what is read from, or written to, one place."""
+    digest = hashlib.sha256(mark.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"molstream-checkpoints-{os.getuid()}-{digest}"

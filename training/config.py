@@ -42,7 +42,7 @@ class PretrainConfig:
     seed: int = 0
     """Seed of weights, order, noise and masks."""
     init_from: str | None = None
-    """Export or checkpoint whose weights start a new run (weights only, step 0)."""
+    """Export or checkpoint (its folder, or its URL) whose weights start a new run: weights only, step 0."""
     log_every: int = 10
     """Steps between log lines."""
     save_every: int = 200

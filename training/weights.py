@@ -1,13 +1,12 @@
 """Strict loading of weights by name: nothing missing, nothing unexpected, no shape that differs."""
 
-from pathlib import Path
-
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from preprocessing.errors import CheckpointError
 from training.checkpoint import read_tensors
+from training.checkpoint_store import local_folder
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -45,12 +44,12 @@ def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tens
 
     Args:
         own: of the new module, which fill in what an export does not have.
-        source: folder of a checkpoint or export.
+        source: folder of a checkpoint or export, or the URL of a checkpoint.
 
     Raises:
         CheckpointError: ``source`` is neither, or does not fit the model.
     """
-    path = Path(source)
+    path = local_folder(source)
     if (path / "model.safetensors").is_file():
         encoders = {f"encoders.{name}": tensor for name, tensor in load_file(path / "model.safetensors").items()}
         given = {name: tensor for name, tensor in own.items() if not name.startswith("encoders.")} | encoders

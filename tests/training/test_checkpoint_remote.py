@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from pipeline.remote import Retries
+from preprocessing.errors import CheckpointError
 from tests.object_store import Store, endpoint, failing_network, serving
 from tests.training.test_checkpoint import STATE, save, tensors, writer
 from training.checkpoint import MARKER, load_checkpoint, name_of
-from training.checkpoint_store import RemoteStore
+from training.checkpoint_store import RemoteStore, local_folder
 from training.checkpoint_writer import Retention
+from training.inspect import main
+from training.weights import initial_weights
 
 FAST = Retries(attempts=30, first_wait_s=0.01, longest_wait_s=0.05)
 
@@ -93,3 +96,22 @@ def test_a_server_that_is_gone_is_told_and_training_goes_on(remote, tmp_path):
     saving.begin(tensors(2), replace(STATE, step=2), "")
     saving.finish()
     assert remote.steps() == [2]
+
+
+def test_a_user_names_a_checkpoint_by_its_url(remote, capsys):
+    save(remote, 1, 2, retention=Retention(last=2))
+    url = f"{remote.where}/{name_of(1)}"
+    first, told = initial_weights(tensors(1)["weights"], url)
+    assert all(torch.equal(first[name], tensor) for name, tensor in tensors(1)["weights"].items())
+    assert "of a checkpoint" in told
+    assert main([url]) == 0
+    assert "step 1 " in capsys.readouterr().out
+    # Written anew, as by a run that was done again: what this machine has of it is not taken for it.
+    remote.drop(1)
+    saving = writer(remote, Retention(last=2))
+    saving.begin(tensors(7), replace(STATE, step=1), "")
+    saving.finish()
+    again, _ = initial_weights(tensors(7)["weights"], url)
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors(7)["weights"].items())
+    with pytest.raises(CheckpointError, match=rf"step_00000009 is no checkpoint; at .* there is .*{name_of(2)}"):
+        local_folder(f"{remote.where}/{name_of(9)}")
