@@ -38,7 +38,7 @@ class EngineConfig:
     offload: str = "none"
     """What waits in the CPU's memory while a GPU computes: none, optimizer, or all (weights as well, in stage 3)."""
     bucket_size: int = 50_000_000
-    """Elements that are reduced at a time."""
+    """Elements that are reduced at a time, and in stage 3 gathered ahead of their use, or kept for the next one."""
     timeout_s: int = 600
     """Seconds after which a collective fails whose peer is silent, and a process ends itself whose step is not done."""
 
@@ -281,6 +281,11 @@ class EngineProgress:
         return EngineProgress(scale, self.optimizer_steps + 1, count, 0)
 
 
+def largest_persistent(bucket_size: int) -> int:
+    """Elements up to which a parameter stays gathered in stage 3: to gather it again takes time and saves nothing."""
+    return bucket_size // 500
+
+
 def _settings(config: EngineConfig, global_batch: int, per_process: int) -> dict[str, Any]:
     """DeepSpeed's own configuration."""
     zero: dict[str, Any] = {
@@ -288,6 +293,17 @@ def _settings(config: EngineConfig, global_batch: int, per_process: int) -> dict
         "reduce_bucket_size": config.bucket_size,
         "allgather_bucket_size": config.bucket_size,
     }
+    if config.zero_stage == 3:
+        zero |= {
+            # PartitionedGradients has a bucket of its own.
+            "contiguous_gradients": False,
+            "stage3_prefetch_bucket_size": config.bucket_size,
+            # By default weights stay gathered whose next use is less than 1e9 elements away: up to 500 million
+            # parameters that is all of them, from the forward to the backward.
+            "stage3_max_live_parameters": config.bucket_size,
+            "stage3_max_reuse_distance": config.bucket_size,
+            "stage3_param_persistence_threshold": largest_persistent(config.bucket_size),
+        }
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if config.offload == "all":

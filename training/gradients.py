@@ -86,6 +86,9 @@ class PartitionedGradients:
         self._bucket: list[tuple[Any, Tensor]] = []
         self._bucket_elements = 0
         engine.optimizer.reduce_ready_partitions_and_remove_grads = self._take
+        if not engine.optimizer.offload_optimizer:
+            # Where DeepSpeed's own sums would be; nothing reads or writes them any more.
+            engine.optimizer.grad_partitions_flat_buffer.untyped_storage().resize_(0)
 
     def clear(self) -> None:
         """Begin a step."""
@@ -116,11 +119,12 @@ class PartitionedGradients:
         """Hand the mean to DeepSpeed, in fp32, and let it step."""
         optimizer = self._engine.optimizer
         for number, group in enumerate(self._groups):
-            shares = [self._parts[p].float() for p in group]
             if optimizer.offload_optimizer:
-                optimizer.fp32_partitioned_groups_flat[number].grad.copy_(torch.cat(shares))
+                mean = torch.cat([self._parts[p].float() for p in group])
+                optimizer.fp32_partitioned_groups_flat[number].grad.copy_(mean)
             else:
-                optimizer.averaged_gradients[number] = shares
+                # Nobody else holds them, so that DeepSpeed frees each group's as it goes.
+                optimizer.averaged_gradients[number] = [self._parts[p].float() for p in group]
         self._engine.step()
 
     def _take(self, parameter: Any) -> None:
