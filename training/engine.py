@@ -17,6 +17,7 @@ from training.average import WeightAverage
 from training.buffers import LaneAveragedStatistics
 from training.engine_state import MOMENTS, STATES
 from training.gradients import PartitionedGradients, SummedGradients
+from training.muon import Muon, MuonAdamW, is_muon
 from training.processes import Place
 from training.weights import require_same, shapes
 
@@ -62,7 +63,7 @@ class Engine:
     Args:
         module: fp32 parameters, none of them its own but its children's; its forward returns an object with a scalar
             ``loss``.
-        optimizer: AdamW over the module's parameters.
+        optimizer: AdamW over the module's parameters, or :class:`~training.muon.MuonAdamW`.
         config: ZeRO stage, precision and memory.
         place: from :func:`~training.processes.start_processes`.
         lanes, micro_batch: the global batch is their product; a process accumulates ``lanes / world_size`` lanes.
@@ -90,7 +91,10 @@ class Engine:
         self._lanes, self._clipping = lanes, gradient_clipping
         # DeepSpeed warns of outputs that are no tensors; no hook is needed on the one that we have, the root's.
         deepspeed.runtime.zero.utils.warned = True
+        # DeepSpeed wants optimizers that work on pieces of parameters.
+        deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS.append(MuonAdamW)
         settings = _settings(config, lanes * micro_batch, lanes // place.world_size * micro_batch)
+        groups = [(group["momentum"], group["params"]) for group in filter(is_muon, optimizer.param_groups)]
         # Any: what DeepSpeed returns, and what its optimizer is, depends on the stage.
         self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         self._parameters = dict(module.named_parameters())
@@ -99,6 +103,9 @@ class Engine:
         else:
             self._gradients = SummedGradients(self._engine, list(self._parameters.values()))
         self._state = STATES[config.zero_stage](self._engine, optimizer)
+        self._muon = (
+            Muon(groups, self._parameters, self._shapes, PRECISIONS[config.precision], place) if groups else None
+        )
         self._average = WeightAverage(self._state, self._parameters, average_decay) if average_decay else None
         self._statistics = LaneAveragedStatistics(module, lanes)
         self._accumulated = 0
@@ -151,9 +158,10 @@ class Engine:
         # ZeRO has parameters share their storage.
         storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self._parameters.values()}
         weights = sum(storages.values())
-        masters = self._state.bytes()
+        masters, moments = self._state.bytes()
         copies = 0 if self.config.zero_stage == 0 else masters
-        return {"weights": weights, "gradients": self._gradients.bytes(), "optimizer": copies + len(MOMENTS) * masters}
+        momenta = self._muon.bytes() if self._muon else 0
+        return {"weights": weights, "gradients": self._gradients.bytes(), "optimizer": copies + moments + momenta}
 
     def step(self, learning_rates: Iterable[float]) -> float:
         """The optimizer's step after all lanes, with one learning rate per parameter group.
@@ -174,6 +182,8 @@ class Engine:
             self._gradients.scale(self._clipping / norm)
         for group, rate in zip(self._engine.optimizer.param_groups, learning_rates, strict=True):
             group["lr"] = rate
+        if self._muon:
+            self._muon.replace(self._gradients)
         self._gradients.step()
         if self._average:
             self._average.update(self.progress.optimizer_steps)
@@ -200,11 +210,10 @@ class Engine:
         kinds: dict[str, dict[str, Callable[[], Tensor]]] = {"weights": {}, "moments": {}, "average": {}}
         buffers = {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._parameters}
         kinds["weights"] = {name: partial(torch.Tensor.detach, buffer) for name, buffer in buffers.items()}
-        begun = self._state.begun()
+        if self._state.begun():
+            kinds["moments"] = {name: read for name, (read, _) in self._moments().items()}
         for name, parameter in self._parameters.items():
             kinds["weights"][name] = partial(self._state.read, parameter, None)
-            if begun:
-                kinds["moments"] |= {f"{m}.{name}": partial(self._state.read, parameter, m) for m in MOMENTS}
             if self._average:
                 kinds["average"][name] = partial(self._average.read, name)
         share: dict[str, dict[str, Tensor]] = {}
@@ -236,9 +245,9 @@ class Engine:
             CheckpointError: names or shapes differ from the model's.
         """
         require_same(self._shapes, shapes(weights))
-        names = {f"{moment}.{name}" for moment in MOMENTS for name in self._parameters}
-        if moments and set(moments) != names:
-            raise CheckpointError(f"optimizer moments do not fit the model: {sorted(names ^ set(moments))[:5]} differ.")
+        known = self._moments()
+        if moments and (differing := sorted(known.keys() ^ moments.keys())):
+            raise CheckpointError(f"optimizer moments do not fit the model and optimizer: {differing[:5]} differ.")
         with torch.no_grad():
             for name, buffer in self.module.named_buffers():
                 if name in weights:
@@ -249,10 +258,21 @@ class Engine:
                     self._average.write(name, average.get(name, weights[name]))
             if moments:
                 self._state.begin(progress.optimizer_steps)
-                for name, parameter in self._parameters.items():
-                    for moment in MOMENTS:
-                        self._state.write(parameter, moment, moments[f"{moment}.{name}"])
+                for name, (_, write) in known.items():
+                    write(moments[name])
         self.progress = progress
+
+    def _moments(self) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+        """How each moment is read and written (collective), by its name in a checkpoint."""
+        moments: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]] = {}
+        for name, parameter in self._parameters.items():
+            if self._muon and name in self._muon:
+                moments[f"momentum.{name}"] = partial(self._muon.read, name), partial(self._muon.write, name)
+                continue
+            for moment in MOMENTS:
+                read, write = (partial(method, parameter, moment) for method in (self._state.read, self._state.write))
+                moments[f"{moment}.{name}"] = read, write
+        return moments
 
 
 @dataclass(frozen=True)
