@@ -17,7 +17,7 @@ from preprocessing.featurize import FeaturizeConfig, featurize
 from preprocessing.fields import MoleculeSample, RawMolecule
 from training.data.batch import MoleculeBatch
 from training.data.collate import COLLATED_FIELDS, collate, collate_samples
-from training.engine import PRECISIONS, EngineConfig, largest_persistent
+from training.engine_config import PRECISIONS, EngineConfig, largest_persistent
 from training.models.encoders import ModelConfig
 from training.module import PretrainingModule, build_module, num_parameters
 from training.objectives.table import ObjectiveConfig
@@ -115,8 +115,8 @@ def gpu_memory(
     end gathers 4 Q anew. ``offload="all"`` keeps there 4 S of weights, 12 S of the optimizer's and 8 S of gradients in
     the CPU's memory.
 
-    A moving average of the weights (``optim.average_decay``) takes 4 P / N more, where the weights are. Buffers are
-    not counted, nor what NCCL and CUDA take for themselves.
+    A moving average of the weights (``optim.average_decay``) takes 4 P / N more, where the weights are. Muon's matrices
+    have one moment, of 4 P / N at any stage. Buffers are not counted, nor what NCCL and CUDA take for themselves.
 
     Args:
         offload: none; or all, at stage 3.

@@ -4,6 +4,10 @@ A matrix moves by its momentum, orthogonalized. That takes whole matrices, and Z
 are two halves, the same at every stage. :class:`Muon` puts updates in place of the mean gradients: each matrix is the
 work of one process, which keeps its momentum, so that the update has the same bits on any number of them.
 :class:`MuonAdamW`, which DeepSpeed calls, subtracts the updates and is AdamW for all other parameters.
+
+DeepSpeed has a Muon of its own. Its momenta at the stages 1 and 2 are those of all parameters that a process has a
+part of, not of the parts, so that they cannot be read by name; and it compiles its kernels, for shapes in the order in
+which a process meets them.
 """
 
 import math

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from preprocessing.errors import ConfigError
 from training.muon import MuonAdamW
@@ -86,21 +87,17 @@ def build_optimizer(
     for name, parameter in module.named_parameters():
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
         grouped.setdefault((scale_of(name), decay, parameter in muon), []).append(parameter)
-    groups = [
-        {
-            "params": p,
-            "weight_decay": decay,
-            "lr": config.lr * scale,
-            **({"momentum": config.momentum} if hidden else {}),
-        }
-        for (scale, decay, hidden), p in grouped.items()
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay, "lr": config.lr * scale}
+        | ({"momentum": config.momentum} if hidden else {})
+        for (scale, decay, hidden), parameters in grouped.items()
     ]
     kind = MuonAdamW if muon else torch.optim.AdamW
     optimizer = kind(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
     return optimizer, [scale for scale, _, _ in grouped]
 
 
-def hidden_matrices(module: nn.Module) -> set[nn.Parameter]:
+def hidden_matrices(module: nn.Module) -> set[Tensor]:
     """The weights that Muon is for: those of linear layers from many features to many."""
     weights = (layer.weight for layer in module.modules() if isinstance(layer, nn.Linear))
     return {weight for weight in weights if min(weight.shape) >= NARROWEST}
