@@ -115,7 +115,8 @@ class PartitionedState(ReplicatedState):
 
     def read(self, parameter: Any, moment: str | None) -> Tensor:
         share = self._engine.optimizer.get_local_fp32_param(parameter, moment)
-        return gathered(share.detach().clone(), parameter.ds_shape)
+        # Offloaded, it is not where the processes can send it from.
+        return gathered(share.detach().to(self._engine.device, copy=True), parameter.ds_shape)
 
     def write(self, parameter: Any, moment: str | None, value: Tensor) -> None:
         share = shares(value, dist.get_world_size())[dist.get_rank()].to(parameter.ds_tensor.device)

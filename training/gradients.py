@@ -88,7 +88,8 @@ class PartitionedGradients:
         self._engine, self._bucket_size = engine, bucket_size
         self._groups: list[list[Any]] = engine.optimizer.fp16_groups
         shares = [p.ds_tensor for group in self._groups for p in group]
-        self._sum = torch.zeros(sum(s.numel() for s in shares), dtype=torch.float64, device=shares[0].device)
+        # Where gradients are, which offloaded shares of weights are not.
+        self._sum = torch.zeros(sum(s.numel() for s in shares), dtype=torch.float64, device=engine.device)
         parts = self._sum.split([s.numel() for s in shares])
         self._parts: dict[Any, Tensor] = dict(zip((p for group in self._groups for p in group), parts, strict=True))
         self._bucket: list[tuple[Any, Tensor]] = []
