@@ -32,7 +32,8 @@ class WeightAverage:
 
     def read(self, name: str) -> Tensor:
         """A parameter's average, whole (collective)."""
-        return gathered(self._shares[name], self._state.shape(self._parameters[name]))
+        parameter = self._parameters[name]
+        return gathered(self._shares[name].to(parameter.device), self._state.shape(parameter))
 
     def write(self, name: str, value: Tensor) -> None:
         """Set a parameter's average."""

@@ -12,45 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preprocessing.errors import CheckpointError, ConfigError
+from preprocessing.errors import CheckpointError
 from training.average import WeightAverage
 from training.buffers import LaneAveragedStatistics
+from training.engine_config import PRECISIONS, EngineConfig, deepspeed_settings
 from training.engine_state import MOMENTS, STATES
 from training.gradients import PartitionedGradients, SummedGradients
+from training.muon import Muon, MuonAdamW, is_muon
 from training.processes import Place
 from training.weights import require_same, shapes
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What networks compute in, over fp32 weights; geometry and losses stay in fp32."""
-OFFLOADS = ("none", "optimizer", "all")
 FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2.0**24, 2000
 """fp16's loss scale is halved where a gradient is not finite, and doubled after so many steps where all are."""
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """How DeepSpeed spreads and computes a step; none of it changes what is learned beyond rounding."""
-
-    zero_stage: int = 1
-    """ZeRO stage: 0 replicates, 1 shards the optimizer's state, 2 DeepSpeed's gradients too, 3 everything."""
-    precision: str = "fp32"
-    """fp32, bf16 or fp16: what networks compute in, by autocast over fp32 weights."""
-    offload: str = "none"
-    """What waits in the CPU's memory while a GPU computes: none, optimizer, or all (weights as well, in stage 3)."""
-    bucket_size: int = 50_000_000
-    """Elements that are reduced at a time."""
-    timeout_s: int = 600
-    """Seconds after which a collective fails whose peer is silent, and a process ends itself whose step is not done."""
-
-    def __post_init__(self) -> None:
-        if self.zero_stage not in range(4):
-            raise ConfigError(f"deepspeed.zero_stage={self.zero_stage}: expected 0, 1, 2 or 3.")
-        for key, value, choices in (("precision", self.precision, PRECISIONS), ("offload", self.offload, OFFLOADS)):
-            if value not in choices:
-                raise ConfigError(f"deepspeed.{key}={value}: expected one of {', '.join(choices)}.")
-        least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
-        if self.zero_stage < least:
-            raise ConfigError(f"deepspeed.offload={self.offload} needs deepspeed.zero_stage={least} or more.")
 
 
 class Engine:
@@ -62,7 +35,7 @@ class Engine:
     Args:
         module: fp32 parameters, none of them its own but its children's; its forward returns an object with a scalar
             ``loss``.
-        optimizer: AdamW over the module's parameters.
+        optimizer: AdamW over the module's parameters, or :class:`~training.muon.MuonAdamW`.
         config: ZeRO stage, precision and memory.
         place: from :func:`~training.processes.start_processes`.
         lanes, micro_batch: the global batch is their product; a process accumulates ``lanes / world_size`` lanes.
@@ -90,7 +63,10 @@ class Engine:
         self._lanes, self._clipping = lanes, gradient_clipping
         # DeepSpeed warns of outputs that are no tensors; no hook is needed on the one that we have, the root's.
         deepspeed.runtime.zero.utils.warned = True
-        settings = _settings(config, lanes * micro_batch, lanes // place.world_size * micro_batch)
+        # DeepSpeed wants optimizers that work on pieces of parameters.
+        deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS.append(MuonAdamW)
+        settings = deepspeed_settings(config, lanes * micro_batch, lanes // place.world_size * micro_batch)
+        groups = [(group["momentum"], group["params"]) for group in filter(is_muon, optimizer.param_groups)]
         # Any: what DeepSpeed returns, and what its optimizer is, depends on the stage.
         self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         self._parameters = dict(module.named_parameters())
@@ -99,6 +75,8 @@ class Engine:
         else:
             self._gradients = SummedGradients(self._engine, list(self._parameters.values()))
         self._state = STATES[config.zero_stage](self._engine, optimizer)
+        precision = PRECISIONS[config.precision]
+        self._muon = Muon(groups, self._parameters, self._shapes, precision, place) if groups else None
         self._average = WeightAverage(self._state, self._parameters, average_decay) if average_decay else None
         self._statistics = LaneAveragedStatistics(module, lanes)
         self._accumulated = 0
@@ -151,9 +129,10 @@ class Engine:
         # ZeRO has parameters share their storage.
         storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self._parameters.values()}
         weights = sum(storages.values())
-        masters = self._state.bytes()
+        masters, moments = self._state.bytes()
         copies = 0 if self.config.zero_stage == 0 else masters
-        return {"weights": weights, "gradients": self._gradients.bytes(), "optimizer": copies + len(MOMENTS) * masters}
+        momenta = self._muon.bytes() if self._muon else 0
+        return {"weights": weights, "gradients": self._gradients.bytes(), "optimizer": copies + moments + momenta}
 
     def step(self, learning_rates: Iterable[float]) -> float:
         """The optimizer's step after all lanes, with one learning rate per parameter group.
@@ -174,6 +153,8 @@ class Engine:
             self._gradients.scale(self._clipping / norm)
         for group, rate in zip(self._engine.optimizer.param_groups, learning_rates, strict=True):
             group["lr"] = rate
+        if self._muon:
+            self._muon.replace(self._gradients)
         self._gradients.step()
         if self._average:
             self._average.update(self.progress.optimizer_steps)
@@ -200,11 +181,10 @@ class Engine:
         kinds: dict[str, dict[str, Callable[[], Tensor]]] = {"weights": {}, "moments": {}, "average": {}}
         buffers = {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._parameters}
         kinds["weights"] = {name: partial(torch.Tensor.detach, buffer) for name, buffer in buffers.items()}
-        begun = self._state.begun()
+        if self._state.begun():
+            kinds["moments"] = {name: read for name, (read, _) in self._moments().items()}
         for name, parameter in self._parameters.items():
             kinds["weights"][name] = partial(self._state.read, parameter, None)
-            if begun:
-                kinds["moments"] |= {f"{m}.{name}": partial(self._state.read, parameter, m) for m in MOMENTS}
             if self._average:
                 kinds["average"][name] = partial(self._average.read, name)
         share: dict[str, dict[str, Tensor]] = {}
@@ -236,9 +216,9 @@ class Engine:
             CheckpointError: names or shapes differ from the model's.
         """
         require_same(self._shapes, shapes(weights))
-        names = {f"{moment}.{name}" for moment in MOMENTS for name in self._parameters}
-        if moments and set(moments) != names:
-            raise CheckpointError(f"optimizer moments do not fit the model: {sorted(names ^ set(moments))[:5]} differ.")
+        known = self._moments()
+        if moments and (differing := sorted(known.keys() ^ moments.keys())):
+            raise CheckpointError(f"optimizer moments do not fit the model and optimizer: {differing[:5]} differ.")
         with torch.no_grad():
             for name, buffer in self.module.named_buffers():
                 if name in weights:
@@ -249,10 +229,21 @@ class Engine:
                     self._average.write(name, average.get(name, weights[name]))
             if moments:
                 self._state.begin(progress.optimizer_steps)
-                for name, parameter in self._parameters.items():
-                    for moment in MOMENTS:
-                        self._state.write(parameter, moment, moments[f"{moment}.{name}"])
+                for name, (_, write) in known.items():
+                    write(moments[name])
         self.progress = progress
+
+    def _moments(self) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+        """How each moment is read and written (collective), by its name in a checkpoint."""
+        moments: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]] = {}
+        for name, parameter in self._parameters.items():
+            if self._muon and name in self._muon:
+                moments[f"momentum.{name}"] = partial(self._muon.read, name), partial(self._muon.write, name)
+                continue
+            for moment in MOMENTS:
+                key = parameter, moment
+                moments[f"{moment}.{name}"] = partial(self._state.read, *key), partial(self._state.write, *key)
+        return moments
 
 
 @dataclass(frozen=True)
@@ -279,27 +270,3 @@ class EngineProgress:
         if scaled and count >= GROWTH_INTERVAL:
             scale, count = min(scale * 2, LARGEST_LOSS_SCALE), 0
         return EngineProgress(scale, self.optimizer_steps + 1, count, 0)
-
-
-def _settings(config: EngineConfig, global_batch: int, per_process: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration."""
-    zero: dict[str, Any] = {
-        "stage": config.zero_stage,
-        "reduce_bucket_size": config.bucket_size,
-        "allgather_bucket_size": config.bucket_size,
-    }
-    if config.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if config.offload == "all":
-        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
-        "train_batch_size": global_batch,
-        "train_micro_batch_size_per_gpu": per_process,
-        "gradient_accumulation_steps": 1,
-        # Clipped in `step`, by the norm of the exact sum; left out, DeepSpeed would clip at its own default.
-        "gradient_clipping": 0.0,
-        "steps_per_print": 2**31,
-        # Our optimizer is torch's: DeepSpeed's own for the CPU would have to be compiled first.
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": zero,
-    }

@@ -11,6 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.muon import is_muon
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -35,19 +37,21 @@ class ReplicatedState:
 
     def begun(self) -> bool:
         """Whether the optimizer has a state, as it has after its first step."""
-        return any(self._optimizer.state.get(master) for master in self._masters())
+        return any(self._optimizer.state.get(master) for _, master in self._masters())
 
     def begin(self, step: int) -> None:
         """Make an optimizer state as of ``step`` with moments of zero."""
-        for master in self._masters():
-            self._optimizer.state[master] = {
-                "step": torch.tensor(float(step)),
-                **{moment: torch.zeros_like(master) for moment in MOMENTS},
-            }
+        for group, master in self._masters():
+            if not is_muon(group):
+                self._optimizer.state[master] = {
+                    "step": torch.tensor(float(step)),
+                    **{moment: torch.zeros_like(master) for moment in MOMENTS},
+                }
 
-    def bytes(self) -> int:
-        """Of what the optimizer sees as its parameters, in this process."""
-        return sum(master.numel() * master.element_size() for master in self._masters())
+    def bytes(self) -> tuple[int, int]:
+        """Of what the optimizer sees as its parameters, and of their moments, in this process."""
+        sizes = [(is_muon(group), master.numel() * master.element_size()) for group, master in self._masters()]
+        return sum(size for _, size in sizes), len(MOMENTS) * sum(size for muon, size in sizes if not muon)
 
     def read(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
         """Its weight or moment, in its shape, fp32; possibly a view."""
@@ -65,9 +69,9 @@ class ReplicatedState:
         """Of the whole parameter."""
         return parameter.shape
 
-    def _masters(self) -> list[Tensor]:
-        """What the optimizer itself sees as its parameters."""
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
+    def _masters(self) -> list[tuple[dict[str, Any], Tensor]]:
+        """What the optimizer itself sees as its parameters, each with its group."""
+        return [(group, p) for group in self._optimizer.param_groups for p in group["params"]]
 
 
 class FragmentedState(ReplicatedState):
@@ -111,7 +115,8 @@ class PartitionedState(ReplicatedState):
 
     def read(self, parameter: Any, moment: str | None) -> Tensor:
         share = self._engine.optimizer.get_local_fp32_param(parameter, moment)
-        return gathered(share.detach().clone(), parameter.ds_shape)
+        # Offloaded, it is not where the processes can send it from.
+        return gathered(share.detach().to(self._engine.device, copy=True), parameter.ds_shape)
 
     def write(self, parameter: Any, moment: str | None, value: Tensor) -> None:
         share = shares(value, dist.get_world_size())[dist.get_rank()].to(parameter.ds_tensor.device)
@@ -128,8 +133,10 @@ class PartitionedState(ReplicatedState):
     def shape(self, parameter: Any) -> torch.Size:
         return parameter.ds_shape
 
-    def _masters(self) -> list[Tensor]:
-        return self._engine.optimizer.fp32_partitioned_groups_flat
+    def _masters(self) -> list[tuple[dict[str, Any], Tensor]]:
+        optimizer, groups = self._engine.optimizer, self._optimizer.param_groups
+        masters = enumerate(optimizer.fp32_partitioned_groups_flat)
+        return [(groups[optimizer.sub_group_to_group_id[number]], master) for number, master in masters]
 
 
 STATES = (ReplicatedState, FragmentedState, FragmentedState, PartitionedState)

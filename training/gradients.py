@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.engine_state import shares
+from training.engine_state import gathered, shares
 
 
 class SummedGradients:
@@ -26,7 +26,7 @@ class SummedGradients:
     def __init__(self, engine: Any, parameters: Sequence[nn.Parameter]):
         self._engine, self._parameters = engine, parameters
         self._sum = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device=parameters[0].device)
-        self._parts = [part.view_as(p) for part, p in zip(self._split(self._sum), parameters)]
+        self._parts = {p: part.view_as(p) for part, p in zip(self._split(self._sum), parameters)}
 
     def clear(self) -> None:
         """Begin a step."""
@@ -39,7 +39,7 @@ class SummedGradients:
     def add(self, loss: Tensor) -> None:
         """The gradient of a lane's loss."""
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-        for total, gradient in zip(self._parts, gradients):
+        for total, gradient in zip(self._parts.values(), gradients):
             total += gradient
 
     def mean(self, lanes: int, loss_scale: float) -> float:
@@ -52,6 +52,14 @@ class SummedGradients:
     def scale(self, factor: float) -> None:
         """Multiply the mean."""
         self._sum *= factor
+
+    def read(self, parameter: nn.Parameter) -> Tensor:
+        """The mean of one parameter, fp32."""
+        return self._parts[parameter].float()
+
+    def write(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Put something else in place of the mean of one parameter."""
+        self._parts[parameter].copy_(value)
 
     def step(self) -> None:
         """Hand the mean to DeepSpeed, in fp32, and let it step."""
@@ -80,12 +88,16 @@ class PartitionedGradients:
         self._engine, self._bucket_size = engine, bucket_size
         self._groups: list[list[Any]] = engine.optimizer.fp16_groups
         shares = [p.ds_tensor for group in self._groups for p in group]
-        self._sum = torch.zeros(sum(s.numel() for s in shares), dtype=torch.float64, device=shares[0].device)
+        # Where gradients are, which offloaded shares of weights are not.
+        self._sum = torch.zeros(sum(s.numel() for s in shares), dtype=torch.float64, device=engine.device)
         parts = self._sum.split([s.numel() for s in shares])
         self._parts: dict[Any, Tensor] = dict(zip((p for group in self._groups for p in group), parts, strict=True))
         self._bucket: list[tuple[Any, Tensor]] = []
         self._bucket_elements = 0
         engine.optimizer.reduce_ready_partitions_and_remove_grads = self._take
+        if not engine.optimizer.offload_optimizer:
+            # Where DeepSpeed's own sums would be; nothing reads or writes them any more.
+            engine.optimizer.grad_partitions_flat_buffer.untyped_storage().resize_(0)
 
     def clear(self) -> None:
         """Begin a step."""
@@ -112,15 +124,24 @@ class PartitionedGradients:
         """Multiply the mean."""
         self._sum *= factor
 
+    def read(self, parameter: Any) -> Tensor:
+        """The mean of one parameter, whole, fp32 (collective)."""
+        return gathered(self._parts[parameter].float(), parameter.ds_shape)
+
+    def write(self, parameter: Any, value: Tensor) -> None:
+        """Put something else, given whole, in place of the mean of one parameter."""
+        self._parts[parameter].copy_(shares(value, dist.get_world_size())[dist.get_rank()])
+
     def step(self) -> None:
         """Hand the mean to DeepSpeed, in fp32, and let it step."""
         optimizer = self._engine.optimizer
         for number, group in enumerate(self._groups):
-            shares = [self._parts[p].float() for p in group]
             if optimizer.offload_optimizer:
-                optimizer.fp32_partitioned_groups_flat[number].grad.copy_(torch.cat(shares))
+                mean = torch.cat([self._parts[p].float() for p in group])
+                optimizer.fp32_partitioned_groups_flat[number].grad.copy_(mean)
             else:
-                optimizer.averaged_gradients[number] = shares
+                # Nobody else holds them, so that DeepSpeed frees each group's as it goes.
+                optimizer.averaged_gradients[number] = [self._parts[p].float() for p in group]
         self._engine.step()
 
     def _take(self, parameter: Any) -> None:

@@ -16,6 +16,7 @@ from training.checkpoint import RunState, load_checkpoint, name_of
 from training.checkpoint_store import FolderStore
 from training.checkpoint_writer import CheckpointWriter, Retention
 from training.engine import Engine, EngineConfig, EngineProgress
+from training.muon import MuonAdamW
 from training.processes import end_process, start_processes, stop_processes
 
 LANES, MICRO_BATCH = 4, 5
@@ -66,12 +67,16 @@ def state_of(engine: Engine, step: int) -> RunState:
 def main() -> None:
     options, source, target = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     start, stop, poisoned = options.pop("start", 0), options.pop("stop"), options.pop("poisoned", [])
+    muon = options.pop("muon", False)
     config = EngineConfig(**options)
     place = start_processes(config.timeout_s)
     torch.manual_seed(0)
     module = Network()
     groups = [[p for p in module.parameters() if p.ndim > 1], [p for p in module.parameters() if p.ndim == 1]]
-    optimizer = torch.optim.AdamW([{"params": g, "weight_decay": d} for g, d in zip(groups, (0.1, 0.0))], lr=1e-2)
+    settings = [{"params": g, "weight_decay": d} for g, d in zip(groups, (0.1, 0.0))]
+    if muon:
+        settings[0]["momentum"] = 0.95
+    optimizer = (MuonAdamW if muon else torch.optim.AdamW)(settings, lr=1e-2)
     engine = Engine(
         module,
         optimizer,

@@ -1,6 +1,7 @@
-"""A small job for the doctor's tests: ``memory_job STAGE BUCKET OUT`` trains the tiny model and counts bytes.
+"""A small job for the doctor's tests: ``memory_job STAGE OFFLOAD BUCKET OUT`` trains the tiny model, counts bytes.
 
-Writes what the engine keeps between steps, and the most that a step adds to it, in bytes of all tensors, to OUT.
+Writes the parameters' sizes, what the engine keeps between steps, and the most that a step adds to it, in bytes of all
+tensors, to OUT.
 """
 
 import gc
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.training.molecules import DRUGS, model_config, molecule_batch, seeded
 from training.engine import Engine, EngineConfig
-from training.module import build_module, num_parameters
+from training.module import build_module
 from training.objectives import ObjectiveConfig
 from training.optim import OptimConfig, build_optimizer
 from training.processes import end_process, start_processes, stop_processes
@@ -57,12 +58,13 @@ def live_bytes() -> int:
 
 
 def main() -> None:
-    stage, bucket, target = sys.argv[1:]
-    config = EngineConfig(zero_stage=int(stage), bucket_size=int(bucket))
+    stage, offload, bucket, target = sys.argv[1:]
+    config = EngineConfig(zero_stage=int(stage), offload=offload, bucket_size=int(bucket))
     place = start_processes(config.timeout_s)
     batch = molecule_batch(DRUGS[:4])
     before = live_bytes()
     module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde_corrected"), 0)
+    sizes = [parameter.numel() for parameter in module.parameters()]
     optimizer, scales = build_optimizer(module, OptimConfig(weight_decay=0.01), module.objective.learning_rate_scale)
     for group in optimizer.param_groups:
         group["foreach"] = True  # AdamW's default on GPUs
@@ -74,8 +76,7 @@ def main() -> None:
             engine.step([1e-4 * scale for scale in scales])
     kept = live_bytes() - before
     if place.rank == 0:
-        parameters = num_parameters(module)
-        Path(target).write_text(json.dumps({"parameters": parameters, "kept": kept, "step": peak.most}))
+        Path(target).write_text(json.dumps({"sizes": sizes, "kept": kept, "step": peak.most}))
     stop_processes()
     end_process(0)
 

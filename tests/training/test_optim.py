@@ -38,8 +38,10 @@ def test_groups_carry_their_scale_and_vectors_do_not_decay():
     assert found == {(0.1, 0.1): 6, (0.1, 0.0): 3, (1.0, 0.1): 6, (1.0, 0.0): 3}
 
 
-def test_an_unknown_schedule_is_refused():
+def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="schedule=linear: expected one of constant, cosine, wsd"):
         OptimConfig(schedule="linear")
+    with pytest.raises(ConfigError, match="name=sgd: expected one of adamw, muon"):
+        OptimConfig(name="sgd")
     with pytest.raises(ConfigError, match=r"average_decay=1.0: expected a number from 0 to 1"):
         OptimConfig(average_decay=1.0)
