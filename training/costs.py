@@ -110,10 +110,9 @@ def gpu_memory(
     * then the optimizer's, the same flattened, and AdamW's root: at most 12 S, all in one group.
 
     At stage 3 there are 4 S of weights, and 4 Q of those that stay gathered, and 8 S of sums. At most B elements and
-    the largest parameter are gathered, 4 bytes each, and as many gradients reduced: 4 bytes each in fp32, twice 8 in
-    fp64, and 8 / N that are received. A step makes 4 S of gradients and 4 S flattened, later AdamW's root, and in the
-    end gathers 4 Q anew. ``offload="all"`` keeps there 4 S of weights, 12 S of the optimizer's and 8 S of gradients in
-    the CPU's memory.
+    the largest parameter are gathered, 4 bytes each, and as many gradients reduced: 4 bytes each in fp32 and 8 in fp64.
+    A step makes 4 S of gradients and 4 S flattened, later AdamW's root, and in the end gathers 4 Q anew.
+    ``offload="all"`` keeps 4 S of weights, 12 S of the optimizer's and 8 S of gradients in the CPU's memory.
 
     A moving average of the weights (``optim.average_decay``) takes 4 P / N more, where the weights are. Muon's matrices
     have one moment, of 4 P / N at any stage. Buffers are not counted, nor what NCCL and CUDA take for themselves.
@@ -132,7 +131,7 @@ def gpu_memory(
             weights=4 * persistent + (0 if offloaded else 4 * shard),
             sums=8 * shard,
             optimizer=0 if offloaded else 12 * shard,
-            lane=copies + 4 * live + 20 * live + 8 * live // gpus,
+            lane=copies + 16 * live,
             step=max(8 * shard, 4 * persistent),
             cpu=24 * shard if offloaded else 0,
         )

@@ -109,12 +109,12 @@ def _memory(sizes: list[int], config: "CostConfig") -> Table:
     from training.costs import LAYOUTS, gpu_memory
 
     table = Table(title=f"memory of one of {config.gpus} GPUs in GiB, {config.precision}, without activations")
-    for column in ("ZeRO", "weights", "gradient sums", "optimizer", "lane", "step", "peak", "in the CPU's"):
+    for column in ("ZeRO", "weights", "sums", "optimizer", "lane", "step", "peak", "on the CPU"):
         table.add_column(column, justify="right")
     for stage, offload in LAYOUTS:
         found = gpu_memory(sizes, stage, config.gpus, config.precision, offload=offload)
         columns = (found.weights, found.sums, found.optimizer, found.lane, found.step, found.peak, found.cpu)
-        name = f"{stage}" if offload == "none" else f"{stage}, offload={offload}"
+        name = f"{stage}" if offload == "none" else f"{stage}, offload"
         table.add_row(name, *(f"{value / 2**30:.2f}" for value in columns))
     return table
 

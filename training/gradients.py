@@ -159,16 +159,18 @@ class PartitionedGradients:
         if not self._bucket:
             return
         world_size = dist.get_world_size()
-        rows = [shares(gradient.to(torch.float64), world_size) for _, gradient in self._bucket]
-        own = torch.cat(rows, dim=1)
+        parameters = [parameter for parameter, _ in self._bucket]
+        own = torch.cat([shares(gradient, world_size) for _, gradient in self._bucket], dim=1)
+        # The gradients go before their copies in fp64 come, which are twice as large.
+        self._bucket, self._bucket_elements = [], 0
+        own = own.to(torch.float64)
         if world_size > 1:
             received = own.new_empty(own.shape[1])
             dist.reduce_scatter_tensor(received, own.flatten())
         else:
             received = own[0]
-        for (parameter, _), part in zip(self._bucket, received.split([row.shape[1] for row in rows]), strict=True):
+        for parameter, part in zip(parameters, received.split([p.ds_tensor.numel() for p in parameters]), strict=True):
             self._parts[parameter] += part
-        self._bucket, self._bucket_elements = [], 0
 
 
 def _rounded_norm(squared: Tensor) -> float:
