@@ -4,7 +4,6 @@ Credentials and endpoints are those of fsspec's own configuration and environmen
 ``~/.config/fsspec``, ...): there are no keys of ours for them.
 """
 
-import errno
 import hashlib
 import random
 import sys
@@ -20,7 +19,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
 
-from pipeline.files import written_whole
+from pipeline.files import FULL, written_whole
 from preprocessing.errors import ConfigError, DataError, RemoteError
 
 T = TypeVar("T")
@@ -260,7 +259,7 @@ def _told(url: str, done: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{shown(url)} is not there, or must not be seen with these credentials.") from error
     except (OSError, *backend) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         refused = isinstance(error, PermissionError)

@@ -8,6 +8,7 @@ a whole checkpoint or none, whatever dies when (:mod:`~training.checkpoint_store
 """
 
 import json
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +22,7 @@ from pipeline.files import sync, write_atomically
 from preprocessing.errors import CheckpointError, DataError
 from training.checkpoint import RunState, checksums, name_of, part_name, state_from
 from training.checkpoint_store import CheckpointStore
+from training.lifecycle import describe_process
 from training.processes import Place
 
 
@@ -102,7 +104,7 @@ class CheckpointWriter:
         problem: BaseException | str | None = future.exception()
         [failed] = self._place.anywhere(problem is not None)
         if failed:
-            problem = problem or "another process could not write its share"
+            problem = problem or "another process could not write its share, and has told why"
         elif self._place.rank == 0:
             try:
                 self._commit(step)
@@ -111,8 +113,12 @@ class CheckpointWriter:
         self._problem, self._newest = None, step
         if problem is not None:
             # Training goes on: the checkpoint before is still there, and the next one may succeed.
-            self._problem = f"checkpoint {self._store.where}/{name_of(step)} could not be written: {problem}"
-            self._say(self._problem)
+            why = str(problem).removesuffix(".")
+            self._problem = f"checkpoint {self._store.where}/{name_of(step)} could not be written: {why}"
+            self._say(f"{self._problem}. Those before it are kept, and training goes on to the next")
+            if future.exception() and self._place.rank > 0:
+                # The first process only knows that something went wrong here.
+                print(f"{describe_process(self._place)}: {self._problem}", file=sys.stderr, flush=True)
             if self._place.rank == 0:
                 with suppress(OSError, DataError):
                     self._store.discard(step)
@@ -135,7 +141,8 @@ class CheckpointWriter:
         self._thread.shutdown()
         [failed] = self._place.anywhere(self._problem is not None)
         if failed:
-            raise CheckpointError(self._problem or "the first process could not write the last checkpoint.")
+            problem = self._problem or "the first process could not write the last checkpoint"
+            raise CheckpointError(f"{problem}. Mend that, and the same command continues from the newest checkpoint.")
 
     def _write(self, tensors: dict[str, dict[str, Tensor]], state: RunState, config_yaml: str) -> None:
         place, folder = self._place, self._store.staging(state.step)

@@ -10,6 +10,7 @@ from typing import BinaryIO, TextIO
 
 import torch
 
+from pipeline.files import naming
 from pipeline.progress import clock_time
 
 Record = dict[str, float]
@@ -40,16 +41,19 @@ class MetricsWriter:
 
     def write(self, record: Record) -> None:
         """Append a step's record."""
-        self._file.write(json.dumps(record) + "\n")
+        with naming(self._file.name):
+            self._file.write(json.dumps(record) + "\n")
         self.step = int(record["step"])
 
     def flush(self) -> None:
         """Hand everything to the file system, where readers see it."""
-        self._file.flush()
+        with naming(self._file.name):
+            self._file.flush()
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
+        with naming(self._file.name):
+            self._file.close()
 
 
 class MetricsReader:

@@ -11,6 +11,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pipeline.config import compose
+from pipeline.files import FULL
 from preprocessing.errors import ConfigError, MolstreamError, TrainingError
 from training.config import PretrainConfig
 from training.data.sources import open_data, open_validation
@@ -26,7 +27,7 @@ def pretrain(config: PretrainConfig, place: Place) -> bool:
 
     Raises:
         ConfigError, DataError, CheckpointError: before any training, when something does not fit.
-        TrainingError: the loss is lost.
+        TrainingError: the loss is lost, or the disk of the run is full.
     """
     data = open_data(config.data)
     run = RunDirectory(config.run_dir)
@@ -36,7 +37,15 @@ def pretrain(config: PretrainConfig, place: Place) -> bool:
     if place.rank == 0:
         run.begin(config, data, place)
     place.barrier()
-    return trainer.fit()
+    try:
+        return trainer.fit()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise TrainingError(
+            f"{error.strerror}: {error.filename}. Make room there: the same command continues from the newest "
+            "checkpoint."
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ class RunDirectory:
         self.keep(text)
 
     def keep(self, text: str) -> None:
-        """Keep something in log.txt."""
-        with (self.path / "log.txt").open("a") as file:
+        """Keep something in log.txt, if there is room."""
+        # What is told here has no other way out; a full disk that matters ends the run by metrics.jsonl.
+        with suppress(OSError), (self.path / "log.txt").open("a") as file:
             file.write(text + "\n")
 
 
