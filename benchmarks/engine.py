@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -49,6 +50,8 @@ from training.processes import Place, end_process, start_processes, stop_process
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULTS = ("model=small", "data.lanes=8", "data.micro_batch=8", "optim.gradient_clipping=1.0")
 WARM_UP, NEVER = 10, 10**9
+LINEAR = torch.nn.functional.linear
+"""PyTorch's own."""
 
 Lanes = dict[int, MoleculeBatch]
 """What a process has of a step."""
@@ -206,7 +209,9 @@ def plain_side(config: PretrainConfig, place: Place) -> Step:
             last = len(losses) + 1 == len(lanes)
             unsynced = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
             with unsynced:
-                with torch.autocast(place.device.type, precision, enabled=precision != torch.float32):
+                # DeepSpeed replaces it in the whole process at ZeRO 3.
+                linear = mock.patch.object(torch.nn.functional, "linear", LINEAR)
+                with linear, torch.autocast(place.device.type, precision, enabled=precision != torch.float32):
                     loss = model(batch, generator(config, place, number, lane)).loss
                 (loss / len(lanes)).backward()
             losses.append(loss.detach())

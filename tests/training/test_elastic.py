@@ -90,11 +90,11 @@ def test_five_ways_to_the_same_run(dataset, tmp_path, stage):
     for world_size in (1, 2, 4):
         run_ranks(world_size, command(dataset, tmp_path / f"{world_size}", stage), timeout=PATIENCE_S)
     for world_size, stop in ((4, 70), (2, 130), (1, STEPS)):
-        run_ranks(world_size, command(dataset, tmp_path / "4, 2, 1", stage, f"stop_at={stop}"), timeout=PATIENCE_S)
-    killed_at_random(dataset, tmp_path / "2, killed", stage)
+        run_ranks(world_size, command(dataset, tmp_path / "4-2-1", stage, f"stop_at={stop}"), timeout=PATIENCE_S)
+    killed_at_random(dataset, tmp_path / "2-killed", stage)
     losses, molecules = curve(tmp_path / "1")
     assert losses[-20:].mean() < 0.9 * losses[:20].mean()
-    others = {way: curve(tmp_path / way) for way in ("2", "4", "4, 2, 1", "2, killed")}
+    others = {way: curve(tmp_path / way) for way in ("2", "4", "4-2-1", "2-killed")}
     folder = Path(os.environ.get("MOLSTREAM_PLOTS", tmp_path))
     plot_differences(folder / f"five_ways_zero_{stage}.svg", losses, {way: found for way, (found, _) in others.items()})
     last = load_checkpoint(tmp_path / "1" / "checkpoints" / name_of(STEPS))

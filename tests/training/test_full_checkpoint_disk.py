@@ -2,15 +2,19 @@
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
 from tests.training.processes import run_ranks, start_ranks
-from training.checkpoint import checkpoints, damage
+from tests.training.test_checkpoint import STATE, tensors, writer
+from training.checkpoint import checkpoints, damage, name_of
+from training.checkpoint_writer import Retention
 from training.metrics import read_metrics
 
-SETTINGS = ("model=tiny", "data.lanes=2", "data.micro_batch=4", "steps=60", "save_every=2", "log_every=1")
-PATIENCE_S = 300.0
+STEPS = 40
+SETTINGS = ("model=tiny", "data.lanes=2", "data.micro_batch=4", f"steps={STEPS}", "save_every=2", "log_every=1")
+PATIENCE_S = 600.0
 
 
 def command(dataset, run_dir) -> list[str]:
@@ -19,6 +23,20 @@ def command(dataset, run_dir) -> list[str]:
 
 def losses(run_dir) -> list[float]:
     return [record["train/loss"] for record in read_metrics(run_dir)]
+
+
+def test_a_checkpoint_that_finds_no_room_is_told_and_the_next_one_that_does_is_written(disk):
+    folder, said = disk.folder / "checkpoints", []
+    saving = writer(folder, Retention(), said.append)
+    for step in (1, 2, 3):
+        saving.begin(tensors(step), replace(STATE, step=step), "")
+        saving.wait()
+        (disk.enlarge if step == 2 else disk.fill)()
+    saving.finish()
+    assert [path.name for path in checkpoints(folder)] == [name_of(1), name_of(3)]
+    assert [damage(path) for path in checkpoints(folder)] == [None, None]
+    failed = f"checkpoint {folder / name_of(2)} could not be written: .*No space left.* training goes on"
+    assert [bool(re.match(failed, text)) for text in said] == [False, True, False]
 
 
 @pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -39,7 +57,6 @@ def test_a_full_disk_is_told_and_the_same_command_continues(dataset, disk, tmp_p
             rank.kill()
     assert [rank.returncode for rank in ranks] == [1] * world_size, told
     folder = re.escape(str(run_dir))
-    assert re.search(rf"checkpoint {folder}/checkpoints/step_\d+ could not be written: .*No space left", told), told
     last = told.rstrip().rsplit("\n", 1)[-1]
     assert re.match(
         rf"error: .*No space left on device.*{folder}/metrics.jsonl.*Make room.*same command continues", last
@@ -52,7 +69,8 @@ def test_a_full_disk_is_told_and_the_same_command_continues(dataset, disk, tmp_p
     saved = checkpoints(run_dir / "checkpoints")
     assert saved
     assert [damage(path) for path in saved] == [None] * len(saved)
-    assert f"restored step {int(saved[-1].name[-8:])}" in run_ranks(world_size, command(dataset, run_dir))
-    run_ranks(1, command(dataset, tmp_path / "undisturbed"))
+    told = run_ranks(world_size, command(dataset, run_dir), PATIENCE_S)
+    assert f"restored step {int(saved[-1].name[-8:])}" in told
+    run_ranks(1, command(dataset, tmp_path / "undisturbed"), PATIENCE_S)
     assert losses(run_dir) == losses(tmp_path / "undisturbed")
-    assert len(losses(run_dir)) == 60
+    assert len(losses(run_dir)) == STEPS
