@@ -3,11 +3,12 @@
 import collections
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -82,6 +83,17 @@ def stop_processes() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def end_process(code: int) -> NoReturn:
+    """End a process that has been one of several, at once, after what it printed is out.
+
+    Threads of gloo outlive the process group, as DeepSpeed still refers to it, and now and then one of them aborts an
+    interpreter that takes its time to end ("terminate called without an active exception").
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class Engine:

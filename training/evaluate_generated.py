@@ -50,6 +50,8 @@ class EvaluateGeneratedConfig:
     """Conformers that are generated for every reference conformer."""
     threshold: float = 0.5
     """RMSD in angstrom up to which a conformer is covered."""
+    posebusters_molecules: int = 100
+    """Molecules, the first of those drawn, whose conformers PoseBusters judges: seconds for each, minutes for cages."""
     step: int | None = None
     """Which checkpoint; the newest whole one by default."""
     output: str | None = None
@@ -64,7 +66,7 @@ class EvaluateGeneratedConfig:
     """Samples that are drawn at a time."""
 
     def __post_init__(self) -> None:
-        for key, least in (("molecules", 0), ("per_reference", 1), ("batch_size", 1)):
+        for key, least in (("molecules", 0), ("per_reference", 1), ("posebusters_molecules", 0), ("batch_size", 1)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key}={getattr(self, key)}: expected at least {least}.")
 
@@ -90,7 +92,8 @@ def evaluate_conformers(config: EvaluateGeneratedConfig, output: Path) -> dict[s
     for name, ensembles in methods.items():
         columns = list(zip(references, ensembles, strict=True))
         scores = [score_conformers(r.smiles, r.positions, g, config.threshold) for r, g in columns]
-        valid = posebusters_validity([(reference.smiles, conformers) for reference, conformers in columns])
+        judged = [(reference.smiles, conformers) for reference, conformers in columns[: config.posebusters_molecules]]
+        valid = posebusters_validity(judged)
         rows.append(asdict(ensemble_score(name, scores, valid)))
     return {"threshold": config.threshold, "per_reference": config.per_reference, "scores": rows}
 

@@ -13,7 +13,7 @@ from pipeline.config import compose
 from pipeline.shards.reader import ShardDataset
 from preprocessing.errors import ConfigError, MolstreamError
 from training.config import PretrainConfig
-from training.engine import Place, start_processes, stop_processes
+from training.engine import Place, end_process, start_processes, stop_processes
 from training.run import RunDirectory
 from training.trainer import Trainer
 
@@ -43,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = compose("pretrain", PretrainConfig, arguments)
         place = start_processes(config.deepspeed)
-        finished = pretrain(config, place)
+        code = 0 if pretrain(config, place) else 130
         stop_processes()
     except MolstreamError as error:
         if loud:
             print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
-    return 0 if finished else 130
+    if place.world_size > 1:
+        end_process(code)
+    return code
 
 
 if __name__ == "__main__":

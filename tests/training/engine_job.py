@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.engine import Engine, EngineConfig, start_processes, stop_processes
+from training.engine import Engine, EngineConfig, end_process, start_processes, stop_processes
 
 LANES, MICRO_BATCH = 4, 5
 
@@ -61,6 +61,7 @@ def main() -> None:
         save_file(moments, f"{target}.moments")
         Path(f"{target}.json").write_text(json.dumps(losses))
     stop_processes()
+    end_process(0)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.training.molecules import DRUGS, model_config, molecule_batch, seeded
-from training.engine import Engine, EngineConfig, start_processes, stop_processes
+from training.engine import Engine, EngineConfig, end_process, start_processes, stop_processes
 from training.module import build_module, num_parameters
 from training.objectives import ObjectiveConfig
 from training.optim import OptimConfig, build_optimizer
@@ -76,6 +76,7 @@ def main() -> None:
         parameters = num_parameters(module)
         Path(target).write_text(json.dumps({"parameters": parameters, "kept": kept, "step": peak.most}))
     stop_processes()
+    end_process(0)
 
 
 if __name__ == "__main__":
