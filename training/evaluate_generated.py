@@ -51,7 +51,7 @@ class EvaluateGeneratedConfig:
     threshold: float = 0.5
     """RMSD in angstrom up to which a conformer is covered."""
     posebusters_molecules: int = 100
-    """Molecules, the first of those drawn, whose conformers PoseBusters judges: seconds for each, minutes for cages."""
+    """Molecules, the first of those drawn, that PoseBusters judges: seconds for each, minutes for cages; 0 for none."""
     step: int | None = None
     """Which checkpoint; the newest whole one by default."""
     output: str | None = None
@@ -93,7 +93,7 @@ def evaluate_conformers(config: EvaluateGeneratedConfig, output: Path) -> dict[s
         columns = list(zip(references, ensembles, strict=True))
         scores = [score_conformers(r.smiles, r.positions, g, config.threshold) for r, g in columns]
         judged = [(reference.smiles, conformers) for reference, conformers in columns[: config.posebusters_molecules]]
-        valid = posebusters_validity(judged)
+        valid = posebusters_validity(judged) if judged else None
         rows.append(asdict(ensemble_score(name, scores, valid)))
     return {"threshold": config.threshold, "per_reference": config.per_reference, "scores": rows}
 
