@@ -51,7 +51,7 @@ class EvaluateGeneratedConfig:
     threshold: float = 0.5
     """RMSD in angstrom up to which a conformer is covered."""
     posebusters_molecules: int = 100
-    """Molecules, the first of those drawn, that PoseBusters judges: seconds for each, minutes for cages; 0 for none."""
+    """Molecules that PoseBusters judges, the first with conformers of every method; seconds for each; 0 for none."""
     step: int | None = None
     """Which checkpoint; the newest whole one by default."""
     output: str | None = None
@@ -88,12 +88,14 @@ def evaluate_conformers(config: EvaluateGeneratedConfig, output: Path) -> dict[s
     shown = {name: methods[name][:GALLERY] for name in ("molstream", "ETKDG")}
     smiles, positions = zip(*((sample.smiles, sample.positions) for sample in references[:GALLERY]), strict=True)
     write_gallery(smiles, positions, shown, output.with_suffix(".sdf"))
+    # PoseBusters embeds molecules itself, and needs minutes to fail where ETKDG fails.
+    embedded = [k for k in range(len(references)) if all(len(ensembles[k]) for ensembles in methods.values())]
+    judged = embedded[: config.posebusters_molecules]
     rows = []
     for name, ensembles in methods.items():
         columns = list(zip(references, ensembles, strict=True))
         scores = [score_conformers(r.smiles, r.positions, g, config.threshold) for r, g in columns]
-        judged = [(reference.smiles, conformers) for reference, conformers in columns[: config.posebusters_molecules]]
-        valid = posebusters_validity(judged) if judged else None
+        valid = posebusters_validity([(references[k].smiles, ensembles[k]) for k in judged]) if judged else None
         rows.append(asdict(ensemble_score(name, scores, valid)))
     return {"threshold": config.threshold, "per_reference": config.per_reference, "scores": rows}
 
