@@ -1,5 +1,6 @@
 """How good an ensemble of conformers is: coverage, matching, handedness and physical validity."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -142,5 +143,7 @@ def posebusters_validity(molecules: Sequence[tuple[str, np.ndarray]]) -> float |
             poses.append(Chem.AddHs(pose, addCoords=True))
     if not poses:
         return float("nan")
+    # Else it warns, for every single conformer, of the checks that it cannot make.
+    logging.getLogger("posebusters").setLevel(logging.ERROR)
     checks = PoseBusters(config="mol").bust(poses)
     return float(checks.astype(bool).all(axis=1).mean())

@@ -143,12 +143,10 @@ def running(nodes: RayNodes, source: Path, output: Path, nodes_at_risk: tuple[in
         job.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kills", "molecules", "nodes_at_risk"),
-    [
-        pytest.param(3, 110, (1, 2), id="three"),
-        pytest.param(10, 400, (0, 1, 2), id="ten", marks=pytest.mark.slow),
-    ],
+    [pytest.param(3, 110, (1, 2), id="three"), pytest.param(10, 400, (0, 1, 2), id="ten")],
 )
 def test_kills_at_random_moments_change_no_byte(tmp_path, kills, molecules, nodes_at_risk):
     seed = int(os.environ.get("MOLSTREAM_CHAOS_SEED") or int.from_bytes(os.urandom(4)))

