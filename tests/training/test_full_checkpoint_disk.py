@@ -12,7 +12,7 @@ from training.checkpoint import checkpoints, damage, name_of
 from training.checkpoint_writer import Retention
 from training.metrics import read_metrics
 
-STEPS = 40
+STEPS = 24
 SETTINGS = ("model=tiny", "data.lanes=2", "data.micro_batch=4", f"steps={STEPS}", "save_every=2", "log_every=1")
 PATIENCE_S = 600.0
 
