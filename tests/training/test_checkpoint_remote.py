@@ -85,6 +85,7 @@ def test_a_network_that_fails_again_and_again_costs_time_alone(server, remote):
     assert sum(cut < 6000 for cut in cuts) > 5
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_told_and_training_goes_on(remote, tmp_path):
     said: list[str] = []
     patient = Retries(attempts=2, first_wait_s=0.01)

@@ -79,7 +79,13 @@ def test_curve_and_average_are_those_of_plain_pytorch(six_steps):
 
 @pytest.mark.parametrize(
     ("world_size", "stage"),
-    [(1, 0), pytest.param(1, 1, marks=pytest.mark.slow), (2, 0), pytest.param(2, 2, marks=pytest.mark.slow), (4, 3)],
+    [
+        (1, 0),
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        (2, 3),
+        pytest.param(2, 2, marks=pytest.mark.slow),
+        pytest.param(4, 3, marks=pytest.mark.slow),
+    ],
 )
 def test_a_state_continues_at_any_world_size_and_stage(six_steps, tmp_path, world_size, stage):
     source, whole = six_steps

@@ -39,7 +39,8 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_the_next_one_that_does_is_w
     assert [bool(re.match(failed, text)) for text in said] == [False, True, False]
 
 
-@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
 def test_a_full_disk_is_told_and_the_same_command_continues(dataset, disk, tmp_path, world_size):
     run_dir = disk.folder / "run"
     ranks = start_ranks(world_size, command(dataset, run_dir))

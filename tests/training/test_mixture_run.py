@@ -24,6 +24,7 @@ def other(tmp_path_factory) -> Path:
     return write_featurized(tmp_path_factory.mktemp("other") / "shards", DRUGS[:24])
 
 
+@pytest.mark.slow
 def test_molecules_and_losses_do_not_depend_on_processes_or_stops_and_shares_are_as_asked(dataset, other, tmp_path):
     mix = ", ".join(f"{{path: {path}, weight: {weight}}}" for path, weight in zip((dataset, other), WEIGHTS))
     command = ["training/pretrain.py", f"data.mix=[{mix}]", *SETTINGS]

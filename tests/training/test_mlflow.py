@@ -127,6 +127,7 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_in_the_end(tmp_pa
     assert "127.0.0.1" not in "".join((*told.lines, written, *capfd.readouterr(), caplog.text))
 
 
+@pytest.mark.slow
 def test_training_does_without_the_server_and_what_it_missed_is_handed_over_afterwards(
     dataset, tmp_path, server, client, monkeypatch
 ):

@@ -62,6 +62,7 @@ def test_a_cache_of_any_size_gives_the_local_stream(folder, url, expected, tmp_p
     assert kept <= max(room, 2 * LANES) * size
 
 
+@pytest.mark.slow
 def test_downloads_that_fail_at_random_give_the_local_stream(store, url, expected, tmp_path):
     with failing_network(store.port, 1, 0.7) as (port, cuts), endpoint(port), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_MAX_ATTEMPTS", "1")

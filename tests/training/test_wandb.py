@@ -114,6 +114,7 @@ def test_a_run_and_its_restart_have_one_id_and_every_step_once(tmp_path):
         assert items["optim/grad_norm"] == r["optim/grad_norm"]
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_be_reached_is_told_without_its_address(tmp_path):
     folder = tmp_path / "unreachable"
     write_records(folder, 1, 3)
