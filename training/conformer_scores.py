@@ -126,15 +126,17 @@ def posebusters_validity(molecules: Sequence[tuple[str, np.ndarray]]) -> float |
     """Share of conformers that pass every check of PoseBusters' ``mol`` suite.
 
     Hydrogens that are not stored are placed by geometry first (Buttenschoen et al. 2024 check bond lengths and angles,
-    flatness, clashes and the internal energy); a check that PoseBusters cannot make counts as passed. None where
-    posebusters is not installed.
+    flatness, clashes and the internal energy); a check that PoseBusters cannot make counts as passed. None for no
+    molecules, or where posebusters is not installed.
 
     Args:
-        molecules: stored SMILES and positions [g, n, 3] in angstrom, g > 0, of at least one molecule.
+        molecules: stored SMILES and positions [g, n, 3] in angstrom, g > 0.
     """
     try:
         from posebusters import PoseBusters
     except ModuleNotFoundError:
+        return None
+    if not molecules:
         return None
     poses = []
     for smiles, positions in molecules:
