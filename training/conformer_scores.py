@@ -123,15 +123,20 @@ def ensemble_score(method: str, scores: Sequence[ConformerScore | None], valid: 
 
 
 def posebusters_validity(molecules: Sequence[tuple[str, np.ndarray]]) -> float | None:
-    """Share of the conformers of (SMILES, positions [g, n, 3]) that pass every check of PoseBusters' ``mol`` suite.
+    """Share of conformers that pass every check of PoseBusters' ``mol`` suite.
 
     Hydrogens that are not stored are placed by geometry first (Buttenschoen et al. 2024 check bond lengths and angles,
-    flatness, clashes and the internal energy); a check that PoseBusters cannot make counts as passed. None where
-    posebusters is not installed.
+    flatness, clashes and the internal energy); a check that PoseBusters cannot make counts as passed. None for no
+    molecules, or where posebusters is not installed.
+
+    Args:
+        molecules: stored SMILES and positions [g, n, 3] in angstrom, g > 0.
     """
     try:
         from posebusters import PoseBusters
     except ModuleNotFoundError:
+        return None
+    if not molecules:
         return None
     poses = []
     for smiles, positions in molecules:
@@ -141,8 +146,6 @@ def posebusters_validity(molecules: Sequence[tuple[str, np.ndarray]]) -> float |
             # The copy keeps the number, and PoseBusters' energies are those of conformer 0.
             pose.GetConformer().SetId(0)
             poses.append(Chem.AddHs(pose, addCoords=True))
-    if not poses:
-        return float("nan")
     # Else it warns, for every single conformer, of the checks that it cannot make.
     logging.getLogger("posebusters").setLevel(logging.ERROR)
     checks = PoseBusters(config="mol").bust(poses)

@@ -88,14 +88,12 @@ def evaluate_conformers(config: EvaluateGeneratedConfig, output: Path) -> dict[s
     shown = {name: methods[name][:GALLERY] for name in ("molstream", "ETKDG")}
     smiles, positions = zip(*((sample.smiles, sample.positions) for sample in references[:GALLERY]), strict=True)
     write_gallery(smiles, positions, shown, output.with_suffix(".sdf"))
-    # PoseBusters embeds molecules itself, and needs minutes to fail where ETKDG fails.
-    embedded = [k for k in range(len(references)) if all(len(ensembles[k]) for ensembles in methods.values())]
-    judged = embedded[: config.posebusters_molecules]
+    judged = in_every(list(methods.values()))[: config.posebusters_molecules]
     rows = []
     for name, ensembles in methods.items():
         columns = list(zip(references, ensembles, strict=True))
         scores = [score_conformers(r.smiles, r.positions, g, config.threshold) for r, g in columns]
-        valid = posebusters_validity([(references[k].smiles, ensembles[k]) for k in judged]) if judged else None
+        valid = posebusters_validity([(references[k].smiles, ensembles[k]) for k in judged])
         rows.append(asdict(ensemble_score(name, scores, valid)))
     return {"threshold": config.threshold, "per_reference": config.per_reference, "scores": rows}
 
@@ -204,6 +202,14 @@ def _embedded(references: Sequence[MoleculeSample], counts: Sequence[int], force
         mol = Chem.AddHs(Chem.MolFromSmiles(sample.smiles))
         made.append(etkdg(mol, sample.num_atoms, sample.key, settings).positions)
     return made
+
+
+def in_every(methods: Sequence[Sequence[np.ndarray]]) -> list[int]:
+    """Numbers of the molecules that every method has conformers [g, n, 3] of, ascending.
+
+    PoseBusters judges these alone: it embeds molecules itself, and needs minutes to fail where ETKDG fails.
+    """
+    return [k for k, ensembles in enumerate(zip(*methods, strict=True)) if all(len(found) for found in ensembles)]
 
 
 def conformer_table(result: dict[str, Any]) -> Table:

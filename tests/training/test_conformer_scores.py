@@ -60,5 +60,6 @@ def test_posebusters_tells_a_molecule_from_a_heap(caplog):
     assert posebusters_validity([(smiles, positions)]) == 1.0
     assert posebusters_validity([(smiles, positions), (smiles, positions * 0.5)]) == 0.5
     assert posebusters_validity([(smiles, scaled(positions, 1.0, 0.5, 1.0, 1.0))]) == 0.75
+    assert posebusters_validity([]) is None
     # A check that cannot be made is reported and passes: all of them can be made, for every conformer.
     assert "failed" not in caplog.text

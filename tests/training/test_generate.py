@@ -19,6 +19,7 @@ from preprocessing.standardize import StandardizeConfig
 from tests.datasets import molstream
 from tests.training.molecules import AWKWARD
 from training.diffusion.sampling import SAMPLERS, SamplerConfig
+from training.evaluate_generated import in_every
 from training.gallery import read_gallery
 from training.generate import MoleculeGenerator
 
@@ -195,6 +196,12 @@ def test_evaluation_stands_beside_etkdg_and_in_the_report(small_run, dataset, tm
     assert "Generated conformers" in page
     assert "generated conformers laid on their references" in page
     assert "Generated bonds" in page
+
+
+def test_posebusters_judges_what_every_method_has_conformers_of():
+    one, none = np.zeros((1, 3, 3)), np.zeros((0, 3, 3))
+    assert in_every([[one, one, none, one], [one, none, one, one]]) == [0, 3]
+    assert in_every([[none]]) == []
 
 
 @pytest.mark.slow
