@@ -70,7 +70,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="of a turn of the part step")
     parser.add_argument("--save-every", type=int, default=50, help="steps of a turn of the part saving")
     arguments = parser.parse_intermixed_args()
-    keys = [*DEFAULTS, f"data.path={arguments.dataset.resolve()}", *arguments.keys]
+    given = {key.partition("=")[0] for key in arguments.keys}
+    if "experiment" in given:
+        given.add("model")  # which the experiment names
+    defaults = [key for key in DEFAULTS if key.partition("=")[0] not in given]
+    keys = [*defaults, f"data.path={arguments.dataset.resolve()}", *arguments.keys]
     gpus = torch.cuda.device_count()
     for processes in arguments.processes:
         if gpus and processes > gpus:
