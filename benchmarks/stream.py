@@ -7,8 +7,9 @@ on a dataset of `molstream preprocess` and an idle machine. **speed**: one core 
 batch size, all shuffled; every side ends with the tensors x, edge_index, edge_attr, pos, batch and ptr. PyG's
 ``DataLoader`` holds a list of Data in memory. The others read from disk: ``streaming`` (mosaicml), ``litdata`` and
 plain per-sample ``webdataset`` get every molecule as one packed frame of bytes, the fastest form that was found for
-them, and our own collation behind it. They take turns; ratios are taken within a turn, and the median counts. Ours
-opens the dataset anew in every turn, so that checksums are computed at first use as in a run.
+them, and our own collation behind it. Every side is a process of its own; they take turns, and those whose turn it is
+not are stopped. Ratios are taken within a turn, and the median counts. Ours opens the dataset anew in every turn, so
+that checksums are computed at first use as in a run.
 
 **memory**: peak resident memory of a process that streams from 1, 10 and 100 shards of 65,536 molecules. **resume**:
 the time to open a dataset of 100 shards and make the first batches of step 10, or of step 1,000,000, in turns.
@@ -18,12 +19,14 @@ import argparse
 import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +48,7 @@ from training.data.stream import LaneStream
 SHARD_ROWS = 65_536
 SHARDS = (1, 10, 100)
 STEPS = 400
+OURS, PYG = "ours", "PyG DataLoader"
 
 
 def main() -> None:
@@ -69,32 +73,94 @@ def main() -> None:
 def speed(arguments: argparse.Namespace, folder: Path) -> None:
     """Molecules per second of every side."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    molecules = in_memory(ShardDataset(arguments.dataset))
-    atoms = sum(data.num_nodes or 0 for data in molecules)
-    print(f"{len(molecules)} molecules, {atoms / len(molecules):.1f} atoms, batches of {arguments.batch}, one core")
-    check(next(stream(arguments.dataset, 64, 0)), molecules)
-
-    loader = DataLoader(molecules, batch_size=arguments.batch, shuffle=True)  # type: ignore[arg-type]
-    sides: dict[str, Iterable] = {"PyG DataLoader": itertools.chain.from_iterable(itertools.repeat(loader))}
-    packed = frames(molecules)
-    for name in arguments.peers:
-        sides[name] = PEERS[name](packed, folder / name, arguments.batch)
-        check(next(iter(sides[name])), molecules)
-    found: dict[str, list[float]] = {name: [] for name in ("ours", *sides)}
+    sides = {name: Side(name, arguments, folder) for name in (OURS, PYG, *arguments.peers)}
+    print(f"{sides[PYG].about}, batches of {arguments.batch}, one core")
+    found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(arguments.pairs):
-        found["ours"].append(rate(stream(arguments.dataset, arguments.batch, turn), arguments.seconds))
-        for name, batches in sides.items():
-            found[name].append(rate(batches, arguments.seconds))
+        for name, side in sides.items():
+            found[name].append(side.rate(turn))
         print(f"turn {turn}: " + ", ".join(f"{name} {rates[-1]:,.0f}/s" for name, rates in found.items()), flush=True)
-    print(f"figure molecules_per_s {statistics.median(found['ours']):.0f}")
-    print(f"figure vs_pyg_dataloader {ratio(found['ours'], found['PyG DataLoader']):.2f}")
+    for side in sides.values():
+        side.close()
+    print(f"figure molecules_per_s {statistics.median(found[OURS]):.0f}")
+    print(f"figure vs_pyg_dataloader {ratio(found[OURS], found[PYG]):.2f}")
     for name in arguments.peers:
-        print(f"figure vs_{name} {ratio(found['ours'], found[name]):.2f}")
+        print(f"figure vs_{name} {ratio(found[OURS], found[name]):.2f}")
     if missing := set(PEERS) - set(arguments.peers):
         print(f"not measured: {', '.join(sorted(missing))}; vs_best_peer is of the others")
     if arguments.peers:
         best = [max(rates) for rates in zip(*(found[name] for name in arguments.peers))]
-        print(f"figure vs_best_peer {ratio(found['ours'], best):.2f}")
+        print(f"figure vs_best_peer {ratio(found[OURS], best):.2f}")
+
+
+class Side:
+    """A process with one of the streams, which is stopped while others are measured.
+
+    Some streams leave threads at work when nobody asks them for a batch, and all share one core.
+    """
+
+    def __init__(self, name: str, arguments: argparse.Namespace, folder: Path):
+        options = [name, arguments.dataset, str(folder / name), str(arguments.batch), str(arguments.seconds)]
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--side", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.about = self._answer()
+        """Of the molecules, once the side has shown that it delivers them."""
+
+    def rate(self, turn: int) -> float:
+        """Molecules per second."""
+        assert self._process.stdin is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+        print(turn, file=self._process.stdin, flush=True)
+        return float(self._answer())
+
+    def close(self) -> None:
+        """End it."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        if not (line := self._process.stdout.readline()):
+            sys.exit(f"{' '.join(self._process.args)} failed")
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        return line.strip()
+
+
+def side(name: str, path: str, folder: str, batch: str, seconds: str) -> None:
+    """Make a stream, check what it delivers, and measure it for every line of stdin."""
+    torch.set_num_threads(1)
+    # What the libraries print is no answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    molecules = in_memory(ShardDataset(path))
+    make = makers(path, molecules, Path(folder), int(batch))[name]
+    if name != PYG:
+        check(next(iter(make(0))), molecules)
+    atoms = sum(data.num_nodes or 0 for data in molecules)
+    print(f"{len(molecules)} molecules, {atoms / len(molecules):.1f} atoms", file=answers, flush=True)
+    for turn in sys.stdin:
+        print(rate(make(int(turn)), float(seconds)), file=answers, flush=True)
+
+
+def makers(path: str, molecules: list[Data], folder: Path, batch: int) -> dict[str, Callable[[int], Iterable]]:
+    """What makes every side's batches for a turn: ours anew, the others' go on."""
+
+    @cache
+    def pyg() -> Iterable:
+        loader = DataLoader(molecules, batch_size=batch, shuffle=True)  # type: ignore[arg-type]
+        return itertools.chain.from_iterable(itertools.repeat(loader))
+
+    @cache
+    def peer(name: str) -> Iterable:
+        return PEERS[name](frames(molecules), folder, batch)
+
+    peers = {name: lambda _, name=name: peer(name) for name in PEERS}
+    return {OURS: lambda turn: stream(path, batch, turn), PYG: lambda _: pyg(), **peers}
 
 
 def ratio(ours: list[float], others: list[float]) -> float:
@@ -228,5 +294,7 @@ PARTS = {"speed": speed, "memory": memory, "resume": resume}
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2])
+    elif sys.argv[1:2] == ["--side"]:
+        side(*sys.argv[2:])
     else:
         main()

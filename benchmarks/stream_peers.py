@@ -58,13 +58,11 @@ def collate_frames(batch: Sequence[bytes]) -> MoleculeBatch:
             at += count * size
     x, bonds, features, positions, index = (np.concatenate(part) for part in parts)
     atoms, edges = (np.concatenate([[0], np.cumsum(counts)]) for counts in (num_atoms, num_bonds))
-    one = np.arange(len(batch) + 1)
     values = {
         "atom_features": x.reshape(-1, 9),
         "bond_index": bonds.reshape(-1, 2),
         "bond_features": features.reshape(-1, 3),
         "positions": positions.reshape(-1, 3),
-        "conformer_energy": np.zeros(len(batch), np.float32),
         "targets": np.zeros(0, np.float32),
     }
     offsets = {
@@ -72,7 +70,6 @@ def collate_frames(batch: Sequence[bytes]) -> MoleculeBatch:
         "bond_index": edges,
         "bond_features": edges,
         "positions": atoms,
-        "conformer_energy": one,
         "targets": np.zeros(len(batch) + 1, np.int64),
     }
     return collate(Columns(len(batch), values, offsets), index, np.zeros(len(batch), np.uint64))

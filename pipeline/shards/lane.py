@@ -29,9 +29,14 @@ class Run:
 @dataclass(frozen=True)
 class _Window:
     epoch: int
-    number: int
+    begin: int
+    """The positions [begin, end) of the lane's epoch."""
+    end: int
     columns: Columns
     index: np.ndarray
+
+    def holds(self, epoch: int, position: int) -> bool:
+        return self.epoch == epoch and self.begin <= position < self.end
 
 
 class LaneReader:
@@ -76,13 +81,12 @@ class LaneReader:
         found = []
         while begin < end:
             epoch, within = self._order.locate(begin)
-            plan = self._plan(epoch)
-            number = plan.window_at(within)
-            first = plan.start(number)
-            stop = min(within + end - begin, plan.start(number + 1), self._order.epoch_samples)
-            window = self._load(epoch, number)
-            columns = window.columns.slice(within - first, stop - first)
-            found.append(Run(columns, window.index[within - first : stop - first], epoch))
+            if self._window is None or not self._window.holds(epoch, within):
+                self._window = self._load(epoch, self._plan(epoch).window_at(within))
+            window = self._window
+            stop = min(within + end - begin, window.end, self._order.epoch_samples)
+            first, last = within - window.begin, stop - window.begin
+            found.append(Run(window.columns.slice(first, last), window.index[first:last], epoch))
             begin += stop - within
         return found
 
@@ -95,19 +99,19 @@ class LaneReader:
 
     def _load(self, epoch: int, number: int) -> _Window:
         """A window's molecules in the order's sequence."""
-        if self._window is None or (self._window.epoch, self._window.number) != (epoch, number):
-            plan = self._plan(epoch)
-            pieces = plan.pieces(number)
-            columns = Columns.concat([self._read(piece, pieces[max(k - 1, 0)]) for k, piece in enumerate(pieces)])
-            index = np.concatenate([np.arange(p.first_index, p.first_index + p.rows) for p in pieces])
-            permutation = plan.permutation(number)
-            if self._parts:
-                begin = epoch * self._order.epoch_samples + plan.start(number)
-                sizes = np.diff(columns.offsets["atom_features"])
-                permutation = dealt(permutation, sizes, *self._parts(begin, begin + len(permutation)))
-            self._window = _Window(epoch, number, columns.take(permutation), index[permutation])
-            self._hold(epoch, number + 1)
-        return self._window
+        plan = self._plan(epoch)
+        pieces = plan.pieces(number)
+        columns = Columns.concat([self._read(piece, pieces[max(k - 1, 0)]) for k, piece in enumerate(pieces)])
+        index = np.concatenate([np.arange(p.first_index, p.first_index + p.rows) for p in pieces])
+        begin, end = plan.start(number), plan.start(number + 1)
+        permutation = plan.permutation(number)
+        if self._parts:
+            before = epoch * self._order.epoch_samples
+            sizes = np.diff(columns.offsets["atom_features"])
+            permutation = dealt(permutation, sizes, *self._parts(before + begin, before + end))
+        window = _Window(epoch, begin, end, columns.take(permutation), index[permutation])
+        self._hold(epoch, number + 1)
+        return window
 
     def _read(self, piece: Piece, previous: Piece) -> Columns:
         if previous.shard != piece.shard:
