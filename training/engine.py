@@ -18,6 +18,7 @@ from training.buffers import LaneAveragedStatistics
 from training.engine_config import PRECISIONS, EngineConfig, deepspeed_settings
 from training.engine_state import MOMENTS, STATES
 from training.gradients import PartitionedGradients, SummedGradients
+from training.models.layers import Blockwise
 from training.muon import Muon, MuonAdamW, is_muon
 from training.processes import Place
 from training.weights import require_same, shapes
@@ -66,6 +67,9 @@ class Engine:
         # DeepSpeed wants optimizers that work on pieces of parameters.
         deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS.append(MuonAdamW)
         settings = deepspeed_settings(config, lanes * micro_batch, lanes // place.world_size * micro_batch)
+        if config.zero_stage == 3:
+            for network in filter(lambda child: isinstance(child, Blockwise), module.modules()):
+                network.blockwise = False
         groups = [(group["momentum"], group["params"]) for group in filter(is_muon, optimizer.param_groups)]
         # Any: what DeepSpeed returns, and what its optimizer is, depends on the stage.
         self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]

@@ -77,7 +77,8 @@ class PartitionedGradients:
 
     DeepSpeed gathers parameters for the forward and backward of each of their modules. Where it would reduce the
     gradient of a parameter that is ready, these are reduced, in buckets; at the step it finds the mean in place of its
-    own.
+    own. What is in a bucket is fixed, and so is the order of the buckets: autograd has gradients ready in an order that
+    may differ from process to process, a weight before or after the bias of the same layer.
 
     Args:
         engine: DeepSpeed's engine.
@@ -85,15 +86,16 @@ class PartitionedGradients:
     """
 
     def __init__(self, engine: Any, bucket_size: int):
-        self._engine, self._bucket_size = engine, bucket_size
+        self._engine = engine
         self._groups: list[list[Any]] = engine.optimizer.fp16_groups
         shares = [p.ds_tensor for group in self._groups for p in group]
         # Where gradients are, which offloaded shares of weights are not.
         self._sum = torch.zeros(sum(s.numel() for s in shares), dtype=torch.float64, device=engine.device)
         parts = self._sum.split([s.numel() for s in shares])
         self._parts: dict[Any, Tensor] = dict(zip((p for group in self._groups for p in group), parts, strict=True))
-        self._bucket: list[tuple[Any, Tensor]] = []
-        self._bucket_elements = 0
+        self._buckets = _buckets([p for p in engine.module.parameters() if p in self._parts], bucket_size)
+        self._bucket_of = {p: number for number, bucket in enumerate(self._buckets) for p in bucket}
+        self._begin_lane()
         engine.optimizer.reduce_ready_partitions_and_remove_grads = self._take
         if not engine.optimizer.offload_optimizer:
             # Where DeepSpeed's own sums would be; nothing reads or writes them any more.
@@ -109,8 +111,10 @@ class PartitionedGradients:
 
     def add(self, loss: Tensor) -> None:
         """The gradient of a lane's loss (collective: all processes add their lanes in step)."""
+        self._begin_lane()
         self._engine.backward(loss, scale_wrt_gas=False)
-        self._reduce()
+        while self._next < len(self._buckets):
+            self._reduce()
 
     def mean(self, lanes: int, loss_scale: float) -> float:
         """Divide what all processes have added (collective); the L2 norm of the mean."""
@@ -144,33 +148,54 @@ class PartitionedGradients:
                 optimizer.averaged_gradients[number] = [self._parts[p].float() for p in group]
         self._engine.step()
 
+    def _begin_lane(self) -> None:
+        self._ready: dict[Any, Tensor | None] = {}
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._next = 0
+
     def _take(self, parameter: Any) -> None:
         gradient, parameter.grad = parameter.grad, None
-        if gradient.numel() != parameter.ds_numel:
-            # Nothing that the loss sees depends on it, so that it was not gathered for the backward: no gradient.
-            return
-        self._bucket.append((parameter, gradient))
-        self._bucket_elements += gradient.numel()
-        if self._bucket_elements >= self._bucket_size:
+        # Where nothing that the loss sees depends on it, it was not gathered for the backward: no gradient.
+        self._ready[parameter] = gradient if gradient.numel() == parameter.ds_numel else None
+        self._missing[self._bucket_of[parameter]] -= 1
+        while self._next < len(self._buckets) and self._missing[self._next] == 0:
             self._reduce()
 
     def _reduce(self) -> None:
-        """Send every process the sum of its shares of what is in the bucket."""
-        if not self._bucket:
-            return
-        world_size = dist.get_world_size()
-        parameters = [parameter for parameter, _ in self._bucket]
-        own = torch.cat([shares(gradient, world_size) for _, gradient in self._bucket], dim=1)
+        """Send every process the sum of its shares of the next bucket."""
+        bucket, world_size = self._buckets[self._next], dist.get_world_size()
+        self._next += 1
+        parts = [self._share(parameter, world_size) for parameter in bucket]
+        own = torch.cat(parts, dim=1)
         # The gradients go before their copies in fp64 come, which are twice as large.
-        self._bucket, self._bucket_elements = [], 0
+        del parts
         own = own.to(torch.float64)
         if world_size > 1:
             received = own.new_empty(own.shape[1])
             dist.reduce_scatter_tensor(received, own.flatten())
         else:
             received = own[0]
-        for parameter, part in zip(parameters, received.split([p.ds_tensor.numel() for p in parameters]), strict=True):
+        for parameter, part in zip(bucket, received.split([p.ds_tensor.numel() for p in bucket]), strict=True):
             self._parts[parameter] += part
+
+    def _share(self, parameter: Any, world_size: int) -> Tensor:
+        """[W, share]: the gradient that is ready, which is not kept; zeros where there is none."""
+        if (gradient := self._ready.pop(parameter, None)) is None:
+            return torch.zeros((world_size, parameter.ds_tensor.numel()), device=self._sum.device)
+        return shares(gradient, world_size)
+
+
+def _buckets(parameters: Sequence[Any], size: int) -> list[list[Any]]:
+    """The parameters, last ones first as their gradients come, in lists of at least ``size`` elements."""
+    buckets: list[list[Any]] = []
+    elements = size
+    for parameter in reversed(parameters):
+        if elements >= size:
+            buckets.append([])
+            elements = 0
+        buckets[-1].append(parameter)
+        elements += parameter.ds_numel
+    return buckets
 
 
 def _rounded_norm(squared: Tensor) -> float:

@@ -49,6 +49,14 @@ def whole_run(dataset, tmp_path_factory):
     return run_dir
 
 
+def test_at_zero_3_processes_go_through_the_same_modules_whatever_their_batches(dataset, tmp_path):
+    """All of them gather a module's weights together: one that had more blocks than another would wait for ever."""
+    for world_size in (1, 2):
+        job = ["-m", "tests.training.blocks_job", *arguments(dataset, tmp_path / f"{world_size}", "steps=3")[1:]]
+        run_ranks(world_size, [*job, "deepspeed.zero_stage=3", "deepspeed.bucket_size=500"], timeout=120)
+    assert losses(tmp_path / "2") == losses(tmp_path / "1")
+
+
 def test_a_run_directory_tells_the_story(whole_run, dataset):
     names = {p.name for p in whole_run.iterdir()}
     assert names >= {"config.yaml", "command.txt", "environment.json", "dataset.json", "metrics.jsonl", "log.txt"}
