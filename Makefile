@@ -25,11 +25,14 @@ lint: setup
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
+# Most of a test is the start of processes: two modules at a time keep two cores busy.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 golden: setup
 	$(BIN)/python -m tests.preprocessing.golden

@@ -22,7 +22,7 @@ from pipeline import build
 from pipeline.dedupe import KEY_DTYPE, duplicates_of, keys_path, write_array
 from pipeline.files import write_atomically
 from pipeline.plan import PreprocessConfig
-from pipeline.shards.containers import Block
+from pipeline.shards.containers import Block, Blocks
 from pipeline.shards.manifest import NAME, Account, Shard
 from pipeline.shards.writer import shard_name
 from pipeline.stages import SplitCommit, SplitTask
@@ -53,11 +53,11 @@ def write_stub(task: SplitTask, buckets: int) -> SplitCommit:
     with file.open("wb") as target:
         target.truncate(rows * BYTES_PER_MOLECULE)
     starts = range(0, rows, BLOCK_ROWS)
-    blocks = tuple(
+    blocks = [
         Block(k * BYTES_PER_MOLECULE, min(BLOCK_ROWS, rows - k) * BYTES_PER_MOLECULE, min(BLOCK_ROWS, rows - k))
         for k in starts
-    )
-    shard = Shard(file.name, rows, 25 * rows, rows * BYTES_PER_MOLECULE, "0" * 64, blocks)
+    ]
+    shard = Shard(file.name, rows, 25 * rows, rows * BYTES_PER_MOLECULE, "0" * 64, Blocks.of(blocks))
     histograms = {"heavy_atoms": {str(k): 1 for k in range(5, 60)}, "elements": {"C": rows}}
     tally = Tally.from_dict({"conformer_status": {"etkdg": rows}, "changes": {}, "histograms": histograms})
     commit = SplitCommit(Account(task.split.rows, rows, duplicates, {}), shard, tally, Timing(), {})

@@ -1,63 +1,177 @@
-"""Our shuffled stream from disk into ready batches, against PyG's DataLoader over a list of Data in memory.
+"""Our shuffled stream from disk into ready batches, side by side with four others; its memory; the time to resume.
 
-Same molecules, same batch size, one core, one process each way; both end with tensors x, edge_index, edge_attr, pos,
-batch and ptr. Usage: ``python benchmarks/stream.py DATASET [--batch 256] [--pairs 5] [--seconds 3]`` on a dataset of
-`molstream preprocess`. Rates are molecules per second, compared pair by pair in one run; the median counts.
+    pip install mosaicml-streaming litdata
+    python benchmarks/stream.py DATASET [--parts speed memory resume] [--batch 256] [--pairs 5] [--seconds 3]
+
+on a dataset of `molstream preprocess` and an idle machine. **speed**: one core and process, the same molecules and
+batch size, all shuffled; every side ends with the tensors x, edge_index, edge_attr, pos, batch and ptr. PyG's
+``DataLoader`` holds a list of Data in memory. The others read from disk: ``streaming`` (mosaicml), ``litdata`` and
+plain per-sample ``webdataset`` get every molecule as one packed frame of bytes, the fastest form that was found for
+them, and our own collation behind it. Every side is a process of its own; they take turns, and those whose turn it is
+not are stopped. Ratios are taken within a turn, and the median counts. Ours opens the dataset anew in every turn, so
+that checksums are computed at first use as in a run.
+
+**memory**: peak resident memory of a process that streams from 1, 10 and 100 shards of 65,536 molecules. **resume**:
+the time to open a dataset of 100 shards and make the first batches of step 10, or of step 1,000,000, in turns.
 """
 
 import argparse
 import itertools
+import json
 import os
+import signal
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch_geometric.data import Data
+from stream_peers import PEERS, frames
+from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 
-from pipeline.order import LaneOrder
+from pipeline.shards.codec import SCHEMA
+from pipeline.shards.containers import CONTAINERS
+from pipeline.shards.manifest import Account, Manifest
+from pipeline.shards.mixture import Mixture
 from pipeline.shards.reader import ShardDataset
+from pipeline.shards.writer import write_shard
 from training.data.batch import MoleculeBatch
 from training.data.collate import COLLATED_FIELDS, collate
 from training.data.stream import LaneStream
+
+SHARD_ROWS = 65_536
+SHARDS = (1, 10, 100)
+STEPS = 400
+OURS, PYG = "ours", "PyG DataLoader"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--folder", help="where copies of the molecules go; a temporary folder by default")
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
+    for part in arguments.parts:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            PARTS[part](arguments, Path(folder))
 
-    dataset = ShardDataset(arguments.dataset)
-    molecules = in_memory(dataset)
-    atoms = sum(data.num_nodes or 0 for data in molecules)
-    print(
-        f"{len(molecules)} molecules, {atoms / len(molecules):.1f} atoms each, batches of {arguments.batch}, one core"
-    )
-    check(dataset, molecules)
 
-    loader = DataLoader(molecules, batch_size=arguments.batch, shuffle=True)  # type: ignore[arg-type]
-    ours, peers = [], []
-    for pair in range(arguments.pairs):
-        ours.append(rate(stream(dataset, arguments.batch, pair), arguments.seconds))
-        peers.append(rate(itertools.chain.from_iterable(itertools.repeat(loader)), arguments.seconds))
-        print(
-            f"pair {pair}: ours {ours[-1]:,.0f}/s, PyG DataLoader {peers[-1]:,.0f}/s, ratio {ours[-1] / peers[-1]:.2f}"
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+def speed(arguments: argparse.Namespace, folder: Path) -> None:
+    """Molecules per second of every side."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    sides = {name: Side(name, arguments, folder) for name in (OURS, PYG, *arguments.peers)}
+    print(f"{sides[PYG].about}, batches of {arguments.batch}, one core")
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(arguments.pairs):
+        for name, side in sides.items():
+            found[name].append(side.rate(turn))
+        print(f"turn {turn}: " + ", ".join(f"{name} {rates[-1]:,.0f}/s" for name, rates in found.items()), flush=True)
+    for side in sides.values():
+        side.close()
+    print(f"figure molecules_per_s {statistics.median(found[OURS]):.0f}")
+    print(f"figure vs_pyg_dataloader {ratio(found[OURS], found[PYG]):.2f}")
+    for name in arguments.peers:
+        print(f"figure vs_{name} {ratio(found[OURS], found[name]):.2f}")
+    if missing := set(PEERS) - set(arguments.peers):
+        print(f"not measured: {', '.join(sorted(missing))}; vs_best_peer is of the others")
+    if arguments.peers:
+        best = [max(rates) for rates in zip(*(found[name] for name in arguments.peers))]
+        print(f"figure vs_best_peer {ratio(found[OURS], best):.2f}")
+
+
+class Side:
+    """A process with one of the streams, which is stopped while others are measured.
+
+    Some streams leave threads at work when nobody asks them for a batch, and all share one core.
+    """
+
+    def __init__(self, name: str, arguments: argparse.Namespace, folder: Path):
+        options = [name, arguments.dataset, str(folder / name), str(arguments.batch), str(arguments.seconds)]
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--side", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
-    print(f"figure molecules_per_s {statistics.median(ours):.0f}")
-    print(f"figure vs_pyg_dataloader {statistics.median(a / b for a, b in zip(ours, peers)):.2f}")
+        self.about = self._answer()
+        """Of the molecules, once the side has shown that it delivers them."""
+
+    def rate(self, turn: int) -> float:
+        """Molecules per second."""
+        assert self._process.stdin is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+        print(turn, file=self._process.stdin, flush=True)
+        return float(self._answer())
+
+    def close(self) -> None:
+        """End it."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        if not (line := self._process.stdout.readline()):
+            sys.exit(f"{' '.join(self._process.args)} failed")
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        return line.strip()
 
 
-def stream(dataset: ShardDataset, batch: int, seed: int) -> Iterator[MoleculeBatch]:
+def side(name: str, path: str, folder: str, batch: str, seconds: str) -> None:
+    """Make a stream, check what it delivers, and measure it for every line of stdin."""
+    torch.set_num_threads(1)
+    # What the libraries print is no answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    molecules = in_memory(ShardDataset(path))
+    make = makers(path, molecules, Path(folder), int(batch))[name]
+    if name != PYG:
+        check(next(iter(make(0))), molecules)
+    atoms = sum(data.num_nodes or 0 for data in molecules)
+    print(f"{len(molecules)} molecules, {atoms / len(molecules):.1f} atoms", file=answers, flush=True)
+    for turn in sys.stdin:
+        print(rate(make(int(turn)), float(seconds)), file=answers, flush=True)
+
+
+def makers(path: str, molecules: list[Data], folder: Path, batch: int) -> dict[str, Callable[[int], Iterable]]:
+    """What makes every side's batches for a turn: ours anew, the others' go on."""
+
+    @cache
+    def pyg() -> Iterable:
+        loader = DataLoader(molecules, batch_size=batch, shuffle=True)  # type: ignore[arg-type]
+        return itertools.chain.from_iterable(itertools.repeat(loader))
+
+    @cache
+    def peer(name: str) -> Iterable:
+        return PEERS[name](frames(molecules), folder, batch)
+
+    peers = {name: lambda _, name=name: peer(name) for name in PEERS}
+    return {OURS: lambda turn: stream(path, batch, turn), PYG: lambda _: pyg(), **peers}
+
+
+def ratio(ours: list[float], others: list[float]) -> float:
+    """The median of the ratios of each turn."""
+    return statistics.median(a / b for a, b in zip(ours, others, strict=True))
+
+
+def stream(path: str, batch: int, seed: int) -> Iterator[MoleculeBatch]:
     """Endless batches of one lane; every window is read from disk and decompressed anew."""
-    order = LaneOrder(dataset.block_rows, seed, lanes=1, micro_batch=batch, window_blocks=8)
-    lane = LaneStream(dataset, order, [0])
+    data = Mixture([ShardDataset(path)])
+    lane = LaneStream(data, data.order(seed, lanes=1, micro_batch=batch, window_blocks=8), [0])
     return (lane.step(step)[0] for step in itertools.count())
 
 
@@ -79,20 +193,108 @@ def in_memory(dataset: ShardDataset) -> list[Data]:
         for block in range(len(blocks)):
             columns = dataset.read_block(shard, block, COLLATED_FIELDS)
             for row in range(columns.num_rows):
-                one = collate(columns.slice(row, row + 1), np.zeros(1, np.int64), np.zeros(1, np.uint64))
-                found.append(Data(x=one.x, edge_index=one.edge_index, edge_attr=one.edge_attr, pos=one.pos, y=one.y))
+                one = collate(columns.slice(row, row + 1), np.full(1, len(found)), np.zeros(1, np.uint64))
+                names = ("x", "edge_index", "edge_attr", "pos", "y", "index")
+                found.append(Data(**{name: getattr(one, name) for name in names}))
     return found
 
 
-def check(dataset: ShardDataset, molecules: list[Data]) -> None:
-    """Both sides deliver the same tensors for the same molecules, or the comparison means nothing."""
-    from torch_geometric.data import Batch
-
-    batch = next(stream(dataset, 64, 0))
+def check(batch: MoleculeBatch, molecules: list[Data]) -> None:
+    """A side delivers the same tensors as PyG for the same molecules, or the comparison means nothing."""
     peer = Batch.from_data_list([molecules[k] for k in batch.index.tolist()])
     for name in ("x", "edge_index", "edge_attr", "pos", "batch", "ptr"):
         assert torch.equal(getattr(batch, name), getattr(peer, name)), name
 
 
+# --- memory and resuming ---------------------------------------------------------------------------------------------
+
+
+def memory(arguments: argparse.Namespace, folder: Path) -> None:
+    """Peak memory of processes that stream from 1, 10 and 100 shards."""
+    found = []
+    for shards in SHARDS:
+        dataset = enlarged(arguments.dataset, folder / str(shards), shards)
+        command = [sys.executable, __file__, "--child", dataset]
+        figures = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        found.append(figures["peak_mib"])
+        print(
+            f"{shards} shards, {shards * SHARD_ROWS:,} molecules: at most {figures['peak_mib']:.1f} MiB, first batches "
+            f"after {figures['seconds']:.2f} s",
+            flush=True,
+        )
+        print(f"figure memory_{shards}_shards_mib {figures['peak_mib']:.1f}")
+    print(f"figure memory_spread {max(found) / min(found) - 1:.4f}")
+
+
+def child(path: str) -> None:
+    """Stream in this process; its figures as a line of JSON on stdout."""
+    started = time.perf_counter()
+    data = Mixture([ShardDataset(path)])
+    steps = LaneStream(data, data.order(0, 8, 32, window_blocks=8), range(8)).steps(0, STEPS, prefetch=2)
+    next(steps)
+    seconds = time.perf_counter() - started
+    for _ in steps:
+        pass
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    print(json.dumps({"peak_mib": peak, "seconds": seconds}))
+
+
+def resume(arguments: argparse.Namespace, folder: Path) -> None:
+    """Seconds until the batches of an early and of a late step are there."""
+    path = enlarged(arguments.dataset, folder / "dataset", SHARDS[-1])
+    found: dict[int, list[float]] = {10: [], 1_000_000: []}
+    for _ in range(2 * arguments.pairs + 1):
+        for step, seconds in found.items():
+            started = time.perf_counter()
+            data = Mixture([ShardDataset(path)])
+            next(LaneStream(data, data.order(0, 8, 32, window_blocks=8), range(8)).steps(step, step + 1, prefetch=2))
+            seconds.append(time.perf_counter() - started)
+    for step, seconds in found.items():
+        print(f"figure resume_step_{step}_s {statistics.median(seconds):.3f}")
+    print(f"figure resume_ratio {ratio(found[1_000_000], found[10]):.3f}")
+
+
+def enlarged(path: str, folder: Path, shards: int) -> str:
+    """The dataset, repeated until it fills so many shards; all of them are links to one file."""
+    dataset = ShardDataset(path)
+    folder.mkdir(parents=True)
+    container = CONTAINERS[dataset.manifest.container]
+
+    def batches() -> Iterator:
+        left = SHARD_ROWS
+        for shard in itertools.cycle(dataset.manifest.shards):
+            content = (Path(path) / shard.name).read_bytes()
+            for block in shard.blocks:
+                batch = container.decode(content[block.offset : block.offset + block.bytes], SCHEMA, SCHEMA.names)
+                yield batch.slice(0, left)
+                if (left := left - batch.num_rows) <= 0:
+                    return
+
+    first = write_shard(folder, 0, dataset.manifest.container, dataset.manifest.block_rows, batches())
+    assert first is not None
+    names = [f"shard-{k:05d}.{container.extension}" for k in range(shards)]
+    for name in names[1:]:
+        (folder / name).hardlink_to(folder / first.name)
+    rows = shards * SHARD_ROWS
+    account = Account(rows, rows, 0, {})
+    record = {
+        **vars(dataset.manifest),
+        "counts": account,
+        "splits": (("repeated", account),),
+        "shards": tuple(type(first)(**{**first.to_dict(), "name": name, "blocks": first.blocks}) for name in names),
+        "fingerprint": "",
+    }
+    Manifest(**record).write(folder)
+    return str(folder)
+
+
+PARTS = {"speed": speed, "memory": memory, "resume": resume}
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2])
+    elif sys.argv[1:2] == ["--side"]:
+        side(*sys.argv[2:])
+    else:
+        main()

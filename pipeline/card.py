@@ -175,19 +175,14 @@ def _time_chart(timing: Timing) -> Chart | None:
 
 def _spread(dataset: ShardDataset) -> list[tuple[str, str, str]]:
     """SMILES, where it is from, and nothing more to say, of molecules at even distances."""
-    shards = dataset.manifest.shards
-    total, ends = dataset.num_rows, np.cumsum([shard.rows for shard in shards])
-    found = []
-    for k in range(min(GRID, total)):
-        position = k * total // min(GRID, total)
-        shard = int(np.searchsorted(ends, position, side="right"))
-        row = position - int(ends[shard]) + shards[shard].rows
-        inside = np.cumsum([block.rows for block in shards[shard].blocks])
-        block = int(np.searchsorted(inside, row, side="right"))
-        row += shards[shard].blocks[block].rows - int(inside[block])
-        one = dataset.read_block(shard, block, ("smiles", "source", "row")).slice(row, row + 1).values
-        found.append((str(one["smiles"][0]), f"{one['source'][0]}:{one['row'][0]}", ""))
-    return found
+    count = min(GRID, dataset.num_rows)
+    if not count:
+        return []
+    positions = np.arange(count) * dataset.num_rows // count
+    rows = dataset.read_rows(positions, ("smiles", "source", "row")).values
+    return [
+        (str(smiles), f"{source}:{row}", "") for smiles, source, row in zip(rows["smiles"], rows["source"], rows["row"])
+    ]
 
 
 def _rejected(sandbox: Sandbox, folder: Path, manifest: Manifest) -> list[tuple[str, int, list[Picture]]]:

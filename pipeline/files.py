@@ -1,5 +1,6 @@
 """Writing files so that a crash at any moment leaves the old content or the new, never half of it."""
 
+import errno
 import fcntl
 import os
 import uuid
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from preprocessing.errors import DataError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""``errno`` of an :class:`OSError` where a disk, or the user's share of it, has no room."""
 UNFINISHED = ".writing-*"
 """Pattern of temporary names: what a process that was killed leaves behind."""
 
@@ -23,6 +26,16 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Has an :class:`OSError` name the file: one that fails while it is written (a full disk) does not say which."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path to write to; synced and renamed to ``path`` at the end if it is there, removed on an error.
 
@@ -30,15 +43,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".writing-{uuid.uuid4().hex[:12]}-{path.name}")
     try:
-        yield temporary
-        if temporary.exists():
-            sync(temporary)
-            temporary.rename(path)
-            sync(path.parent)
-    except OSError as error:
-        # What fails while it is written (a full disk) does not say where.
-        error.filename = error.filename or str(path)
-        raise
+        with naming(path):
+            yield temporary
+            if temporary.exists():
+                sync(temporary)
+                temporary.rename(path)
+                sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,8 +1,8 @@
-"""Lanes: which samples every step takes, as a pure function of (seed, epoch, step, lane) and never of the world size.
+"""Lanes: the order of a dataset's samples, as a pure function of (seed, epoch, lane) and never of the world size.
 
 Shards are permuted by (seed, epoch), laid end to end and cut into L equal lanes; inside a lane the samples of a window
-of blocks are shuffled; step k takes the next ``micro_batch`` samples of every lane (design, section 5). What does not
-fill a lane or a last step is left out of that epoch only: another epoch permutes the shards differently.
+of blocks are shuffled (design, section 5). What does not fill a lane or a last step is left out of that epoch only:
+another epoch permutes the shards differently. Which samples of a lane a step takes: ``pipeline/steps.py``.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,15 @@ from preprocessing.errors import ConfigError
 def keyed_rng(*key: int) -> np.random.PCG64:
     """The bit generator that belongs to a tuple of non-negative integers."""
     return np.random.PCG64(np.random.SeedSequence(key))
+
+
+def keyed_bits(numbers: np.ndarray, key: int) -> np.ndarray:
+    """uint64 bits that belong to each of ``numbers`` (any integers) and to ``key``: splitmix64 of their sum."""
+    with np.errstate(over="ignore"):
+        z = numbers.astype(np.uint64) + np.uint64(key % 2**64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def keyed_permutation(size: int, *key: int) -> np.ndarray:
@@ -39,35 +48,99 @@ class Piece:
 
 
 class LaneEpoch:
-    """The samples of one lane in one epoch: windows of pieces, each with its permutation."""
+    """The samples of one lane in one epoch: windows of pieces, each with its permutation.
 
-    def __init__(self, pieces: Sequence[Piece], window_blocks: int, key: tuple[int, ...]):
-        self._pieces = pieces
-        self._window_blocks = window_blocks
-        self._key = key
-        sizes = np.fromiter((piece.rows for piece in pieces), np.int64, len(pieces))
-        self.window_starts = np.concatenate(
-            [[0], np.cumsum(np.add.reduceat(sizes, np.arange(0, len(pieces), window_blocks)))]
-        )
-        """int64 [windows + 1]: position in the lane's order at which every window begins."""
+    Holds three numbers per shard of the lane; the pieces of a window are worked out when they are asked for.
 
-    def pieces(self, window: int) -> Sequence[Piece]:
+    Args:
+        block_rows: for every shard of the dataset, the rows of its blocks.
+        shards: int64 [places], the lane's shards in the order in which it reads them.
+        begin, end: int64 [places], which rows of each of these shards are the lane's.
+        shard_first: int64 [shards of the dataset], position of every shard's first row in the dataset.
+        window_blocks: pieces that are shuffled together.
+        key: what the permutations belong to.
+    """
+
+    def __init__(
+        self,
+        block_rows: Sequence[np.ndarray],
+        shards: np.ndarray,
+        begin: np.ndarray,
+        end: np.ndarray,
+        shard_first: np.ndarray,
+        window_blocks: int,
+        key: tuple[int, ...],
+    ):
+        self.shards = shards
+        self._block_rows, self._begin, self._end, self._shard_first = block_rows, begin, end, shard_first
+        self._window_blocks, self._key = window_blocks, key
+        self._first_row = np.concatenate([[0], np.cumsum(end - begin)])
+        counts = np.fromiter((len(block_rows[shard]) for shard in shards), np.int64, len(shards))
+        # Only the lane's first and last shard may be cut.
+        self._first_block = np.zeros(len(shards), np.int64)
+        self._first_block[0] = self._block_at(0, int(begin[0]))
+        counts[-1] = self._block_at(-1, int(end[-1]) - 1) + 1
+        self._first_piece = np.concatenate([[0], np.cumsum(counts - self._first_block)])
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of the lane."""
+        return -(-int(self._first_piece[-1]) // self._window_blocks)
+
+    def pieces(self, window: int) -> list[Piece]:
         """The blocks of a window, in the order in which they lie on disk."""
-        return self._pieces[window * self._window_blocks : (window + 1) * self._window_blocks]
+        begin = window * self._window_blocks
+        return [self._piece(k) for k in range(begin, min(begin + self._window_blocks, int(self._first_piece[-1])))]
+
+    def start(self, window: int) -> int:
+        """Position in the lane's order at which a window begins; that of the first one after the last is its end."""
+        if window >= self.num_windows:
+            return int(self._first_row[-1])
+        place, first, _ = self._locate_piece(window * self._window_blocks)
+        return int(self._first_row[place]) + max(first - int(self._begin[place]), 0)
+
+    def window_at(self, position: int) -> int:
+        """The window that a position of the lane's order lies in."""
+        place = int(np.searchsorted(self._first_row, position, side="right")) - 1
+        block = self._block_at(place, int(self._begin[place]) + position - int(self._first_row[place]))
+        return (int(self._first_piece[place]) + block - int(self._first_block[place])) // self._window_blocks
 
     def permutation(self, window: int) -> np.ndarray:
         """int64 [rows of the window]: the row of the concatenated pieces that stands at each place of the order."""
-        return keyed_permutation(int(self.window_starts[window + 1] - self.window_starts[window]), *self._key, window)
+        return keyed_permutation(self.start(window + 1) - self.start(window), *self._key, window)
+
+    def shards_from(self, window: int) -> np.ndarray:
+        """The lane's shards that a window and those after it lie in, in the order in which they are read."""
+        return self.shards[self._locate_piece(window * self._window_blocks)[0] :]
+
+    def _block_at(self, place: int, row: int) -> int:
+        """The block of a shard that holds one of its rows."""
+        return int(np.searchsorted(np.cumsum(self._block_rows[self.shards[place]]), row, side="right"))
+
+    def _locate_piece(self, number: int) -> tuple[int, int, int]:
+        """(place, first row in its shard, block) of a piece's block."""
+        place = int(np.searchsorted(self._first_piece, number, side="right")) - 1
+        block = int(self._first_block[place]) + number - int(self._first_piece[place])
+        return place, int(self._block_rows[self.shards[place]][:block].sum()), block
+
+    def _piece(self, number: int) -> Piece:
+        place, first, block = self._locate_piece(number)
+        shard = int(self.shards[place])
+        start = max(int(self._begin[place]) - first, 0)
+        stop = min(int(self._end[place]) - first, int(self._block_rows[shard][block]))
+        return Piece(shard, block, start, stop - start, int(self._shard_first[shard]) + first + start)
 
 
 class LaneOrder:
-    """The order of a whole run; its state is {seed, step, lanes, micro_batch}, so resuming is O(1).
+    """The order of a dataset for a whole run: every lane is one endless sequence of samples, epoch after epoch.
+
+    Any position of it is found in O(1), so resuming is no replay.
 
     Args:
         block_rows: for every shard, the rows of its blocks (int arrays), in manifest order.
         seed: non-negative.
         lanes: number of lanes L, fixed for a run.
-        micro_batch: molecules that a lane gives to a step.
+        micro_batch: molecules that a lane gives to a step; an epoch ends with a step, hence is a multiple of it long.
         window_blocks: blocks that are shuffled together.
 
     Raises:
@@ -90,42 +163,35 @@ class LaneOrder:
         self.seed, self.lanes, self.micro_batch, self.window_blocks = seed, lanes, micro_batch, window_blocks
         self.lane_samples = self.num_samples // lanes
         self.steps_per_epoch = self.lane_samples // micro_batch
+        self.epoch_samples = self.steps_per_epoch * micro_batch
+        """Samples that a lane gives in an epoch."""
         if self.steps_per_epoch == 0:
             raise ConfigError(
                 f"the dataset has {self.num_samples} molecules, fewer than one global batch of {lanes} lanes x "
                 f"{micro_batch} = {lanes * micro_batch}. Lower data.lanes or data.micro_batch, or add molecules."
             )
 
-    def locate(self, step: int) -> tuple[int, int]:
-        """(epoch, step inside that epoch) of a global step."""
-        return divmod(step, self.steps_per_epoch)
+    def locate(self, position: int) -> tuple[int, int]:
+        """(epoch, position inside that epoch) of a position of a lane's sequence."""
+        return divmod(position, self.epoch_samples)
 
     def lane(self, epoch: int, lane: int) -> LaneEpoch:
-        """The windows of one lane in one epoch; costs the shards of the dataset and the blocks of the lane."""
+        """The windows of one lane in one epoch; costs the shards of the dataset, whatever their molecules."""
         shards = keyed_permutation(len(self._shard_rows), self.seed, epoch)
         ends = np.cumsum(self._shard_rows[shards])
         begin, end = lane * self.lane_samples, (lane + 1) * self.lane_samples
-        pieces: list[Piece] = []
-        for place in range(int(np.searchsorted(ends, begin, side="right")), len(shards)):
-            shard = int(shards[place])
-            shard_begin = int(ends[place] - self._shard_rows[shard])
-            if shard_begin >= end:
-                break
-            pieces += self._cut(shard, begin - shard_begin, end - shard_begin)
-        return LaneEpoch(pieces, self.window_blocks, (self.seed, epoch, lane))
-
-    def _cut(self, shard: int, begin: int, end: int) -> list[Piece]:
-        """The pieces of a shard's blocks between its rows ``begin`` and ``end`` (clipped to the shard)."""
-        rows = self._block_rows[shard]
-        block_ends = np.cumsum(rows)
-        pieces = []
-        for block in range(int(np.searchsorted(block_ends, max(begin, 0), side="right")), len(rows)):
-            block_begin = int(block_ends[block] - rows[block])
-            if block_begin >= end:
-                break
-            start, stop = max(begin - block_begin, 0), min(end - block_begin, int(rows[block]))
-            pieces.append(Piece(shard, block, start, stop - start, int(self._shard_first[shard]) + block_begin + start))
-        return pieces
+        first, last = np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end, side="left")
+        shards, ends = shards[first : last + 1], ends[first : last + 1]
+        begins = ends - self._shard_rows[shards]
+        return LaneEpoch(
+            self._block_rows,
+            shards,
+            np.maximum(begin - begins, 0),
+            np.minimum(end, ends) - begins,
+            self._shard_first,
+            self.window_blocks,
+            (self.seed, epoch, lane),
+        )
 
 
 def lanes_of_rank(rank: int, world_size: int, lanes: int) -> range:

@@ -122,15 +122,15 @@ class JobProgress:
             + "  ".join(f"{reason} {count:,}" for reason, count in self._rejected.most_common()),
         )
         body = Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
-        title = f"{self._stage}  {_clock_time(self._clock() - self._started)}"
+        title = f"{self._stage}  {clock_time(self._clock() - self._started)}"
         yield Panel(body, title=title, title_align="left", width=min(WIDTH, options.max_width))
 
     def _eta(self, speed: float) -> str:
         left = self._rows - self._done_rows
-        return _clock_time(left / speed) if speed and left > 0 else "-"
+        return clock_time(left / speed) if speed and left > 0 else "-"
 
 
-def _clock_time(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
     """``HH:MM:SS``, with as many hours as there are."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"

@@ -16,6 +16,10 @@ class DataError(MolstreamError, ValueError):
     """Input files or a dataset that cannot be used: missing, empty, truncated, damaged, of another schema."""
 
 
+class RemoteError(DataError):
+    """A server that does not answer, or not what it should: trying again may help."""
+
+
 class CheckpointError(MolstreamError, ValueError):
     """A checkpoint or export that cannot be loaded, or that belongs to another model or dataset."""
 

@@ -1,6 +1,7 @@
 """Fixtures shared by all rooms' tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported. Tensors of tests are small: beside anything else that runs, threads wait for each other.
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from tests.datasets import REPOSITORY, molecules, molstream, write_csv
+from tests.disk import Disk, mounted
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +62,10 @@ def export(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("export") / "encoder"
     molstream("export", f"run_dir={small_run}", f"output={output}", "purpose=test")
     return output
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of 64 MiB that can be filled up."""
+    with mounted(tmp_path / "disk") as disk:
+        yield disk

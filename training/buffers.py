@@ -43,6 +43,10 @@ class LaneAveragedStatistics:
             dist.all_reduce(self._sum)
         self._assign((self._sum / self._lanes).to(self._start.dtype))
 
+    def discard_step(self) -> None:
+        """Put every statistic back to the step's beginning, for good."""
+        self.begin_lane()
+
     def _flat(self) -> Tensor:
         return torch.cat([b.detach().reshape(-1) for b in self._buffers]) if self._buffers else torch.zeros(0)
 

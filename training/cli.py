@@ -22,6 +22,9 @@ COMMANDS = {
     "pretrain": Command(
         "training.pretrain", "data.path=DATASET run_dir=FOLDER   pretrain, or continue, on one machine"
     ),
+    "supervise": Command(
+        "training.supervise", "deepspeed [--hostfile FILE] training/pretrain.py key=value   restart on the hosts left"
+    ),
     "export": Command("training.hub", "run_dir=RUN   checkpoint to a folder that can be published"),
     "embed": Command("training.embed_files", "export=EXPORT input=FILE output=FILE   vectors for a file of molecules"),
     "generate": Command(
@@ -33,7 +36,8 @@ COMMANDS = {
         "conformers|bonds run_dir=RUN dataset=DATASET   what is generated",
     ),
     "diagnose": Command("training.diagnose", "run_dir=RUN [dataset=DATASET]   what a run has learned, beyond its loss"),
-    "report": Command("training.report", "run_dir=RUN   self-contained HTML with plots"),
+    "report": Command("training.report", "RUN...   self-contained HTML with plots, of one run or several side by side"),
+    "sync": Command("training.sync", "run_dir=RUN [sinks=[NAME,...]]   hand to MLflow or W&B what they have not got"),
     "doctor": Command(
         "training.doctor", "[model=PRESET objective=NAME]   versions, devices, disk; what a model would cost"
     ),

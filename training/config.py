@@ -7,11 +7,12 @@ from typing import Any
 from omegaconf import MISSING
 
 from preprocessing.errors import ConfigError
-from training.data.stream import DataConfig
+from training.data.config import DataConfig
 from training.engine import EngineConfig
 from training.models.encoders import ModelConfig
 from training.objectives.table import ObjectiveConfig
 from training.optim import OptimConfig
+from training.sinks import LogConfig
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class PretrainConfig:
     """ZeRO stage and precision."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Where the numbers go."""
     compile: bool = False
     """Whether torch.compile makes kernels for the transformer blocks; they round otherwise than torch's own."""
     steps: int = 1000
@@ -39,16 +42,24 @@ class PretrainConfig:
     seed: int = 0
     """Seed of weights, order, noise and masks."""
     init_from: str | None = None
-    """Export or checkpoint whose weights start a new run (weights only, step 0)."""
+    """Export or checkpoint (its folder, or its URL) whose weights start a new run: weights only, step 0."""
     log_every: int = 10
     """Steps between log lines."""
     save_every: int = 200
     """Steps between checkpoints; one more is written at the end."""
+    validate_every: int = 200
+    """Steps between validations, if `data.validation` is given; one more is done at the end."""
+    checkpoint_url: str | None = None
+    """Where checkpoints are kept if not in `run_dir`: a URL of fsspec, as s3://bucket/runs/mine."""
     keep_last: int = 3
-    """Checkpoints that are kept."""
+    """The newest checkpoints that are kept; further ones by the two keys below."""
+    keep_every: int = 0
+    """Checkpoints of steps that are a multiple of this are kept as well; 0 for none."""
+    keep_best: int = 0
+    """So many checkpoints with the lowest validation loss are kept as well."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "keep_last"):
+        for name in ("steps", "log_every", "save_every", "validate_every", "keep_last"):
             if isinstance(value := getattr(self, name), int) and value < 1:
                 raise ConfigError(f"{name}={value}: expected at least 1.")
 
@@ -56,15 +67,26 @@ class PretrainConfig:
 FREE_KEYS = frozenset(
     {
         "run_dir",
-        "data.path",  # the dataset's fingerprint is compared instead
+        "data.path",  # the fingerprint of the datasets and their weights is compared instead
+        "data.mix",
+        "data.validation",
+        "data.cache_dir",
+        "data.cache_gib",
         "data.prefetch",
         "deepspeed.zero_stage",
         "deepspeed.bucket_size",
         "deepspeed.timeout_s",
         "stop_at",
+        "log.sinks",
+        "log.project",
         "log_every",
         "save_every",
         "keep_last",
+        "keep_every",
+        "validate_every",
+        "keep_best",
+        "deepspeed.offload",
+        "optim.max_skipped",
     }
 )
 """What may differ when a run is continued, because it does not change what is computed."""
@@ -72,14 +94,15 @@ FREE_KEYS = frozenset(
 
 def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
     """The keys that differ between two configurations and may not, each with both values."""
-    before, after = dict(_flatten(asdict(old))), dict(_flatten(asdict(new)))
+    before, after = dict(flatten(asdict(old))), dict(flatten(asdict(new)))
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in changed if k not in FREE_KEYS]
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested configuration by dotted key."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -1,6 +1,6 @@
 """What a model costs before it is trained: its parameters, the memory of a GPU by ZeRO stage, FLOPs per molecule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
@@ -17,13 +17,13 @@ from preprocessing.featurize import FeaturizeConfig, featurize
 from preprocessing.fields import MoleculeSample, RawMolecule
 from training.data.batch import MoleculeBatch
 from training.data.collate import COLLATED_FIELDS, collate, collate_samples
-from training.engine import PRECISIONS, EngineConfig
+from training.engine_config import PRECISIONS, EngineConfig, largest_persistent
 from training.models.encoders import ModelConfig
 from training.module import PretrainingModule, build_module, num_parameters
 from training.objectives.table import ObjectiveConfig
 
-ZERO_STAGES = (0, 1, 2)
-"""What :class:`training.engine.EngineConfig` takes."""
+LAYOUTS = ((0, "none"), (1, "none"), (2, "none"), (3, "none"), (3, "all"))
+"""ZeRO stages, and what is offloaded: the presets of configs/deepspeed."""
 TYPICAL_SMILES = (
     "Cc1ccc(cc1)-c1cc(nn1-c1ccc(cc1)S(N)(=O)=O)C(F)(F)F",
     "CCOC(=O)N1CCC(=C2c3ccc(Cl)cc3CCc3cccnc23)CC1",
@@ -50,7 +50,7 @@ class CostConfig:
     gpus: int = 8
     """Processes that share the optimizer's state."""
     precision: str = "bf16"
-    """bf16 or fp32, as in deepspeed.precision."""
+    """fp32, bf16 or fp16, as in deepspeed.precision."""
     dataset: str | None = None
     """Dataset whose first molecules FLOPs are counted on; eight drugs by default."""
 
@@ -63,18 +63,21 @@ class CostConfig:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes that :class:`training.engine.Engine` needs on one GPU besides activations."""
+    """Bytes that :class:`training.engine.Engine` needs on one GPU besides activations, and those it keeps elsewhere."""
 
     weights: int
-    """fp32 parameters, whole on every GPU at the stages 0 to 2."""
+    """fp32 parameters: whole on every GPU at the stages 0 to 2, a share of them and the small ones at stage 3."""
     sums: int
-    """fp64 sums of the lanes' gradients, whole on every GPU."""
+    """fp64 sums of the lanes' gradients: whole on every GPU at the stages 0 to 2, a share at stage 3."""
     optimizer: int
-    """AdamW's two moments, and at the stages 1 and 2 DeepSpeed's own fp32 copy of the weights that it updates."""
-    copies: int
-    """At most: bf16 copies of the weights, from the forward pass to the end of the backward pass, with activations."""
+    """AdamW's two moments, and from stage 1 on DeepSpeed's own fp32 copy of the weights that it updates."""
+    lane: int
+    """At most, from the forward pass to the end of the backward pass, with activations: copies of the weights in half
+    precision, and at stage 3 the weights that are gathered and the gradients that are reduced."""
     step: int
     """Gradients in fp32 and DeepSpeed's buffers, while the optimizer steps; activations are gone then."""
+    cpu: int = 0
+    """In the CPU's memory, for this GPU."""
 
     @property
     def kept(self) -> int:
@@ -84,23 +87,54 @@ class GpuMemory:
     @property
     def peak(self) -> int:
         """The most, if activations need less than ``step``."""
-        return self.kept + max(self.copies, self.step)
+        return self.kept + max(self.lane, self.step)
 
 
 def gpu_memory(
-    parameters: int, stage: int, gpus: int, precision: str, bucket: int = EngineConfig.bucket_size
+    sizes: Sequence[int],
+    stage: int,
+    gpus: int,
+    precision: str,
+    bucket: int = EngineConfig.bucket_size,
+    offload: str = "none",
 ) -> GpuMemory:
-    """Memory of one GPU for a model of so many parameters P.
+    """Memory of one GPU for a model whose parameters have so many elements each, P together.
 
     With N GPUs, a bucket of B elements and the part S of the parameters that a GPU's optimizer updates, P at stage 0
-    and P / N at 1 and 2, there are 4 P bytes of weights, 8 P of sums, 8 S of moments and from stage 1 on 4 S of
-    weights once more; in bf16 at most 2 P of copies. A step makes 4 P of the sums in fp32, and of these
+    and P / N from stage 1 on, there are 4 P bytes of weights, 8 P of sums, 8 S of moments and from stage 1 on 4 S of
+    weights once more; in half precision at most 2 P of copies. A step makes 4 P of the sums in fp32, and of these
 
     * at stage 0 4 P gradients of the parameters, and 4 P flattened to reduce them, later AdamW's root;
     * at stage 1 4 P gradients, beside the bucket, then, as they leave, beside the 4 S that are the optimizer's;
     * at stage 2 the bucket, a copy of it that is reduced, and the optimizer's 4 S; other gradients are gone by then;
-    * from stage 1 on then the optimizer's, the same flattened, and AdamW's root: at most 12 S, all in one group.
+    * then the optimizer's, the same flattened, and AdamW's root: at most 12 S, all in one group.
+
+    At stage 3 there are 4 S of weights, and 4 Q of those that stay gathered, and 8 S of sums. At most B elements and
+    the largest parameter are gathered, 4 bytes each, and as many gradients reduced: 4 bytes each in fp32 and 8 in fp64.
+    A step makes 4 S of gradients and 4 S flattened, later AdamW's root, and in the end gathers 4 Q anew.
+    ``offload="all"`` keeps 4 S of weights, 12 S of the optimizer's and 8 S of gradients in the CPU's memory.
+
+    A moving average of the weights (``optim.average_decay``) takes 4 P / N more, where the weights are. Muon's matrices
+    have one moment, of 4 P / N at any stage. Buffers are not counted, nor what NCCL and CUDA take for themselves.
+
+    Args:
+        offload: none; or all, at stage 3.
     """
+    parameters = sum(sizes)
+    copies = 0 if precision == "fp32" else 2 * parameters
+    if stage == 3:
+        shard = sum(-(-size // gpus) for size in sizes)
+        persistent = sum(size for size in sizes if size <= largest_persistent(bucket))
+        live = min(parameters, bucket + max(sizes))
+        offloaded = offload == "all"
+        return GpuMemory(
+            weights=4 * persistent + (0 if offloaded else 4 * shard),
+            sums=8 * shard,
+            optimizer=0 if offloaded else 12 * shard,
+            lane=copies + 16 * live,
+            step=max(8 * shard, 4 * persistent),
+            cpu=24 * shard if offloaded else 0,
+        )
     shard = parameters if stage == 0 else -(-parameters // gpus)
     buffers = {
         0: 8 * parameters,
@@ -111,7 +145,7 @@ def gpu_memory(
         weights=4 * parameters,
         sums=8 * parameters,
         optimizer=8 * shard if stage == 0 else 12 * shard,
-        copies=2 * parameters if precision == "bf16" else 0,
+        lane=copies,
         step=4 * parameters + buffers,
     )
 

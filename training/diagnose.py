@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import compose
-from pipeline.order import LaneOrder
+from pipeline.shards.mixture import Mixture
 from pipeline.shards.reader import ShardDataset
+from pipeline.steps import StepOrder
 from preprocessing.errors import ConfigError, MolstreamError
 from training.data.batch import MoleculeBatch
+from training.data.sources import open_data
 from training.data.stream import LaneStream
 from training.device import device_named
 from training.diagnostics import NUM_DECILES, Diagnosis, diagnose
@@ -57,21 +59,21 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
         DataError: ``dataset`` is none, or has no conformers.
     """
     trained = load_trained(config.run_dir, config.step, device_named(config.device))
-    dataset = ShardDataset(config.dataset or trained.config.data.path)
-    if dataset.manifest.hydrogens != trained.featurize.hydrogens:
+    data = Mixture([ShardDataset(config.dataset)]) if config.dataset else open_data(trained.config.data)
+    if data.hydrogens != trained.featurize.hydrogens:
         raise ConfigError(
-            f"dataset={dataset.path} holds {dataset.manifest.hydrogens} atoms, {config.run_dir} was trained on "
+            f"dataset={data.path} holds {data.hydrogens} atoms, {config.run_dir} was trained on "
             f"{trained.featurize.hydrogens}. Preprocess with featurize.hydrogens={trained.featurize.hydrogens}."
         )
     size = config.batch_size or trained.config.data.micro_batch
-    order = LaneOrder(dataset.block_rows, trained.config.seed, 1, size, trained.config.data.window_blocks)
+    order = data.order(trained.config.seed, 1, size, trained.config.data.window_blocks)
     count = min(config.batches, order.steps_per_epoch)
     with told("batches", count) as watch:
-        return diagnose(trained.module, _batches(dataset, order, count, trained), trained.config.seed, watch)
+        return diagnose(trained.module, _batches(data, order, count, trained), trained.config.seed, watch)
 
 
-def _batches(dataset: ShardDataset, order: LaneOrder, count: int, trained: Trained) -> Iterator[MoleculeBatch]:
-    stream = LaneStream(dataset, order, [0])
+def _batches(data: Mixture, order: StepOrder, count: int, trained: Trained) -> Iterator[MoleculeBatch]:
+    stream = LaneStream(data, order, [0])
     return (stream.step(step)[0].to(trained.device) for step in range(count))
 
 

@@ -83,13 +83,14 @@ def costs(argv: Sequence[str]) -> list[Table | str]:
     from training.costs import CostConfig, count_flops, dataset_batch, on_meta, parameters_by_part, typical_batch
 
     config = compose("doctor", CostConfig, argv)
-    parts = parameters_by_part(on_meta(config.model, config.objective))
+    module = on_meta(config.model, config.objective)
+    parts = parameters_by_part(module)
     batch = typical_batch() if config.dataset is None else dataset_batch(config.dataset)
     flops = count_flops(config.model, config.objective, batch)
     return [
         _parameters(parts),
-        _memory(sum(parts.values()), config),
-        "Activations come on top, beside the bf16 copies; what a step needs comes when they are gone.",
+        _memory([parameter.numel() for parameter in module.parameters()], config),
+        "Activations come on top, beside what a lane needs; what a step needs comes when they are gone.",
         _flops(flops, batch, config),
         "Products of matrices, with the padding of attention, without what checkpointing computes again.",
     ]
@@ -104,16 +105,17 @@ def _parameters(parts: dict[str, int]) -> Table:
     return table
 
 
-def _memory(parameters: int, config: "CostConfig") -> Table:
-    from training.costs import ZERO_STAGES, gpu_memory
+def _memory(sizes: list[int], config: "CostConfig") -> Table:
+    from training.costs import LAYOUTS, gpu_memory
 
     table = Table(title=f"memory of one of {config.gpus} GPUs in GiB, {config.precision}, without activations")
-    for column in ("ZeRO", "weights", "gradient sums", "optimizer", "bf16 copies", "step", "peak"):
+    for column in ("ZeRO", "weights", "sums", "optimizer", "lane", "step", "peak", "on the CPU"):
         table.add_column(column, justify="right")
-    for stage in ZERO_STAGES:
-        found = gpu_memory(parameters, stage, config.gpus, config.precision)
-        columns = (found.weights, found.sums, found.optimizer, found.copies, found.step, found.peak)
-        table.add_row(str(stage), *(f"{value / 2**30:.2f}" for value in columns))
+    for stage, offload in LAYOUTS:
+        found = gpu_memory(sizes, stage, config.gpus, config.precision, offload=offload)
+        columns = (found.weights, found.sums, found.optimizer, found.lane, found.step, found.peak, found.cpu)
+        name = f"{stage}" if offload == "none" else f"{stage}, offload"
+        table.add_row(name, *(f"{value / 2**30:.2f}" for value in columns))
     return table
 
 

@@ -63,7 +63,7 @@ def export_run(config: ExportConfig) -> Path:
 
     run = RunDirectory(config.run_dir)
     pretrain = run.config()
-    checkpoint = load_checkpoint(checkpoint_path(run, config.step))
+    checkpoint = load_checkpoint(checkpoint_path(run, pretrain, config.step))
     dataset = run.dataset()
     description = {
         "format_version": FORMAT_VERSION,
@@ -86,7 +86,7 @@ def export_run(config: ExportConfig) -> Path:
     }
     weights = {
         name.removeprefix("encoders."): tensor
-        for name, tensor in checkpoint.weights.items()
+        for name, tensor in checkpoint.published.items()
         if name.startswith("encoders.")
     }
     output = Path(config.output) if config.output else run.path / "export"

@@ -3,12 +3,15 @@
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.inspect import inspect_dataset
 from preprocessing.errors import DataError, MolstreamError
-from training.checkpoint import MARKER, checkpoints, damage, load_checkpoint
+from training.checkpoint import MARKER, damage, load_checkpoint, name_of
+from training.checkpoint_store import local_folder
 from training.hub import CONFIG_FILE, load_export
+from training.launches import read_launches
 from training.metrics import read_metrics
 from training.run import RunDirectory
 
@@ -44,8 +47,10 @@ def _inspect_checkpoint(path: Path) -> str:
     return "\n".join(
         [
             f"checkpoint {path}: whole, {size / 2**20:.1f} MiB",
-            f"  step {state.step}, seed {state.seed}, {state.lanes} lanes x {state.micro_batch} molecules",
-            f"  {len(checkpoint.weights)} tensors, {values:,} values; {len(checkpoint.moments)} optimizer moments",
+            f"  step {state.step} ({state.step - state.optimizer_steps} left out), seed {state.seed}, "
+            f"{state.lanes} lanes x {state.micro_batch} molecules",
+            f"  {len(checkpoint.weights)} tensors, {values:,} values; {len(checkpoint.moments)} optimizer moments, "
+            f"{len(checkpoint.average)} averages",
             f"  written by {state.world_size} process(es) at ZeRO {state.zero_stage}; any number that divides "
             f"{state.lanes} continues it",
             f"  dataset {state.dataset_fingerprint}",
@@ -77,7 +82,12 @@ def _inspect_run(path: Path) -> str:
     if records:
         last = records[-1]
         lines.append(f"  recorded step {int(last['step'])}, loss {last['train/loss']:.4f}")
-    lines += [f"  {checkpoint.name}: {damage(checkpoint) or 'whole'}" for checkpoint in checkpoints(run.checkpoints)]
+    for launch in read_launches(path):
+        began = datetime.fromtimestamp(launch.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        ended = launch.ended or "no end recorded"
+        lines.append(f"  began at step {launch.step} on {launch.place}, {began} UTC; {ended}")
+    store = run.checkpoints(config)
+    lines += [f"  {name_of(step)}: {damage(store.fetch(step)) or 'whole'}" for step in store.steps()]
     if (path / "command.txt").is_file():
         lines.append(f"  continue with: {(path / 'command.txt').read_text().splitlines()[-1]}")
     return "\n".join(lines)
@@ -89,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         print("usage: molstream inspect PATH", file=sys.stderr)
         return 2
     try:
-        print(inspect(Path(argv[0])))
+        print(inspect(local_folder(argv[0])))
     except MolstreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

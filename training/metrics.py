@@ -1,19 +1,28 @@
-"""Where a run's numbers go: metrics.jsonl always, TensorBoard events beside it, one line for people."""
+"""A run's numbers: metrics.jsonl, one record per step, which is the truth that all else is fed from; one log line."""
 
 import json
 import math
 import os
 import resource
 import sys
-import time
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import torch
 
+from pipeline.files import naming
+from pipeline.progress import clock_time
+
+Record = dict[str, float]
+"""``step`` (steps done), ``time`` (seconds since 1970, when the step ended) and the values of that step by name."""
+
+FILE = "metrics.jsonl"
+NOT_METRICS = ("step", "time", "data/digest")
+"""Of a record: what is no curve."""
+
 
 class MetricsWriter:
-    """Append-only records of a run, one per step; continuing from a step drops what was recorded after it.
+    """Appends the records of a run; continuing from a step drops what was recorded after it.
 
     Args:
         folder: the run directory.
@@ -21,41 +30,95 @@ class MetricsWriter:
     """
 
     def __init__(self, folder: Path, step: int):
-        from torch.utils.tensorboard import SummaryWriter
+        path = folder / FILE
+        path.touch()
+        with path.open("rb") as file:
+            end = _end_of_step(file, step)
+        os.truncate(path, end)
+        self._file: TextIO = path.open("a")
+        self.step = step
+        """Step of the newest record."""
 
-        self._path = folder / "metrics.jsonl"
-        records = [r for r in read_metrics(folder) if r["step"] <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-        os.replace(temporary, self._path)
-        self._file: TextIO = self._path.open("a")
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-    def write(self, record: dict[str, float]) -> None:
-        """Append a step's record; ``record["step"]`` counts steps done."""
-        self._file.write(json.dumps(record) + "\n")
-        for name, value in record.items():
-            if name != "step":
-                self._events.add_scalar(name, value, int(record["step"]))
+    def write(self, record: Record) -> None:
+        """Append a step's record."""
+        with naming(self._file.name):
+            self._file.write(json.dumps(record) + "\n")
+        self.step = int(record["step"])
 
     def flush(self) -> None:
-        """Hand everything to the file system."""
-        self._file.flush()
-        self._events.flush()
+        """Hand everything to the file system, where readers see it."""
+        with naming(self._file.name):
+            self._file.flush()
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
-        self._events.close()
+        with naming(self._file.name):
+            self._file.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+class MetricsReader:
+    """The records after a step, also those that are still being written; memory does not grow with the run."""
+
+    def __init__(self, folder: Path, step: int):
+        self._path = folder / FILE
+        with self._path.open("rb") as file:
+            self._offset = _end_of_step(file, step)
+
+    def next(self, limit: int) -> list[Record]:
+        """Up to ``limit`` further records; empty when there are no more yet."""
+        records: list[Record] = []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            # A line without its end is still being written.
+            while len(records) < limit and (line := file.readline()).endswith(b"\n"):
+                records.append(json.loads(line))
+                self._offset += len(line)
+        return records
+
+
+def read_metrics(folder: Path) -> list[Record]:
     """The records of a run, in order; a last line cut short by a crash is left out."""
-    path = folder / "metrics.jsonl"
+    path = folder / FILE
     if not path.exists():
         return []
     lines = path.read_text().split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def last_step(folder: Path) -> int:
+    """Step of the last whole record; 0 where there is none."""
+    path = folder / FILE
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        length = file.seek(0, os.SEEK_END)
+        tail = 4096
+        while True:
+            file.seek(max(0, length - tail))
+            lines = file.read().split(b"\n")
+            # The first may have been cut by where we began to read, the last has no end yet.
+            whole = lines[:-1] if tail >= length else lines[1:-1]
+            if whole or tail >= length:
+                return int(json.loads(whole[-1])["step"]) if whole else 0
+            tail *= 2
+
+
+def _end_of_step(file: BinaryIO, step: int) -> int:
+    """The byte after the last whole record up to ``step``, found by bisection: steps never descend."""
+    # Lines that begin before `low`, which is the beginning of one, are wanted; those from `high` on are not.
+    low, high = 0, file.seek(0, os.SEEK_END)
+    while low < high:
+        middle = (low + high) // 2
+        file.seek(max(low, middle - 1))
+        if middle > low:
+            file.readline()
+        begin = file.tell()
+        line = file.readline()
+        if begin < high and line.endswith(b"\n") and json.loads(line)["step"] <= step:
+            low = begin + len(line)
+        else:
+            high = middle
+    return low
 
 
 def peak_memory_gib(device: torch.device) -> float:
@@ -66,19 +129,34 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def log_line(record: dict[str, float], steps: int, seconds_per_step: float, memory_gib: float) -> str:
-    """One fixed-order, parsable line: progress, losses by name, gradient norm, lr, speed, waits, memory, ETA."""
-    step = int(record["step"])
-    losses = "  ".join(f"{k.removeprefix('train/')} {v:.4f}" for k, v in record.items() if k.startswith("train/"))
-    eta = time.strftime("%H:%M:%S", time.gmtime((steps - step) * seconds_per_step)) if seconds_per_step else "-"
+def losses_text(record: Record) -> str:
+    """The losses by name."""
+    return "  ".join(f"{k.removeprefix('train/')} {v:.4f}" for k, v in record.items() if k.startswith("train/"))
+
+
+def rates_text(record: Record, memory_gib: float) -> str:
+    """Gradient norm, learning rate, speed, shares of waiting and padding, memory."""
     return (
-        f"step {step}/{steps}  {100 * step / steps:.1f} %  {losses}  grad {record['optim/grad_norm']:.3g}  "
-        f"lr {record['optim/lr']:.2e}  {record['throughput/molecules_per_s']:.0f} mol/s  "
-        f"wait {100 * record['throughput/data_wait']:.1f} %  pad {100 * record['data/padding']:.1f} %  "
-        f"mem {memory_gib:.2f} GiB  eta {eta}"
+        f"grad {record['optim/grad_norm']:.3g}  lr {record['optim/lr']:.2e}  "
+        f"{record['throughput/molecules_per_s']:.0f} mol/s  wait {100 * record['throughput/data_wait']:.1f} %  "
+        f"pad {100 * record['data/padding']:.1f} %  mem {memory_gib:.2f} GiB"
     )
 
 
-def is_finite(record: dict[str, float]) -> bool:
+def log_line(record: Record, steps: int, seconds_per_step: float, memory_gib: float) -> str:
+    """One fixed-order, parsable line: progress, losses by name, gradient norm, lr, speed, waits, memory, ETA."""
+    step = int(record["step"])
+    return (
+        f"step {step}/{steps}  {100 * step / steps:.1f} %  {losses_text(record)}  {rates_text(record, memory_gib)}  "
+        f"eta {eta_text(steps - step, seconds_per_step)}"
+    )
+
+
+def eta_text(steps_left: int, seconds_per_step: float) -> str:
+    """``HH:MM:SS`` until the end."""
+    return clock_time(steps_left * seconds_per_step) if seconds_per_step else "-"
+
+
+def is_finite(record: Record) -> bool:
     """Whether the loss of a record is a number."""
     return math.isfinite(record["train/loss"])

@@ -1,21 +1,28 @@
-"""AdamW with one group per learning-rate scale, and the learning rate as a pure function of the step."""
+"""AdamW, or Muon with it, with one group per learning-rate scale; the learning rate as a pure function of the step."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from preprocessing.errors import ConfigError
+from training.muon import MuonAdamW
 
-SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("adamw", "muon")
+NARROWEST = 16
+"""Linear layers with fewer inputs or outputs take in features or give out quantities: they are no hidden ones."""
+SCHEDULES = ("constant", "cosine", "wsd")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    name: str = "adamw"
+    """adamw; or muon: Muon for the matrices of hidden layers, AdamW for embeddings, vectors, inputs and heads."""
     lr: float = 1e-4
     """Peak learning rate."""
     weight_decay: float = 0.0
@@ -24,20 +31,33 @@ class OptimConfig:
     """Decay of the gradient's running mean."""
     beta2: float = 0.999
     """Decay of the gradient's running square."""
+    momentum: float = 0.95
+    """Decay of the gradient's running mean under Muon."""
     eps: float = 1e-8
     """Added to the root of the running square."""
     schedule: str = "constant"
-    """After warm-up: constant, or cosine down to lr x final_lr_fraction at the last step."""
+    """After warm-up: constant; cosine, down to lr x final_lr_fraction at the last step; or wsd (warm-up, stable,
+    decay), constant and then a straight line down to it."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     final_lr_fraction: float = 0.0
-    """Where cosine ends, as a fraction of lr."""
+    """Where cosine and wsd end, as a fraction of lr."""
+    decay_fraction: float = 0.2
+    """The share of all steps in which wsd decays, at the end (Haegele et al. 2024, arXiv 2405.18392: 0.1 to 0.2)."""
     gradient_clipping: float = 0.0
     """Bound on the gradient's global L2 norm; 0 for none."""
+    average_decay: float = 0.0
+    """Decay of a moving average of the weights, which exports then prefer; 0 for none."""
+    max_skipped: int = 10
+    """Most steps in a row without a finite gradient, which are left out, before training stops."""
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(f"optim.schedule={self.schedule}: expected one of {', '.join(SCHEDULES)}.")
+        for key, value, choices in (("name", self.name, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES)):
+            if value not in choices:
+                raise ConfigError(f"optim.{key}={value}: expected one of {', '.join(choices)}.")
+        for key in ("average_decay", "decay_fraction", "momentum"):
+            if not 0.0 <= (value := getattr(self, key)) < 1.0:
+                raise ConfigError(f"optim.{key}={value}: expected a number from 0 to 1, not 1 itself.")
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -48,21 +68,36 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
         return config.lr
     progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     floor = config.final_lr_fraction
+    if config.schedule == "wsd":
+        left = (steps - step) / max(1.0, config.decay_fraction * steps)
+        return config.lr * (floor + (1 - floor) * min(left, 1.0))
     return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
 def build_optimizer(
     module: nn.Module, config: OptimConfig, scale_of: Callable[[str], float]
 ) -> tuple[torch.optim.AdamW, list[float]]:
-    """AdamW over the module's parameters, and the learning-rate scale of each of its groups.
+    """The optimizer of the module's parameters, and the learning-rate scale of each of its groups.
 
     Args:
         scale_of: learning-rate scale of a parameter by its name.
     """
-    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
+    muon = hidden_matrices(module) if config.name == "muon" else set()
+    grouped: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
-        grouped.setdefault((scale_of(name), decay), []).append(parameter)
-    groups = [{"params": p, "weight_decay": decay, "lr": config.lr * scale} for (scale, decay), p in grouped.items()]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
-    return optimizer, [scale for scale, _ in grouped]
+        grouped.setdefault((scale_of(name), decay, parameter in muon), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay, "lr": config.lr * scale}
+        | ({"momentum": config.momentum} if hidden else {})
+        for (scale, decay, hidden), parameters in grouped.items()
+    ]
+    kind = MuonAdamW if muon else torch.optim.AdamW
+    optimizer = kind(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+    return optimizer, [scale for scale, _, _ in grouped]
+
+
+def hidden_matrices(module: nn.Module) -> set[Tensor]:
+    """The weights that Muon is for: those of linear layers from many features to many."""
+    weights = (layer.weight for layer in module.modules() if isinstance(layer, nn.Linear))
+    return {weight for weight in weights if min(weight.shape) >= NARROWEST}

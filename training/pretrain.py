@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +11,14 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pipeline.config import compose
-from pipeline.shards.reader import ShardDataset
-from preprocessing.errors import ConfigError, MolstreamError
+from pipeline.files import FULL
+from preprocessing.errors import ConfigError, MolstreamError, TrainingError
 from training.config import PretrainConfig
-from training.engine import Place, end_process, start_processes, stop_processes
+from training.data.sources import open_data, open_validation
+from training.lifecycle import describe_process
+from training.processes import Place, end_process, start_processes, stop_processes
 from training.run import RunDirectory
+from training.sinks import check_sinks
 from training.trainer import Trainer
 
 
@@ -23,35 +27,73 @@ def pretrain(config: PretrainConfig, place: Place) -> bool:
 
     Raises:
         ConfigError, DataError, CheckpointError: before any training, when something does not fit.
-        TrainingError: the loss is lost.
+        TrainingError: the loss is lost, or the disk of the run is full.
     """
-    dataset = ShardDataset(config.data.path)
+    data = open_data(config.data)
     run = RunDirectory(config.run_dir)
-    run.check(config, dataset.manifest)
-    trainer = Trainer(config, place, dataset, run)
-    trainer.engine.barrier()
+    run.check(config, data)
+    trainer = Trainer(config, place, data, open_validation(config.data, data), run)
+    place.barrier()
     if place.rank == 0:
-        run.begin(config, dataset.manifest, place)
-    trainer.engine.barrier()
-    return trainer.fit()
+        run.begin(config, data, place)
+    place.barrier()
+    try:
+        return trainer.fit()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise TrainingError(
+            f"{error.strerror}: {error.filename}. Make room there: the same command continues from the newest "
+            "checkpoint."
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; exit code 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint."""
+    """The command; exit code 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint.
+
+    A process that fails among others leaves at once, without a goodbye that they may never answer.
+    """
     arguments = [a for a in (sys.argv[1:] if argv is None else argv) if not a.startswith("--local_rank")]
-    loud = os.environ.get("RANK", "0") == "0"
+    first = os.environ.get("RANK", "0") == "0"
+    place = None
+    code = 1
     try:
         config = compose("pretrain", PretrainConfig, arguments)
-        place = start_processes(config.deepspeed)
+        if first:
+            # The only process that has sinks, and whose environment matters to them.
+            check_sinks(config.log.sinks)
+        place = start_processes(config.deepspeed.timeout_s)
         code = 0 if pretrain(config, place) else 130
         stop_processes()
-    except MolstreamError as error:
-        if loud:
+    except (ConfigError, TrainingError) as error:
+        # All processes find these alike, so one tells; any other error may be known to one process alone.
+        code = 2 if isinstance(error, ConfigError) else 1
+        if first:
             print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    if place.world_size > 1:
-        end_process(code)
+    except MolstreamError as error:
+        code = 1
+        print(f"error: {error}" if first else f"error: {_who(place)}: {error}", file=sys.stderr)
+    finally:
+        if place is not None and place.world_size > 1:
+            if sys.exc_info()[0] is not None:
+                _explain(place)
+            end_process(code)
     return code
+
+
+def _who(place: Place | None) -> str:
+    return describe_process(place) if place else f"rank {os.environ.get('RANK')}"
+
+
+def _explain(place: Place) -> None:
+    """The traceback of the exception on its way out, and what it means for a process among others."""
+    traceback.print_exc()
+    print(
+        f"error: {describe_process(place)} ends by the exception above. If it tells of a connection, a peer or a "
+        "time-out, another process ended first: look for its message. The same command continues from the newest "
+        "checkpoint.",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -2,19 +2,24 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import from_yaml, to_yaml
-from pipeline.shards.manifest import Manifest
+from pipeline.shards.mixture import Mixture
 from preprocessing.errors import CheckpointError, ConfigError
+from training.checkpoint_store import CheckpointStore, open_store
 from training.config import PretrainConfig, differences
-from training.engine import Place
+from training.processes import Place
 
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
+COMMAND_VARIABLE = "MOLSTREAM_COMMAND"
+"""Environment variable with the command line that started this job, where that is not the program's own."""
 OWN_FILES = {"environment.json", "dataset.json", ".config.yaml", "command.txt", "log.txt"}
 """What a run that was killed while it began may have left."""
 
@@ -24,7 +29,6 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.checkpoints = self.path / "checkpoints"
         self.config_file = self.path / "config.yaml"
 
     def config(self) -> PretrainConfig:
@@ -39,11 +43,15 @@ class RunDirectory:
             )
         return from_yaml(PretrainConfig, self.config_file.read_text(), str(self.config_file))
 
+    def checkpoints(self, config: PretrainConfig) -> CheckpointStore:
+        """The run's checkpoints, where its configuration keeps them."""
+        return open_store(config.checkpoint_url, self.path / "checkpoints")
+
     def dataset(self) -> dict[str, Any]:
-        """What the run's dataset was: its manifest without the lists of shards and splits."""
+        """What the run was trained on: :meth:`Mixture.record`."""
         return json.loads((self.path / "dataset.json").read_text())
 
-    def check(self, config: PretrainConfig, manifest: Manifest) -> None:
+    def check(self, config: PretrainConfig, data: Mixture) -> None:
         """Make sure that the folder is free or holds this very run; changes nothing, so that every rank can call it.
 
         Raises:
@@ -62,18 +70,18 @@ class RunDirectory:
                 "Choose another run_dir, or undo the change; init_from=... starts a new run from its weights."
             )
         before = self.dataset()["fingerprint"]
-        if before != manifest.fingerprint:
+        if before != data.fingerprint:
             raise CheckpointError(
-                f"{self.path} was trained on the dataset {before[:12]}, data.path={config.data.path} is "
-                f"{manifest.fingerprint[:12]}. Give the same dataset, or another run_dir."
+                f"{self.path} was trained on the dataset {before[:12]}, {data.path} is {data.fingerprint[:12]}. Give "
+                "the same dataset (of several, the same weights and order), or another run_dir."
             )
 
-    def begin(self, config: PretrainConfig, manifest: Manifest, place: Place) -> None:
+    def begin(self, config: PretrainConfig, data: Mixture, place: Place) -> None:
         """Record the run, if it is new, and the command that was given (rank 0, after :meth:`check`)."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_file.is_file():
             (self.path / "environment.json").write_text(json.dumps(_environment(place), indent=1) + "\n")
-            (self.path / "dataset.json").write_text(json.dumps(_dataset(manifest), indent=1) + "\n")
+            (self.path / "dataset.json").write_text(json.dumps(data.record(), indent=1) + "\n")
             # Written last: its presence says that a run has begun here.
             temporary = self.path / ".config.yaml"
             temporary.write_text(to_yaml(config))
@@ -84,24 +92,25 @@ class RunDirectory:
     def log(self, text: str) -> None:
         """Say something to the people watching and to log.txt."""
         print(text, file=sys.stderr, flush=True)
-        with (self.path / "log.txt").open("a") as file:
+        self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Keep something in log.txt, if there is room."""
+        # What is told here has no other way out; a full disk that matters ends the run by metrics.jsonl.
+        with suppress(OSError), (self.path / "log.txt").open("a") as file:
             file.write(text + "\n")
 
 
 def command(place: Place) -> str:
     """The command line that starts this program again, with as many processes."""
+    if outer := os.environ.get(COMMAND_VARIABLE):
+        return outer
     program = Path(sys.argv[0]).name
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     if program != "pretrain.py":
         return shlex.join(["molstream", *arguments])
     launcher = ["deepspeed", "--num_accelerators", str(place.world_size)] if place.world_size > 1 else ["python"]
     return shlex.join([*launcher, sys.argv[0], *arguments])
-
-
-def _dataset(manifest: Manifest) -> dict[str, Any]:
-    """The manifest without its list of shards and splits: what a model card or a report says of the data."""
-    record = manifest.to_dict()
-    return {key: value for key, value in record.items() if key not in ("shards", "splits")}
 
 
 def _environment(place: Place) -> dict[str, object]:

@@ -10,7 +10,7 @@ import torch
 from pipeline.config import from_yaml
 from preprocessing.errors import CheckpointError
 from preprocessing.featurize import FeaturizeConfig
-from training.checkpoint import RunState, latest_checkpoint, load_checkpoint
+from training.checkpoint import RunState, load_checkpoint
 from training.config import PretrainConfig
 from training.module import PretrainingModule, build_module
 from training.run import RunDirectory
@@ -41,23 +41,25 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
     """
     run = RunDirectory(run_dir)
     config = run.config()
-    checkpoint = load_checkpoint(checkpoint_path(run, step))
+    checkpoint = load_checkpoint(checkpoint_path(run, config, step))
     module = build_module(config.model, config.objective, config.seed)
-    load_weights(module, checkpoint.weights)
+    load_weights(module, checkpoint.published)
     settings = json.dumps(run.dataset()["config"]["featurize"])
     featurize = from_yaml(FeaturizeConfig, settings, str(run.path / "dataset.json"))
     return Trained(module.eval().to(device), config, featurize, checkpoint.state, device)
 
 
-def checkpoint_path(run: RunDirectory, step: int | None) -> Path:
-    """The folder of the newest whole checkpoint, or of the one of ``step``.
+def checkpoint_path(run: RunDirectory, config: PretrainConfig, step: int | None) -> Path:
+    """A local folder with the newest whole checkpoint, or of the one of ``step``.
 
     Raises:
         CheckpointError: there is none.
     """
-    if step is not None:
-        return run.checkpoints / f"step_{step:08d}"
-    path = latest_checkpoint(run.checkpoints, lambda text: print(text, file=sys.stderr))
-    if path is None:
-        raise CheckpointError(f"{run.path} has no whole checkpoint. Train it for at least one step.")
-    return path
+    store = run.checkpoints(config)
+    if step is None:
+        step = store.latest(lambda text: print(text, file=sys.stderr))
+        if step is None:
+            raise CheckpointError(f"{run.path} has no whole checkpoint. Train it for at least one step.")
+    elif step not in (found := store.steps()):
+        raise CheckpointError(f"{store.where} has no checkpoint of step {step}; there are {found}.")
+    return store.fetch(step)

@@ -1,40 +1,35 @@
 """The pretraining loop: fetch, forward and backward per lane, step, record; save so that any crash costs little."""
 
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.config import to_yaml
-from pipeline.order import LaneOrder, lanes_of_rank
+from pipeline.order import lanes_of_rank
+from pipeline.shards.mixture import Mixture
 from pipeline.shards.reader import ShardDataset
 from preprocessing.errors import ConfigError, TrainingError
-from training.checkpoint import Checkpoint, RunState, latest_checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoint import KINDS, RunState, name_of, read_state, read_tensors
+from training.checkpoint_writer import CheckpointWriter, Retention
 from training.config import PretrainConfig
 from training.data.batch import MoleculeBatch
+from training.data.largest import largest_batch
 from training.data.stream import LaneStream
-from training.engine import Engine, Place
-from training.metrics import MetricsWriter, is_finite, log_line, peak_memory_gib
-from training.models.layout import padding_share
+from training.data.validation import ValidationStream
+from training.engine import Engine, EngineProgress
+from training.lifecycle import StepWatch, graceful_stop
+from training.metrics import is_finite, peak_memory_gib
 from training.models.transformer import compile_blocks
 from training.module import build_module, keyed_seed, num_parameters
 from training.optim import build_optimizer, learning_rate
+from training.processes import Place
+from training.recorder import recording
 from training.run import RunDirectory, command
-from training.weights import load_initial_weights
-
-
-@dataclass(frozen=True)
-class _StepTiming:
-    """Seconds of one step, the part of it that was spent waiting for data, and the share of padding in its batches."""
-
-    seconds: float
-    wait: float
-    padding: float
+from training.step_records import StepRecords
+from training.weights import initial_weights
 
 
 class Trainer:
@@ -43,18 +38,28 @@ class Trainer:
     Args:
         config: the run.
         place: this process among its peers.
-        dataset: the committed dataset at ``config.data.path``.
+        dataset, validation: what it is trained on and validated with, as ``config.data`` names them.
         run: its directory, already checked and begun.
     """
 
-    def __init__(self, config: PretrainConfig, place: Place, dataset: ShardDataset, run: RunDirectory):
+    def __init__(
+        self,
+        config: PretrainConfig,
+        place: Place,
+        dataset: Mixture,
+        validation: ShardDataset | None,
+        run: RunDirectory,
+    ):
         self.config, self.place, self.run = config, place, run
         self.dataset = dataset
         data = config.data
-        self.order = LaneOrder(dataset.block_rows, config.seed, data.lanes, data.micro_batch, data.window_blocks)
+        self.order = dataset.order(config.seed, data.lanes, data.micro_batch, data.window_blocks, data.length_buckets)
         self.lanes = lanes_of_rank(place.rank, place.world_size, data.lanes)
         self.stream = LaneStream(dataset, self.order, self.lanes)
+        self.validation = validation and ValidationStream(validation, data.lanes, data.micro_batch, self.lanes)
+        self._validated: tuple[int, dict[str, float]] = (0, {})
         module = build_module(config.model, config.objective, config.seed)
+        self._sizes = {name: num_parameters(child) for name, child in module.named_children()}
         if config.compile:
             compile_blocks(module)
         _require_fields(module.objective.required_fields, dataset)
@@ -67,67 +72,94 @@ class Trainer:
             lanes=data.lanes,
             micro_batch=data.micro_batch,
             gradient_clipping=config.optim.gradient_clipping,
+            average_decay=config.optim.average_decay,
         )
-        self._pending: list[tuple[int, Tensor, float, float, _StepTiming]] = []
-        self._names: list[str] = []
+        self.store = run.checkpoints(config)
+        self._records = StepRecords(place, data.lanes, data.micro_batch)
 
     # --- life cycle --------------------------------------------------------------------------------------------------
 
     def fit(self) -> bool:
         """Train to the end of the run, or to ``stop_at``; False when a signal stopped it, with a checkpoint saved."""
         done = self._restore()
+        retention = Retention(self.config.keep_last, self.config.keep_every, self.config.keep_best)
+        self.writer = CheckpointWriter(self.store, self.place, retention, self._say, done)
         last = min(self.config.steps, self.config.stop_at or self.config.steps)
-        self._metrics = MetricsWriter(self.run.path, done) if self.place.rank == 0 else None
         self._announce(done, last)
-        with _graceful_stop() as stop:
+        if done < last:
+            self._rehearse()
+        self._watch = StepWatch(self.run.path, self.config.deepspeed.timeout_s, self.place)
+        records = recording(self.run, self.config, self.place, done)
+        stopped_at: int | None = None
+        with graceful_stop() as stop, self._watch, records as self._metrics:
             batches = self.stream.steps(done, last, self.config.data.prefetch)
             for step in range(done, last):
+                self._watch.begin(step + 1)
                 self._train_step(step, batches)
-                stopping = self.engine.any(stop.requested)
+                if self._metrics:
+                    self._metrics.advance(step + 1)
+                stopping, writing = self.place.anywhere(stop.requested, self.writer.busy)
+                self.writer.settle(writing)
                 saving = stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last
+                if self.validation and (step + 1 == last or (step + 1) % self.config.validate_every == 0):
+                    self._validate(step + 1)
                 # Before a save as well: a run continued from it must not lack records, nor start from a lost loss.
                 if saving or (step + 1) % self.config.log_every == 0:
                     self._flush()
                 if saving:
                     self._save(step + 1)
                 if stopping:
-                    self._say(f"stopped by a signal at step {step + 1}; continue with: {command(self.place)}")
+                    stopped_at = step + 1
                     break
-            else:
-                stopping = False
-        if self._metrics:
-            self._metrics.close()
-        return not stopping
+            self.writer.finish()
+            if stopped_at is not None:
+                self._say(f"stopped by a signal at step {stopped_at}; continue with: {command(self.place)}")
+        return stopped_at is None
 
     def _restore(self) -> int:
         """Continue from the newest whole checkpoint, or start from init_from, or from scratch; the steps done."""
-        path = latest_checkpoint(self.run.checkpoints, self._say)
-        if path is not None:
-            checkpoint = load_checkpoint(path)
-            state = checkpoint.state
-            self.engine.load(checkpoint.weights, checkpoint.moments, state.step)
+        # One process looks, since looking reads every byte of a checkpoint.
+        found = self.store.latest(self._say) if self.place.rank == 0 else None
+        step = self.place.from_first(-1 if found is None else found)
+        if step >= 0:
+            path = self.store.fetch(step)
+            state = read_state(path)
+            progress = EngineProgress(state.loss_scale, state.optimizer_steps, state.finite_steps)
+            weights, moments, average = (read_tensors(path, kind) for kind in KINDS)
+            self.engine.load(weights, moments, average, progress)
             self._say(
-                f"restored step {state.step} from {path}: weights, optimizer, order "
+                f"restored step {state.step} from {self.store.where}/{name_of(step)}: weights, optimizer, order "
                 f"(written by {state.world_size} processes at ZeRO {state.zero_stage}, now {self.place.world_size} at "
                 f"{self.config.deepspeed.zero_stage})"
             )
             return state.step
         if self.config.init_from is not None:
-            loaded = load_initial_weights(self.engine.module, self.config.init_from)
-            self.engine.load(self.engine.weights(), {}, 0)
+            weights, loaded = initial_weights(self.engine.weights(), self.config.init_from)
+            self.engine.load(weights, {}, {}, self.engine.progress)
             self._say(f"new run from {self.config.init_from}: {loaded}")
         return 0
 
     def _announce(self, done: int, last: int) -> None:
         data = self.config.data
-        parts = {name: num_parameters(child) for name, child in self.engine.module.named_children()}
         self._say(
             f"run {self.run.path}: steps {done} to {last} of {self.config.steps}; "
             f"{self.order.num_samples} molecules, {self.order.steps_per_epoch} steps per epoch; global batch "
             f"{data.lanes} lanes x {data.micro_batch} = {data.lanes * data.micro_batch} on {self.place.world_size} "
             f"process(es), {self.place.device.type}, {self.config.deepspeed.precision}, "
             f"ZeRO {self.config.deepspeed.zero_stage}; parameters "
-            + ", ".join(f"{name} {count:,}" for name, count in parts.items())
+            + ", ".join(f"{name} {count:,}" for name, count in self._sizes.items())
+        )
+
+    def _rehearse(self) -> None:
+        """Try the largest batch there can be, so that what does not fit into memory fails now and not in a week."""
+        histograms = self.dataset.record()["histograms"]
+        batch = largest_batch(histograms, self.config.data.micro_batch, len(self.dataset.target_names))
+        kept = self.engine.rehearse(batch.to(self.place.device), self._generator(0, 0))
+        parts = {**self.engine.memory(), "activations": kept}
+        self._say(
+            "memory per process: "
+            + ", ".join(f"{name} {size / 2**30:.3g} GiB" for name, size in parts.items())
+            + f" of the largest batch ({batch.num_graphs} molecules, {batch.num_nodes} atoms)"
         )
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -136,17 +168,18 @@ class Trainer:
         started = time.perf_counter()
         lanes = next(batches)
         wait = time.perf_counter() - started
-        rows = []
+        metrics: list[dict[str, Tensor]] = []
         for lane, batch in zip(self.lanes, lanes, strict=True):
             output = self.engine.accumulate(batch.to(self.place.device), self._generator(step, lane))
-            metrics = {"loss": output.loss.detach(), **output.metrics}
-            self._names = list(metrics)
-            rows.append(torch.stack([value.to(torch.float32) for value in metrics.values()]))
+            metrics.append({"loss": output.loss.detach(), **output.metrics})
         rate = learning_rate(self.config.optim, step, self.config.steps)
         norm = self.engine.step([rate * scale for scale in self._scales])
-        padding = float(np.mean([padding_share(batch.ptr.diff()) for batch in lanes]))
-        timing = _StepTiming(time.perf_counter() - started, wait, padding)
-        self._pending.append((step + 1, torch.stack(rows), rate, norm, timing))
+        if self.engine.progress.skipped:
+            self._leave_out(step, torch.stack([values["loss"] for values in metrics]))
+        seconds = time.perf_counter() - started
+        epoch = float(self.order.locate(step)[0])
+        common = {"optim/lr": rate, "optim/grad_norm": norm, "data/epoch": epoch}
+        self._records.add(step + 1, lanes, metrics, seconds, wait, common)
 
     def _generator(self, step: int, lane: int) -> torch.Generator:
         """Where all noise, times, permutations and dropout masks of a lane's micro-batch come from."""
@@ -155,111 +188,105 @@ class Trainer:
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """Gather the lanes' metrics of the steps since the last flush, record them, and stop on a lost loss."""
-        if not self._pending:
+        """Gather the lanes' metrics of the steps since the last flush, and record them (collective)."""
+        records = self._records.gather()
+        if not records or not self._metrics:
             return
-        values = torch.stack([rows for _, rows, *_ in self._pending], dim=1)
-        lanes = self.engine.gather_lanes(values).double().cpu()
-        molecules = self.config.data.lanes * self.config.data.micro_batch
-        records: list[dict[str, float]] = []
-        for k, (step, _, rate, norm, timing) in enumerate(self._pending):
-            # Summed in lane order in fp64, so that the recorded loss does not depend on the world size.
-            means = lanes[:, k].mean(dim=0).tolist()
-            record = {"step": step, **{f"train/{name}": value for name, value in zip(self._names, means)}}
-            record |= {
-                "optim/lr": rate,
-                "optim/grad_norm": norm,
-                "throughput/molecules_per_s": molecules / timing.seconds,
-                "throughput/data_wait": timing.wait / timing.seconds,
-                "data/padding": timing.padding,
-                "data/epoch": float(self.order.locate(step - 1)[0]),
-            }
-            records.append(record)
-            if self._metrics:
-                self._metrics.write(record)
-            if not is_finite(record):
-                self._report_non_finite(step, lanes[:, k, 0])
-        if self._metrics:
-            self._metrics.flush()
-        seconds = float(np.mean([timing.seconds for *_, timing in self._pending]))
-        mean = {name: float(np.mean([record[name] for record in records])) for name in records[0]}
-        memory = peak_memory_gib(self.place.device)
-        self._say(log_line({**mean, "step": records[-1]["step"]}, self.config.steps, seconds, memory))
-        self._pending.clear()
+        for record in records:
+            validated = self._validated[1] if self._validated[0] == record["step"] else {}
+            self._metrics.write({**record, **validated})
+        self._metrics.flush()
+        finite = [record for record in records if is_finite(record)] or records[-1:]
+        mean = {name: float(np.mean([record[name] for record in finite])) for name in records[0]}
+        seconds = self._records.seconds_per_step(records)
+        self._metrics.tell({**mean, "step": records[-1]["step"]}, seconds, peak_memory_gib(self.place.device))
 
-    def _report_non_finite(self, step: int, losses: Tensor) -> None:
-        lane = int((~losses.isfinite()).nonzero()[0, 0])
-        index = LaneStream(self.dataset, self.order, [lane]).step(step - 1)[0].index
-        keys = self.dataset.read_rows(index.numpy(), ("key",)).values["key"]
-        if self._metrics:
-            self._metrics.flush()
-            folder = self.run.path / "rejected"
-            folder.mkdir(exist_ok=True)
-            (folder / f"step_{step:08d}.txt").write_text("\n".join(map(str, keys)) + "\n")
-        raise TrainingError(
-            f"the loss of lane {lane} at step {step} is {float(losses[lane])}; expected a finite number. The keys of "
-            f"its {len(keys)} molecules are in {self.run.path}/rejected; the last checkpoint is untouched. "
-            "Lower optim.lr, set optim.gradient_clipping, or use deepspeed.precision=fp32."
-        )
+    def _leave_out(self, step: int, losses: Tensor) -> None:
+        """Keep the molecules of a step that the optimizer could not take; too many of them in a row end training.
+
+        Args:
+            step: number of the step, from 0.
+            losses: [L / W] of this process's lanes.
+        """
+        every = self.place.gather_lanes(losses)
+        # A finite loss may have a gradient that is not; whose it was is not known then.
+        lanes = (~every.isfinite()).nonzero().flatten().tolist() or list(range(self.config.data.lanes))
+        file = self.run.path / "rejected" / f"step_{step + 1:08d}.txt"
+        if self.place.rank == 0:
+            batches = LaneStream(self.dataset, self.order, lanes).step(step)
+            index = np.concatenate([batch.index.numpy() for batch in batches])
+            keys = self.dataset.read_rows(index, ("key",)).values["key"]
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("\n".join(map(str, keys)) + "\n")
+        found = f"step {step + 1} has no finite gradient (lanes {', '.join(map(str, lanes))})"
+        self._say(f"{found}: left out, the keys of its molecules are in {file}")
+        if (skipped := self.engine.progress.skipped) > self.config.optim.max_skipped:
+            raise TrainingError(
+                f"{found}, like the {skipped - 1} before it; optim.max_skipped={self.config.optim.max_skipped} allows "
+                f"no more. The keys of the molecules are in {file.parent}; the last checkpoint is untouched. "
+                "Lower optim.lr, set optim.gradient_clipping, or use deepspeed.precision=fp32."
+            )
+
+    def _validate(self, step: int) -> None:
+        """The objective on molecules that are not trained on, with the same noise every time (collective)."""
+        assert self.validation is not None
+        rounds: list[Tensor] = []
+        names: list[str] = []
+        for batches in self.validation.rounds(self.config.data.prefetch):
+            self._watch.begin(step)
+            rows = []
+            for batch in batches:
+                generator = self._generator(VALIDATION, batch.number)
+                output = self.engine.evaluate(batch.molecules.to(self.place.device), generator)
+                metrics = {"loss": output.loss, **output.metrics}
+                names = list(metrics)
+                rows.append(torch.stack([value.to(torch.float32) for value in metrics.values()]))
+            rounds.append(torch.stack(rows))
+        values = self.place.gather_lanes(torch.stack(rounds, dim=1)).transpose(0, 1)
+        mean = self.validation.mean(values).tolist()
+        self._validated = step, {f"validation/{name}": value for name, value in zip(names, mean, strict=True)}
+        self._say(f"validation at step {step}: " + "  ".join(f"{n} {v:.4f}" for n, v in zip(names, mean)))
 
     def _save(self, step: int) -> None:
-        weights, moments = self.engine.weights(), self.engine.moments()
-        if self.place.rank == 0:
-            state = RunState(
-                step=step,
-                seed=self.config.seed,
-                lanes=self.config.data.lanes,
-                micro_batch=self.config.data.micro_batch,
-                world_size=self.place.world_size,
-                zero_stage=self.config.deepspeed.zero_stage,
-                dataset_fingerprint=self.dataset.manifest.fingerprint,
-            )
-            checkpoint = Checkpoint(weights, moments, state)
-            path = save_checkpoint(self.run.checkpoints, checkpoint, to_yaml(self.config), self.config.keep_last)
-            self._say(f"saved {path}")
-        self.engine.barrier()
+        """Begin to write a checkpoint; :meth:`fit` settles it at the end of a later step."""
+        progress = self.engine.progress
+        state = RunState(
+            step=step,
+            optimizer_steps=progress.optimizer_steps,
+            seed=self.config.seed,
+            lanes=self.config.data.lanes,
+            micro_batch=self.config.data.micro_batch,
+            world_size=self.place.world_size,
+            zero_stage=self.config.deepspeed.zero_stage,
+            dataset_fingerprint=self.dataset.fingerprint,
+            loss_scale=progress.loss_scale,
+            finite_steps=progress.finite_steps,
+            validation_loss=self._validated[1]["validation/loss"] if self._validated[0] == step else None,
+        )
+        self.writer.begin(self.engine.snapshot(), state, to_yaml(self.config))
 
     def _say(self, text: str) -> None:
         if self.place.rank == 0:
             self.run.log(text)
 
 
-def _require_fields(fields: frozenset[str], dataset: ShardDataset) -> None:
+VALIDATION = 2**62
+"""Stands for the step in the key of what is drawn in a validation; no run has so many."""
+
+
+def _require_fields(fields: frozenset[str], dataset: Mixture) -> None:
     """Make sure, before anything starts, that the dataset has what the objective reads.
 
     Raises:
         ConfigError: positions are needed and no molecule has a conformer, or targets are and there are none.
     """
-    manifest = dataset.manifest
     available = {
-        "positions": manifest.num_with_conformer > 0,
-        "conformer_energy": manifest.num_with_conformer > 0,
-        "targets": bool(manifest.target_names),
+        "positions": dataset.num_with_conformer > 0,
+        "conformer_energy": dataset.num_with_conformer > 0,
+        "targets": bool(dataset.target_names),
     }
     if missing := sorted(name for name in fields if not available.get(name, True)):
         raise ConfigError(
             f"the objective needs {', '.join(missing)}, which the {dataset.num_rows} molecules of {dataset.path} do "
             "not have. Preprocess with featurize.conformers.num_conformers=1 (positions) or target_columns=[...]."
         )
-
-
-class _Stop:
-    requested = False
-
-
-@contextmanager
-def _graceful_stop() -> Iterator[_Stop]:
-    """SIGTERM, SIGINT and SIGUSR1 (Slurm's warning) ask for a stop after the step; a second one acts at once."""
-    stop = _Stop()
-
-    def ask(number: int, frame: object) -> None:
-        stop.requested = True
-        signal.signal(number, previous[signal.Signals(number)])
-
-    names = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    previous = {name: signal.signal(name, ask) for name in names}
-    try:
-        yield stop
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)

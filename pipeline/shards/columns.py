@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ class Columns:
         for name in names:
             field, column = FIELD_BY_NAME[name], batch.column(name)
             if field.is_ragged:
-                offset = np.asarray(column.offsets).astype(np.int64)
+                offset = column.offsets.to_numpy().astype(np.int64)
                 values[name] = _dense(column.values, offset[0], offset[-1], field)
                 offsets[name] = offset - offset[0]
             else:
@@ -54,10 +55,9 @@ class Columns:
         values, offsets = {}, {}
         for name, value in self.values.items():
             if name in self.offsets:
-                lengths = np.diff(self.offsets[name])[rows]
+                first, lengths = self.offsets[name][:-1][rows], np.diff(self.offsets[name])[rows]
                 offset = np.concatenate([[0], np.cumsum(lengths)])
-                shift = self.offsets[name][:-1][rows] - offset[:-1]
-                values[name] = value.take(np.arange(offset[-1]) + np.repeat(shift, lengths), axis=0)
+                values[name] = value.take(np.arange(offset[-1]) + np.repeat(first - offset[:-1], lengths), axis=0)
                 offsets[name] = offset
             else:
                 values[name] = value[rows]
@@ -71,14 +71,16 @@ class Columns:
         values = {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values}
         offsets = {}
         for name in parts[0].offsets:
-            lengths = np.concatenate([np.diff(part.offsets[name]) for part in parts])
-            offsets[name] = np.concatenate([[0], np.cumsum(lengths)])
+            first = accumulate((int(part.offsets[name][-1]) for part in parts), initial=0)
+            ends = [part.offsets[name][1:] + begin for part, begin in zip(parts, first)]
+            offsets[name] = np.concatenate([parts[0].offsets[name][:1], *ends])
         return cls(sum(part.num_rows for part in parts), values, offsets)
 
 
 def _dense(values: pa.Array, start: int, stop: int, field: Field) -> np.ndarray:
     """Entries ``start`` to ``stop`` of a list column's values, with the field's fixed dimensions as the last axis."""
-    part = values.slice(start, stop - start)
     if field.width == 1:
-        return np.asarray(part)
-    return np.asarray(part.flatten()).reshape(-1, field.width)
+        return values.to_numpy()[start:stop]
+    # Of the values below, which know nothing of a slice.
+    rows = values.values.to_numpy().reshape(-1, field.width)
+    return rows[values.offset + start : values.offset + stop]

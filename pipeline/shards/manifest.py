@@ -9,8 +9,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.files import write_atomically
-from pipeline.shards.containers import Block
+from pipeline.shards.containers import Blocks
 from preprocessing.errors import DataError
 from preprocessing.fields import SCHEMA_VERSION, ConformerStatus
 
@@ -27,20 +29,19 @@ class Shard:
     atoms: int
     bytes: int
     sha256: str
-    blocks: tuple[Block, ...]
+    blocks: Blocks
 
     def to_dict(self) -> dict[str, Any]:
         """As stored: a block is [offset, bytes, rows], for there are many."""
-        blocks = [[block.offset, block.bytes, block.rows] for block in self.blocks]
         return {
             **{name: getattr(self, name) for name in ("name", "rows", "atoms", "bytes", "sha256")},
-            "blocks": blocks,
+            "blocks": self.blocks.table.tolist(),
         }
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Shard":
         """The inverse of :meth:`to_dict`."""
-        return cls(**{**record, "blocks": tuple(Block(*block) for block in record["blocks"])})
+        return cls(**{**record, "blocks": Blocks(np.array(record["blocks"], np.int64).reshape(-1, 3))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +144,29 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """As stored in manifest.json."""
+        return {**self._without_shards(), "shards": [shard.to_dict() for shard in self.shards]}
+
+    def _without_shards(self) -> dict[str, Any]:
         record = {field.name: getattr(self, field.name) for field in fields(self)}
         record["counts"] = self.counts.to_dict()
-        record["shards"] = [shard.to_dict() for shard in self.shards]
         record["splits"] = [{"name": name, **account.to_dict()} for name, account in self.splits]
         return {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **record}
 
     def with_fingerprint(self) -> "Manifest":
         """The same manifest with its fingerprint filled in."""
-        record = self.to_dict()
+        record, digest = self._without_shards(), hashlib.sha256()
         del record["fingerprint"]
-        text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-        return replace(self, fingerprint=hashlib.sha256(text.encode()).hexdigest())
+        # The sorted JSON of to_dict(), but never the shards of a large dataset at once.
+        for place, name in enumerate(sorted(record)):
+            digest.update(f'{"," if place else "{"}"{name}":'.encode())
+            if name == "shards":
+                for number, shard in enumerate(self.shards):
+                    digest.update(f"{',' if number else '['}{_sorted(shard.to_dict())}".encode())
+                digest.update(b"]" if self.shards else b"[]")
+            else:
+                digest.update(_sorted(record[name]).encode())
+        digest.update(b"}")
+        return replace(self, fingerprint=digest.hexdigest())
 
     def check(self) -> None:
         """Make sure that every row is accounted for, in every split and in total.
@@ -188,6 +200,15 @@ def _to_text(record: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def _sorted(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _compact(record: dict[str, Any]) -> dict[str, Any] | Shard:
+    """What JSON decodes to, with a shard's many numbers in an array as soon as they are there."""
+    return Shard.from_dict(record) if {"blocks", "sha256"} <= record.keys() else record
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a committed dataset.
 
@@ -200,8 +221,18 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a committed dataset: it has no {NAME}. If its preparation was interrupted, run the same "
             "`molstream preprocess` command again."
         )
+    return parse_manifest(path.read_bytes(), str(folder))
+
+
+def parse_manifest(content: bytes, folder: str) -> Manifest:
+    """The manifest in the bytes of a manifest.json; ``folder`` names its dataset in messages.
+
+    Raises:
+        DataError: it is damaged, or of another version.
+    """
+    path = f"{folder}/{NAME}"
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(content, object_hook=_compact)
         versions = (record.pop("format_version"), record.pop("schema_version"))
         if versions != (FORMAT_VERSION, SCHEMA_VERSION):
             raise DataError(
@@ -215,9 +246,11 @@ def read_manifest(folder: Path) -> Manifest:
                 "target_names": tuple(record["target_names"]),
                 "counts": Account.from_dict(record["counts"]),
                 "splits": tuple((split["name"], Account.from_dict(split)) for split in record["splits"]),
-                "shards": tuple(Shard.from_dict(shard) for shard in record["shards"]),
+                "shards": tuple(record["shards"]),
             }
         )
+    except DataError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}. Preprocess again.") from error
     if manifest.with_fingerprint().fingerprint != manifest.fingerprint:

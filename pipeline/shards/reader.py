@@ -1,36 +1,37 @@
 """Reading a committed dataset: any block by its byte range, only the fields that are asked for."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.shards.cache import ShardCache
 from pipeline.shards.codec import SCHEMA
 from pipeline.shards.columns import Columns
 from pipeline.shards.containers import CONTAINERS
-from pipeline.shards.manifest import read_manifest
+from pipeline.shards.files import files_at
 from preprocessing.errors import DataError
 
 
 class ShardDataset:
-    """A committed dataset folder.
+    """A committed dataset in a folder or at a URL.
+
+    Args:
+        path: the folder, or a URL of fsspec.
+        cache: where the shards of a URL are kept; the default one if it is not given.
 
     Raises:
-        DataError: the folder is no committed dataset of this schema version, or a shard is missing or cut short.
+        DataError: there is no committed dataset of this schema version, or a shard is missing or cut short.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.manifest = read_manifest(self.path)
-        self._container = CONTAINERS[self.manifest.container]
+    def __init__(self, path: str | Path, cache: ShardCache | None = None):
+        self._files = files_at(path, cache)
+        self.path = self._files.where
+        """Folder or URL, to be shown."""
+        self.manifest = self._files.manifest()
         self._first = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])
-        for shard in self.manifest.shards:
-            file = self.path / shard.name
-            size = file.stat().st_size if file.is_file() else None
-            if size != shard.bytes:
-                found = "is missing" if size is None else f"has {size} bytes, expected {shard.bytes}"
-                raise DataError(f"{file} {found}. Run `molstream verify {self.path}`, then preprocess again.")
 
     @property
     def num_rows(self) -> int:
@@ -40,35 +41,96 @@ class ShardDataset:
     @property
     def block_rows(self) -> list[np.ndarray]:
         """For every shard, the rows of its blocks."""
-        return [np.array([block.rows for block in shard.blocks], np.int64) for shard in self.manifest.shards]
+        return [shard.blocks.rows for shard in self.manifest.shards]
+
+    def open_shard(self, shard: int, required: bool = True) -> "ShardFile | None":
+        """A shard to read blocks from; at a URL, the copy in the cache stays until it is closed.
+
+        Args:
+            required: False for a shard that is only expected to be read: None if there is no room for it yet.
+
+        Raises:
+            DataError: the shard is gone or damaged.
+        """
+        descriptor = self._files.open(self.manifest.shards[shard], required)
+        return None if descriptor is None else ShardFile(self, shard, descriptor)
 
     def read_block(self, shard: int, block: int, names: Sequence[str]) -> Columns:
+        """The named fields of one block.
+
+        Raises:
+            DataError: the shard is gone or damaged.
+        """
+        file = self.open_shard(shard)
+        assert file is not None
+        with file:
+            return file.read_block(block, names)
+
+    def read_rows(self, index: np.ndarray, names: Sequence[str]) -> Columns:
+        """The named fields of the molecules at these positions, in manifest order counted over all shards.
+
+        Every block that holds one is read once.
+
+        Raises:
+            DataError: a shard is gone or damaged.
+        """
+        index = np.asarray(index, np.int64)
+        sorting = np.argsort(index, kind="stable")
+        ordered, parts = index[sorting], []
+        begin = 0
+        while begin < len(ordered):
+            shard = int(np.searchsorted(self._first, ordered[begin], side="right")) - 1
+            end = int(np.searchsorted(ordered, self._first[shard + 1]))
+            parts += self._read_from(shard, ordered[begin:end] - self._first[shard], names)
+            begin = end
+        inverse = np.empty_like(sorting)
+        inverse[sorting] = np.arange(len(sorting))
+        return Columns.concat(parts).take(inverse)
+
+    def _read_from(self, shard: int, rows: np.ndarray, names: Sequence[str]) -> list[Columns]:
+        """The rows, ascending, of one shard."""
+        ends = np.cumsum(self.manifest.shards[shard].blocks.rows)
+        blocks = np.searchsorted(ends, rows, side="right")
+        file = self.open_shard(shard)
+        assert file is not None
+        with file:
+            return [
+                file.read_block(int(block), names).take(rows[blocks == block] - (ends[block - 1] if block else 0))
+                for block in np.unique(blocks)
+            ]
+
+
+class ShardFile:
+    """An open shard of a dataset; closed when it is left, or when nobody has it any more."""
+
+    def __init__(self, dataset: ShardDataset, shard: int, descriptor: int):
+        self._where = dataset.path
+        self._shard, self._descriptor = dataset.manifest.shards[shard], descriptor
+        self._container = CONTAINERS[dataset.manifest.container]
+        self._close = weakref.finalize(self, os.close, descriptor)
+
+    def __enter__(self) -> "ShardFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let it go."""
+        self._close()
+
+    def read_block(self, block: int, names: Sequence[str]) -> Columns:
         """The named fields of one block, by reading nothing but its bytes.
 
         Raises:
-            DataError: the shard is gone or its bytes are damaged.
+            DataError: its bytes are damaged.
         """
-        record = self.manifest.shards[shard]
-        where = record.blocks[block]
-        path = self.path / record.name
+        where = self._shard.blocks[block]
         try:
-            with path.open("rb") as file:
-                data = os.pread(file.fileno(), where.bytes, where.offset)
+            data = os.pread(self._descriptor, where.bytes, where.offset)
             return Columns.from_batch(self._container.decode(data, SCHEMA, names), names)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{path}, block {block} ({where.bytes} bytes from {where.offset}) cannot be read: {error}. "
-                f"Run `molstream verify {self.path}`, then preprocess again."
+                f"{self._where}/{self._shard.name}, block {block} ({where.bytes} bytes from {where.offset}) cannot be "
+                f"read: {error}. Run `molstream verify` on the dataset, then preprocess again."
             ) from error
-
-    def read_rows(self, index: np.ndarray, names: Sequence[str]) -> Columns:
-        """The named fields of the molecules at these positions, in manifest order counted over all shards."""
-        parts = []
-        for position in np.asarray(index):
-            shard = int(np.searchsorted(self._first, position, side="right")) - 1
-            ends = np.cumsum(self.block_rows[shard])
-            row = int(position - self._first[shard])
-            block = int(np.searchsorted(ends, row, side="right"))
-            start = row - int(ends[block] - self.block_rows[shard][block])
-            parts.append(self.read_block(shard, block, names).slice(start, start + 1))
-        return Columns.concat(parts)

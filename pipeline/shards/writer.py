@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.files import written_whole
 from pipeline.shards.codec import SCHEMA
-from pipeline.shards.containers import CONTAINERS
+from pipeline.shards.containers import CONTAINERS, Blocks
 from pipeline.shards.manifest import Shard
 
 
@@ -42,7 +42,7 @@ def write_shard(
         atoms=atoms,
         bytes=target.stat().st_size,
         sha256=file_sha256(target),
-        blocks=tuple(blocks),
+        blocks=Blocks.of(blocks),
     )
 
 

@@ -1,13 +1,16 @@
 """Records of the right dtypes and shapes but random content, for what moves data and does not care about chemistry."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from pipeline.shards.codec import decode
+from pipeline.shards.codec import decode, encode
 from pipeline.shards.columns import Columns
+from pipeline.shards.manifest import Account, Manifest
+from pipeline.shards.writer import write_shard
 from preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample
 
 
@@ -42,6 +45,32 @@ def varied(count: int) -> list[MoleculeSample]:
 
 
 sample_lists = st.builds(random_samples, st.integers(0, 2**32), st.integers(1, 20), st.integers(0, 3))
+
+
+def write_dataset(
+    folder: Path, shards: Sequence[Sequence[MoleculeSample]], container: str = "webdataset", **values
+) -> Path:
+    """Commit a dataset of these shards of two targets, in blocks of 8; ``values`` replace those of its manifest."""
+    folder.mkdir(exist_ok=True)
+    written = [write_shard(folder, k, container, 8, [encode(samples)]) for k, samples in enumerate(shards)]
+    account = Account(sum(map(len, shards)), sum(map(len, shards)), 0, {})
+    record = {
+        "container": container,
+        "block_rows": 8,
+        "hydrogens": "heavy",
+        "target_names": ("a", "b"),
+        "config": {},
+        "versions": {},
+        "counts": account,
+        "splits": (("all", account),),
+        "shards": tuple(shard for shard in written if shard is not None),
+        "conformer_status": {},
+        "changes": {},
+        "benchmarks": {},
+        "histograms": {},
+    }
+    Manifest(**{**record, **values}).write(folder)
+    return folder
 
 
 def decoded(stream: bytes) -> list[MoleculeSample]:

@@ -15,44 +15,7 @@ from tests.datasets import REPOSITORY, molecules, molstream, write_csv
 from tests.pipeline.outcome import assert_same_outcome
 
 SETTINGS = ("target_columns=[value]", "rows_per_shard=2", "ray.num_cpus=2")
-ROOMY = 64 << 20
 PATIENCE_S = 120.0
-
-
-class Disk:
-    """A file system in memory, of a size that can be changed while it is in use."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def fill(self) -> None:
-        """Leave no free page."""
-        while True:
-            state = os.statvfs(self.folder)
-            used = (state.f_blocks - state.f_bfree) * state.f_frsize
-            # Refused if it has grown meanwhile.
-            if self._resize(used) == 0:
-                return
-
-    def enlarge(self) -> None:
-        """Make room again."""
-        assert self._resize(ROOMY) == 0
-
-    def _resize(self, size: int) -> int:
-        command = ["mount", "-o", f"remount,size={size}", str(self.folder)]
-        return subprocess.run(command, capture_output=True).returncode
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOMY}", "molstream-test", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("only root, and not in every container, may mount the disk that this test fills")
-    yield Disk(folder)
-    # Lazily: a worker that has not ended yet must not keep it.
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

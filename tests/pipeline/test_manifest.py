@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards.containers import Block
+from pipeline.shards.containers import Block, Blocks
 from pipeline.shards.manifest import NAME, Account, Manifest, Shard, read_manifest
 from preprocessing.errors import DataError
 
@@ -21,7 +21,7 @@ MANIFEST = Manifest(
     versions={"rdkit": "1"},
     counts=Account(9, 5, 1, {"no_atoms": 1, "unparsable": 2}),
     splits=(("a.csv:0-5", ONE), ("a.csv:6-8", TWO)),
-    shards=(Shard("shard-00000.tar", 5, 50, 999, "0" * 64, (Block(512, 100, 4), Block(1024, 50, 1))),),
+    shards=(Shard("shard-00000.tar", 5, 50, 999, "0" * 64, Blocks.of([Block(512, 100, 4), Block(1024, 50, 1)])),),
     conformer_status={"etkdg": 4, "none": 1},
     changes={"neutralise": 1},
     benchmarks={},

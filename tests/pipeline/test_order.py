@@ -16,7 +16,7 @@ def lane_indices(order: LaneOrder, epoch: int, lane: int) -> np.ndarray:
     """The dataset positions of a lane, in its order."""
     plan = order.lane(epoch, lane)
     parts = []
-    for window in range(len(plan.window_starts) - 1):
+    for window in range(plan.num_windows):
         index = np.concatenate([np.arange(p.first_index, p.first_index + p.rows) for p in plan.pieces(window)])
         parts.append(index[plan.permutation(window)])
     return np.concatenate(parts)
@@ -46,7 +46,7 @@ def test_a_piece_names_the_rows_it_claims():
     first = np.concatenate([[0], np.cumsum([b.sum() for b in BLOCKS])])
     for lane in range(3):
         plan = order.lane(0, lane)
-        for window in range(len(plan.window_starts) - 1):
+        for window in range(plan.num_windows):
             for piece in plan.pieces(window):
                 block_first = first[piece.shard] + BLOCKS[piece.shard][: piece.block].sum()
                 assert piece.first_index == block_first + piece.start
@@ -84,10 +84,48 @@ def test_all_samples_are_seen_over_epochs_although_each_drops_a_remainder():
     assert seen == set(range(order.num_samples))
 
 
-def test_locate_counts_steps_over_epochs():
-    order = LaneOrder(BLOCKS, seed=0, lanes=2, micro_batch=4, window_blocks=2)
-    assert order.steps_per_epoch == 40 // 2 // 4
-    assert order.locate(order.steps_per_epoch + 1) == (1, 1)
+def test_an_epoch_ends_with_a_step():
+    order = LaneOrder(BLOCKS, seed=0, lanes=2, micro_batch=3, window_blocks=2)
+    assert (order.lane_samples, order.steps_per_epoch, order.epoch_samples) == (20, 6, 18)
+    assert [order.locate(position) for position in (0, 17, 18, 40)] == [(0, 0), (0, 17), (1, 0), (2, 4)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    blocks=st.lists(st.lists(st.integers(1, 7), min_size=1, max_size=5), min_size=1, max_size=6),
+    lanes=st.integers(1, 4),
+    window=st.integers(1, 4),
+)
+def test_a_lane_is_its_part_of_the_permuted_shards_laid_end_to_end(blocks, lanes, window):
+    total = sum(map(sum, blocks))
+    if total < lanes:
+        return
+    order = LaneOrder([np.array(b) for b in blocks], seed=7, lanes=lanes, micro_batch=1, window_blocks=window)
+    firsts = np.cumsum([0, *map(sum, blocks)])
+    rows = [
+        (shard, block, int(firsts[shard]) + sum(blocks[shard][:block]) + row)
+        for shard in keyed_permutation(len(blocks), 7, 2)
+        for block, count in enumerate(blocks[shard])
+        for row in range(count)
+    ]
+    for lane in range(lanes):
+        mine = rows[lane * (total // lanes) : (lane + 1) * (total // lanes)]
+        pieces = list(dict.fromkeys((shard, block) for shard, block, _ in mine))
+        plan = order.lane(2, lane)
+        assert plan.num_windows == -(-len(pieces) // window)
+        assert [p for k in range(plan.num_windows) for p in ((q.shard, q.block) for q in plan.pieces(k))] == pieces
+        assert [i for k in range(plan.num_windows) for p in plan.pieces(k) for i in _indices(p)] == [r[2] for r in mine]
+        for position, (shard, block, _) in enumerate(mine):
+            number = pieces.index((shard, block)) // window
+            assert plan.window_at(position) == number
+            assert plan.start(number) <= position < plan.start(number + 1)
+        assert plan.start(plan.num_windows) == len(mine)
+        for number in range(plan.num_windows):
+            assert plan.shards_from(number).tolist() == list(dict.fromkeys(s for s, _ in pieces[number * window :]))
+
+
+def _indices(piece):
+    return range(piece.first_index, piece.first_index + piece.rows)
 
 
 def test_a_permutation_is_fixed_for_ever():

@@ -6,7 +6,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,55 +20,16 @@ from pipeline.sources import ReadConfig, cut, describe_sources, open_sources, re
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.fields import RawMolecule
 from tests.datasets import REPOSITORY, molstream
+from tests.object_store import Store, serving
 
 SMILES = [f"{'C' * n}O" for n in range(1, 9)]
 CSV = "smiles,value\n" + "".join(f"{s},{k}\n" for k, s in enumerate(SMILES))
 
 
-class Store:
-    """An S3 server of our own."""
-
-    def __init__(self, log: Path):
-        self.log = log
-
-    def put(self, name: str, content: bytes) -> None:
-        """Store an object of the bucket ``data``."""
-        system = fsspec.filesystem("s3", skip_instance_cache=True)
-        if not system.exists("data"):
-            system.mkdir("data")
-        system.pipe_file(f"data/{name}", content)
-
-    def fetched(self, name: str) -> int:
-        """How often the content of an object was asked for."""
-        return len(re.findall(rf'"GET /data/{re.escape(name)} HTTP', self.log.read_text()))
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """Moto's server in a process on the loopback, to which the environment points the S3 backend."""
-    pytest.importorskip("moto.server", reason="needs moto[server]")
-    s3fs = pytest.importorskip("s3fs")
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stdout=stream, stderr=stream
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while not (found := re.search(r"Running on (http://127.0.0.1:\d+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, "moto's server does not start"
-            time.sleep(0.1)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", found.group(1))
-            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-                patch.setenv(name, "us-east-1")
-            s3fs.S3FileSystem.clear_instance_cache()
-            yield Store(log)
-            s3fs.S3FileSystem.clear_instance_cache()
-    finally:
-        process.terminate()
-        process.wait(20)
+    with serving(tmp_path_factory.mktemp("moto")) as store:
+        yield store
 
 
 @pytest.fixture
@@ -200,7 +160,7 @@ from pipeline.sources import ReadConfig, find_files
 find_files(["s3://data/m.csv"], ReadConfig())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert re.search(r"ConfigError: input=s3://data/m.csv: .*pip install 'molstream\[s3\]'", done.stderr)
+    assert re.search(r"ConfigError: s3://data/m.csv: .*pip install 'molstream\[s3\]'", done.stderr)
     with pytest.raises(ConfigError, match=r"nosuch://m.csv: fsspec cannot open it \(Protocol not known"):
         find_files(["nosuch://m.csv"], ReadConfig())
 

@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.shards.codec import SCHEMA, decode, encode
 from pipeline.shards.containers import CONTAINERS
-from pipeline.shards.manifest import Account, Manifest, Shard
+from pipeline.shards.manifest import Shard
 from pipeline.shards.reader import ShardDataset
 from pipeline.shards.writer import file_sha256, write_shard
 from preprocessing.errors import DataError
-from tests.pipeline.samples import assert_all_same, decoded, varied
+from tests.pipeline.samples import assert_all_same, decoded, varied, write_dataset
 
 MOLECULES = varied(25)
 
@@ -39,25 +39,7 @@ def write(folder: Path, container: str, *sizes: int) -> Shard:
 
 def committed(folder: Path, container: str) -> ShardDataset:
     """A dataset of two shards with the molecules twice."""
-    folder.mkdir(exist_ok=True)
-    shards = [write_shard(folder, k, container, 8, batches(25)) for k in range(2)]
-    account = Account(50, 50, 0, {})
-    Manifest(
-        container=container,
-        block_rows=8,
-        hydrogens="heavy",
-        target_names=("a", "b"),
-        config={},
-        versions={},
-        counts=account,
-        splits=(("all", account),),
-        shards=tuple(s for s in shards if s is not None),
-        conformer_status={},
-        changes={},
-        benchmarks={},
-        histograms={},
-    ).write(folder)
-    return ShardDataset(folder)
+    return ShardDataset(write_dataset(folder, [MOLECULES, MOLECULES], container))
 
 
 @pytest.fixture(params=CONTAINERS)
@@ -146,7 +128,7 @@ assert not any(name.split(".")[0] in ("pipeline", "preprocessing", "training") f
 
 def test_rows_are_found_across_blocks_and_shards(tmp_path, container):
     dataset = committed(tmp_path, container)
-    rows = np.array([0, 7, 8, 24, 25, 49, 33])
+    rows = np.array([0, 7, 8, 24, 25, 49, 33, 7])
     assert dataset.read_rows(rows, ["row"]).values["row"].tolist() == [k % 25 for k in rows]
     assert dataset.num_rows == 50
 
@@ -162,14 +144,26 @@ def test_a_dataset_with_a_missing_or_short_shard_is_refused_by_name(tmp_path, co
         ShardDataset(tmp_path)
 
 
-def test_a_damaged_block_is_an_error_that_names_shard_and_block(tmp_path, container):
+def test_nothing_is_read_from_a_shard_of_which_a_bit_was_flipped(tmp_path, container):
     dataset = committed(tmp_path, container)
     shard = dataset.manifest.shards[0]
     file = tmp_path / shard.name
     data = bytearray(file.read_bytes())
-    block = shard.blocks[2]
-    data[block.offset : block.offset + block.bytes] = bytes(block.bytes)
+    data[shard.blocks[2].offset + shard.blocks[2].bytes // 2] ^= 1
     file.write_bytes(data)
-    with pytest.raises(DataError, match=rf"{shard.name}, block 2"):
-        dataset.read_block(0, 2, ["positions"])
-    assert dataset.read_block(0, 1, ["row"]).num_rows == 8
+    with pytest.raises(DataError, match=rf"{shard.name}: its sha256 is .*molstream verify"):
+        ShardDataset(tmp_path).read_block(0, 0, ["positions"])
+    assert dataset.read_block(1, 1, ["row"]).num_rows == 8
+
+
+def test_a_block_that_is_damaged_later_is_an_error_that_names_shard_and_block(tmp_path, container):
+    dataset = committed(tmp_path, container)
+    shard = dataset.manifest.shards[0]
+    with dataset.open_shard(0) as file:
+        block = shard.blocks[2]
+        with (tmp_path / shard.name).open("r+b") as stream:
+            stream.seek(block.offset)
+            stream.write(bytes(block.bytes))
+        with pytest.raises(DataError, match=rf"{shard.name}, block 2"):
+            file.read_block(2, ["positions"])
+        assert file.read_block(1, ["row"]).num_rows == 8

@@ -1,6 +1,7 @@
-"""A small job for the doctor's tests: ``memory_job STAGE BUCKET OUT`` trains the tiny model and counts bytes.
+"""A small job for the doctor's tests: ``memory_job STAGE OFFLOAD BUCKET OUT`` trains the tiny model, counts bytes.
 
-Writes what the engine keeps between steps, and the most that a step adds to it, in bytes of all tensors, to OUT.
+Writes the parameters' sizes, what the engine keeps between steps, and the most that a step adds to it, in bytes of all
+tensors, to OUT.
 """
 
 import gc
@@ -14,10 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.training.molecules import DRUGS, model_config, molecule_batch, seeded
-from training.engine import Engine, EngineConfig, end_process, start_processes, stop_processes
-from training.module import build_module, num_parameters
+from training.engine import Engine, EngineConfig
+from training.module import build_module
 from training.objectives import ObjectiveConfig
 from training.optim import OptimConfig, build_optimizer
+from training.processes import end_process, start_processes, stop_processes
 
 
 class PeakBytes(TorchDispatchMode):
@@ -56,12 +58,13 @@ def live_bytes() -> int:
 
 
 def main() -> None:
-    stage, bucket, target = sys.argv[1:]
-    config = EngineConfig(zero_stage=int(stage), bucket_size=int(bucket))
-    place = start_processes(config)
+    stage, offload, bucket, target = sys.argv[1:]
+    config = EngineConfig(zero_stage=int(stage), offload=offload, bucket_size=int(bucket))
+    place = start_processes(config.timeout_s)
     batch = molecule_batch(DRUGS[:4])
     before = live_bytes()
     module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde_corrected"), 0)
+    sizes = [parameter.numel() for parameter in module.parameters()]
     optimizer, scales = build_optimizer(module, OptimConfig(weight_decay=0.01), module.objective.learning_rate_scale)
     for group in optimizer.param_groups:
         group["foreach"] = True  # AdamW's default on GPUs
@@ -75,9 +78,8 @@ def main() -> None:
         steps.append(peak.most)
     kept = live_bytes() - before
     if place.rank == 0:
-        parameters = num_parameters(module)
         # The least, since gloo's threads let go of what they have sent when they come to it: on a busy machine, later.
-        Path(target).write_text(json.dumps({"parameters": parameters, "kept": kept, "step": min(steps[1:])}))
+        Path(target).write_text(json.dumps({"sizes": sizes, "kept": kept, "step": min(steps[1:])}))
     stop_processes()
     end_process(0)
 

@@ -1,4 +1,7 @@
-"""Real small molecules as batches, made from SMILES with RDKit alone, and the motions that tests apply to them."""
+"""Real small molecules as batches, made from SMILES with RDKit alone, and the motions that tests apply to them.
+
+Also as datasets, by the featurizer but without a job.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +14,10 @@ from omegaconf import OmegaConf
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from preprocessing.featurize import FeaturizeConfig, featurize
+from preprocessing.fields import MoleculeSample, RawMolecule
 from tests.datasets import DRUGS as DRUGS
+from tests.pipeline.samples import write_dataset
 from training.data.batch import MoleculeBatch
 from training.models.encoders import ModelConfig
 from training.module import num_parameters as num_parameters
@@ -41,6 +47,14 @@ def molecule_batch(smiles: Sequence[str], has_pos: Sequence[bool] | None = None)
         y=torch.zeros(len(smiles), 0),
         index=torch.arange(len(smiles)),
     )
+
+
+def write_featurized(folder: Path, smiles: Sequence[str]) -> Path:
+    """A dataset of these molecules in two shards, with a target named as in the fixture ``dataset``."""
+    raws = [RawMolecule(text, "smiles", "", row, (row / 10,)) for row, text in enumerate(smiles)]
+    samples = [sample for raw in raws if isinstance(sample := featurize(raw, FeaturizeConfig()), MoleculeSample)]
+    half = len(samples) // 2
+    return write_dataset(folder, [samples[:half], samples[half:]], target_names=("value",))
 
 
 def with_pos(batch: MoleculeBatch, pos: torch.Tensor) -> MoleculeBatch:

@@ -6,52 +6,109 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from preprocessing.errors import CheckpointError
 from tests.training.processes import ENVIRONMENT, REPOSITORY
-from training.checkpoint import (
-    MARKER,
-    Checkpoint,
-    RunState,
-    checkpoints,
-    damage,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
+from training.checkpoint import MARKER, RunState, checkpoints, damage, load_checkpoint, name_of
+from training.checkpoint_store import CheckpointStore, FolderStore
+from training.checkpoint_writer import CheckpointWriter, Retention
+from training.processes import Place
+
+STATE = RunState(
+    step=3, optimizer_steps=3, seed=0, lanes=4, micro_batch=2, world_size=1, zero_stage=1, dataset_fingerprint="f"
 )
 
-STATE = RunState(step=3, seed=0, lanes=4, micro_batch=2, world_size=2, zero_stage=1, dataset_fingerprint="f")
+
+def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
+    return {
+        "weights": {"a": torch.full((50, 3), float(step)), "count": torch.tensor(step)},
+        "moments": {"exp_avg.a": torch.full((50, 3), step + 0.5)},
+        "average": {},
+    }
 
 
-def make(step: int) -> Checkpoint:
-    weights = {"a": torch.full((50, 3), float(step)), "count": torch.tensor(step)}
-    return Checkpoint(weights, {"exp_avg.a": torch.randn(50, 3)}, replace(STATE, step=step))
+def writer(where: Path | CheckpointStore, retention: Retention, say=lambda text: None) -> CheckpointWriter:
+    store = FolderStore(where) if isinstance(where, Path) else where
+    done = store.latest(lambda text: None) or 0
+    return CheckpointWriter(store, Place(0, 1, torch.device("cpu")), retention, say, done)
+
+
+def save(where: Path | CheckpointStore, *steps: int, retention: Retention = Retention(), **state) -> None:  # noqa: B008
+    """One process's checkpoints."""
+    saving = writer(where, retention)
+    for step in steps:
+        saving.begin(tensors(step), replace(STATE, step=step, **state), "seed: 0\n")
+    saving.finish()
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    written = make(3)
-    path = save_checkpoint(tmp_path, written, "seed: 0\n", keep_last=2)
-    read = load_checkpoint(path)
-    assert read.state == written.state
-    assert torch.equal(read.weights["a"], written.weights["a"])
+    save(tmp_path, 3, loss_scale=8.0)
+    read = load_checkpoint(tmp_path / name_of(3))
+    assert read.state == replace(STATE, loss_scale=8.0)
+    assert torch.equal(read.weights["a"], torch.full((50, 3), 3.0))
     assert torch.equal(read.weights["count"], torch.tensor(3))
-    assert torch.equal(read.moments["exp_avg.a"], written.moments["exp_avg.a"])
+    assert torch.equal(read.moments["exp_avg.a"], torch.full((50, 3), 3.5))
+    assert read.average == {}
+    assert (tmp_path / name_of(3) / "config.yaml").read_text() == "seed: 0\n"
 
 
-def test_only_the_last_are_kept(tmp_path):
-    for step in (1, 2, 3, 4):
-        save_checkpoint(tmp_path, make(step), "", keep_last=2)
-    assert [p.name for p in checkpoints(tmp_path)] == ["step_00000003", "step_00000004"]
+def kept(folder: Path) -> list[int]:
+    return [int(path.name[-8:]) for path in checkpoints(folder)]
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "moments.safetensors", "state.json", MARKER])
+def test_the_last_the_milestones_and_the_best_are_kept(tmp_path):
+    save(tmp_path / "last", 1, 2, 3, 4, retention=Retention(last=2))
+    assert kept(tmp_path / "last") == [3, 4]
+    save(tmp_path / "every", 1, 2, 3, 4, 5, retention=Retention(last=1, every=2))
+    assert kept(tmp_path / "every") == [2, 4, 5]
+    saving = writer(tmp_path / "best", Retention(last=1, best=2))
+    for step, loss in enumerate([0.9, 0.3, None, 0.5, 0.4, 0.8], start=1):
+        saving.begin(tensors(step), replace(STATE, step=step, validation_loss=loss), "")
+    saving.finish()
+    assert kept(tmp_path / "best") == [2, 5, 6]
+
+
+def test_writing_does_not_hold_up_training(tmp_path):
+    """A checkpoint is there after the step in which all processes have written it, and not before."""
+    saving = writer(tmp_path, Retention())
+    saving.begin(tensors(1), replace(STATE, step=1), "")
+    saving.settle(any_busy=True)
+    assert kept(tmp_path) == []
+    while saving.busy:
+        time.sleep(0.01)
+    assert kept(tmp_path) == []
+    saving.settle(any_busy=False)
+    assert kept(tmp_path) == [1]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(tmp_path):
+    said: list[str] = []
+    saving = writer(tmp_path, Retention(), said.append)
+    saving.begin(tensors(1), replace(STATE, step=1), "")
+    saving.wait()
+    blocked = tmp_path / f".writing-{name_of(2)}"
+    blocked.write_text("in the way of the folder")
+    saving.begin(tensors(2), replace(STATE, step=2), "")
+    saving.wait()
+    assert kept(tmp_path) == [1]
+    assert f"checkpoint {tmp_path / name_of(2)} could not be written" in said[-1]
+    with pytest.raises(CheckpointError, match=r"step_00000002 could not be written: .*File exists"):
+        saving.finish()
+    blocked.unlink()
+    save(tmp_path, 3)
+    assert kept(tmp_path) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "name", ["weights-00000-of-00001.safetensors", "moments-00000-of-00001.safetensors", "state.json", MARKER]
+)
 @pytest.mark.parametrize("how", ["cut", "flipped", "removed"])
 def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, name, how):
-    for step in (1, 2):
-        save_checkpoint(tmp_path, make(step), "", keep_last=5)
+    save(tmp_path, 1, 2)
     file = tmp_path / "step_00000002" / name
     content = file.read_bytes()
     if how == "cut":
@@ -61,7 +118,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, name, how):
     else:
         file.unlink()
     messages: list[str] = []
-    assert latest_checkpoint(tmp_path, messages.append) == tmp_path / "step_00000001"
+    assert FolderStore(tmp_path).latest(messages.append) == 1
     assert len(messages) == 1
     assert "step_00000002 is damaged" in messages[0]
     with pytest.raises(CheckpointError, match="step_00000002 cannot be used"):
@@ -69,37 +126,42 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, name, how):
 
 
 def test_another_format_version_is_refused(tmp_path):
-    path = save_checkpoint(tmp_path, replace(make(1), state=replace(STATE, format_version=99)), "", keep_last=1)
-    with pytest.raises(CheckpointError, match="format version 99, this molstream reads 1"):
-        load_checkpoint(path)
+    save(tmp_path, 1, format_version=99)
+    with pytest.raises(CheckpointError, match="format version 99, this molstream reads 2"):
+        load_checkpoint(tmp_path / name_of(1))
 
 
 SAVER = """
-import sys, torch
+import sys
+from dataclasses import replace
 from pathlib import Path
-from tests.training.test_checkpoint import make
-from training.checkpoint import save_checkpoint
-step = 0
+from tests.training.test_checkpoint import STATE, tensors, writer
+from training.checkpoint_store import FolderStore
+from training.checkpoint_writer import Retention
+store = FolderStore(Path(sys.argv[1]))
+saving = writer(store, Retention(last=3))
 print("ready", flush=True)
-while True:
-    step += 1
-    save_checkpoint(Path(sys.argv[1]), make(step), "", keep_last=3)
+for step in range(max(store.steps(), default=0) + 1, 100000):
+    saving.begin(tensors(step), replace(STATE, step=step), "")
+    saving.wait()
 """
 
 
-def test_sigkill_while_saving_never_costs_more_than_the_one_being_written(tmp_path):
-    for round_ in range(6):
+@pytest.mark.parametrize("rounds", [6, pytest.param(200, marks=pytest.mark.slow)])
+def test_sigkill_while_saving_never_costs_more_than_the_one_being_written(tmp_path, rounds):
+    rng = torch.Generator().manual_seed(rounds)
+    newest = 0
+    for _ in range(rounds):
         process = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(tmp_path / str(round_))],
-            cwd=REPOSITORY,
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
+            [sys.executable, "-c", SAVER, str(tmp_path)], cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE
         )
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(0.05 + 0.037 * round_)
+        time.sleep(0.02 + 0.2 * float(torch.rand(1, generator=rng)))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        kept = checkpoints(tmp_path / str(round_))
-        assert kept
-        assert [damage(path) for path in kept] == [None] * len(kept)
+        found = checkpoints(tmp_path)
+        assert [damage(path) for path in found] == [None] * len(found)
+        assert FolderStore(tmp_path).latest(print) == max(kept(tmp_path), default=None)
+        newest = max([newest, *kept(tmp_path)])
+    assert newest > 3

@@ -66,6 +66,7 @@ def test_inspect_tells_what_each_thing_is(dataset, small_run, export, tmp_path):
     run = molstream("inspect", small_run).stdout
     assert "step_00000006: whole" in run
     assert "continue with: molstream pretrain" in run
+    assert "began at step 0 on 1 process, ZeRO 1, fp32, cpu" in run
     assert "whole" in molstream("inspect", small_run / "checkpoints" / "step_00000006").stdout
     assert "purpose test" in molstream("inspect", export).stdout
     nothing = molstream("inspect", tmp_path, check=False)

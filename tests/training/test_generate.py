@@ -123,7 +123,7 @@ def test_the_faithful_form_generates_conformers_and_says_that_it_does_not_genera
 def test_what_is_no_run_or_checkpoint_is_told(run, tmp_path):
     with pytest.raises(ConfigError, match="is not a run"):
         MoleculeGenerator.from_run(tmp_path)
-    with pytest.raises(CheckpointError, match="step_00000077"):
+    with pytest.raises(CheckpointError, match="no checkpoint of step 77; there are"):
         MoleculeGenerator.from_run(run, step=77)
     with pytest.raises(ConfigError, match="device=abacus: expected auto, cpu"):
         MoleculeGenerator.from_run(run, device="abacus")
@@ -204,6 +204,7 @@ def test_posebusters_judges_what_every_method_has_conformers_of():
     assert in_every([[none]]) == []
 
 
+@pytest.mark.slow
 def test_a_dataset_with_other_hydrogens_is_refused(run, tmp_path):
     source = tmp_path / "in.csv"
     source.write_text("smiles\nCCO\nCCN\n")

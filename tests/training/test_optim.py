@@ -18,6 +18,15 @@ def test_warm_up_then_cosine_to_the_floor():
     assert learning_rate(config, 110, 110) == pytest.approx(0.1)
 
 
+def test_warm_up_then_a_plateau_then_a_line_down():
+    config = OptimConfig(lr=1.0, schedule="wsd", warmup_steps=10, final_lr_fraction=0.1, decay_fraction=0.2)
+    rates = [learning_rate(config, step, 100) for step in range(101)]
+    assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert rates[10:81] == [1.0] * 71
+    assert rates[90] == pytest.approx(0.55)
+    assert rates[100] == pytest.approx(0.1)
+
+
 def test_groups_carry_their_scale_and_vectors_do_not_decay():
     module = nn.ModuleDict({"slow": nn.Linear(2, 3), "fast": nn.Linear(2, 3)})
     config = OptimConfig(lr=0.5, weight_decay=0.1)
@@ -29,6 +38,10 @@ def test_groups_carry_their_scale_and_vectors_do_not_decay():
     assert found == {(0.1, 0.1): 6, (0.1, 0.0): 3, (1.0, 0.1): 6, (1.0, 0.0): 3}
 
 
-def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ConfigError, match="schedule=linear: expected one of constant, cosine"):
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match="schedule=linear: expected one of constant, cosine, wsd"):
         OptimConfig(schedule="linear")
+    with pytest.raises(ConfigError, match="name=sgd: expected one of adamw, muon"):
+        OptimConfig(name="sgd")
+    with pytest.raises(ConfigError, match=r"average_decay=1.0: expected a number from 0 to 1"):
+        OptimConfig(average_decay=1.0)

@@ -10,7 +10,7 @@ from pipeline.shards.columns import Columns
 from preprocessing.fields import MoleculeSample
 from training.data.batch import MoleculeBatch
 
-COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions", "conformer_energy", "targets")
+COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions", "targets")
 """Stored fields that a batch is made of; the others (strings, provenance) are not even decompressed."""
 
 
@@ -26,13 +26,20 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBa
     num_atoms = np.diff(atom_offsets)
     ptr = atom_offsets - atom_offsets[0]
     num_bonds = np.diff(columns.offsets["bond_index"])
-    bonds = columns.values["bond_index"].astype(np.int64) + np.repeat(ptr[:-1], num_bonds)[:, None]
+    num_conformers = np.diff(columns.offsets["positions"]) // num_atoms
+    edges = np.empty((2, 2 * int(num_bonds.sum())), np.int64)
+    edges[0] = columns.values["bond_index"].reshape(-1)
+    edges[0] += np.repeat(ptr[:-1], 2 * num_bonds)
+    edges[1, 0::2], edges[1, 1::2] = edges[0, 1::2], edges[0, 0::2]
+    features = columns.values["bond_features"]
+    # Repeated before they grow eightfold.
+    features = np.concatenate([features, features], axis=1).reshape(-1, features.shape[1])
     return MoleculeBatch(
         x=torch.from_numpy(columns.values["atom_features"].astype(np.int64)),
-        edge_index=torch.from_numpy(np.stack([bonds, bonds[:, ::-1]], axis=1).reshape(-1, 2).T.copy()),
-        edge_attr=torch.from_numpy(np.repeat(columns.values["bond_features"].astype(np.int64), 2, axis=0)),
-        pos=torch.from_numpy(_positions(columns, num_atoms, draw)),
-        has_pos=torch.from_numpy(np.diff(columns.offsets["conformer_energy"]) > 0),
+        edge_index=torch.from_numpy(edges),
+        edge_attr=torch.from_numpy(features.astype(np.int64)),
+        pos=torch.from_numpy(_positions(columns, num_atoms, num_conformers, draw)),
+        has_pos=torch.from_numpy(num_conformers > 0),
         batch=torch.from_numpy(np.repeat(np.arange(len(num_atoms)), num_atoms)),
         ptr=torch.from_numpy(ptr.astype(np.int64)),
         y=torch.from_numpy(np.array(columns.values["targets"]).reshape(len(num_atoms), -1)),
@@ -45,18 +52,18 @@ def collate_samples(samples: Sequence[MoleculeSample], draw: np.ndarray) -> Mole
     return collate(Columns.from_batch(encode(samples), COLLATED_FIELDS), np.arange(len(samples)), draw)
 
 
-def _positions(columns: Columns, num_atoms: np.ndarray, draw: np.ndarray) -> np.ndarray:
+def _positions(columns: Columns, num_atoms: np.ndarray, num_conformers: np.ndarray, draw: np.ndarray) -> np.ndarray:
     """float32 [n, 3]: the drawn conformer of every molecule, zeros where it has none."""
-    num_conformers = np.diff(columns.offsets["conformer_energy"])
-    stored = columns.values["positions"]
-    if stored.shape[0] == num_atoms.sum() and (num_conformers == 1).all():
-        return np.array(stored, np.float32)
     has = num_conformers > 0
-    chosen = (draw % np.maximum(num_conformers, 1).astype(np.uint64)).astype(np.int64)
-    first = columns.offsets["positions"][:-1] - columns.offsets["positions"][0] + chosen * num_atoms
-    starts = np.cumsum(num_atoms) - num_atoms
-    rows = np.arange(num_atoms.sum()) + np.repeat(first - starts, num_atoms)
+    stored = columns.values["positions"]
+    if (num_conformers > 1).any():
+        chosen = (draw % np.maximum(num_conformers, 1).astype(np.uint64)).astype(np.int64)
+        first = columns.offsets["positions"][:-1] - columns.offsets["positions"][0] + chosen * num_atoms
+        first, counts = first[has], num_atoms[has]
+        starts = np.cumsum(counts) - counts
+        stored = stored[np.arange(counts.sum()) + np.repeat(first - starts, counts)]
+    if has.all():
+        return np.array(stored, np.float32)
     positions = np.zeros((int(num_atoms.sum()), 3), np.float32)
-    mask = np.repeat(has, num_atoms)
-    positions[mask] = stored[rows[mask]]
+    positions[np.repeat(has, num_atoms)] = stored
     return positions

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from training.models.config import GraphScoreConfig
 from training.models.graph import in_float32, molecule_pairs, to_dense
-from training.models.layers import in_blocks, tanh, xavier_linear
+from training.models.layers import Blockwise, in_blocks, tanh, xavier_linear
 from training.models.layout import bucketed
 from training.models.schnet import NUM_ATOM_TYPES
 from training.models.symmetry import INVARIANT, Symmetry
@@ -174,7 +174,7 @@ class AdjacencyLayer(nn.Module):
         return pairs.from_matrices([tanh(in_slices(q) @ in_slices(k).mT).mean(2) for q, k in padded])
 
 
-class AdjacencyScore(nn.Module):
+class AdjacencyScore(Blockwise):
     """m_A [p] from rows, the noised adjacency and its square; 151,561 parameters at the paper's sizes.
 
     The last layer's atom rows feed nothing, as in the original: their parameters exist only for parity.
@@ -204,10 +204,10 @@ class AdjacencyScore(nn.Module):
         # Zero times the unread parameters: every one gets a gradient, as data-parallel reductions expect.
         unread = [*last.value.parameters(), *last.atoms.parameters()]
         rest = 0.0 * torch.stack([parameter.sum() for parameter in unread]).sum()
-        return in_blocks(self.final, torch.cat(collected), dim=1).squeeze(0) + rest
+        return in_blocks(self.final, torch.cat(collected), 1, self.blockwise).squeeze(0) + rest
 
 
-class NodeScore(nn.Module):
+class NodeScore(Blockwise):
     """m_X [n, atom types] from atom rows and the noised adjacency; 888,815 parameters at the paper's sizes."""
 
     def __init__(self, config: GraphScoreConfig, in_features: int, num_atom_types: int):
@@ -222,7 +222,7 @@ class NodeScore(nn.Module):
         for layer in self.layers:
             x = torch.tanh(layer(x, adj, pairs))
             collected.append(x.to(collected[0].dtype))
-        return in_blocks(self.final, pairs.to_atoms(torch.cat(collected, dim=1)))
+        return in_blocks(self.final, pairs.to_atoms(torch.cat(collected, dim=1)), 0, self.blockwise)
 
 
 class GraphScore(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from training.diffusion.edge_embedding import EdgeNorm, RectifiedEnds
 from training.models.config import PositionScoreConfig
 from training.models.graph import Incidence, blocks_of_atoms, in_float32
-from training.models.layers import dropout, xavier_linear
+from training.models.layers import Blockwise, dropout, xavier_linear
 from training.models.symmetry import Symmetry
 
 EPS = 1e-6
@@ -232,7 +232,7 @@ class Block(nn.Module):
         return x, target.sum(vectors) / target.degree.clamp(min=1).unsqueeze(1)
 
 
-class PositionScore(nn.Module):
+class PositionScore(Blockwise):
     """o [n, 3], the network's prediction of the noise in the positions; score = -o / std.
 
     At the paper's sizes variant ``01`` has 254,858 and ``02`` 256,938 parameters. It takes no time.
@@ -268,7 +268,7 @@ class PositionScore(nn.Module):
             [n, 3] in at least float32.
         """
         u, v = self.edge_norm.of_ends(self.edge_in.of_source(z), self.edge_in.of_target(z), *_ends(pairs, z.shape[0]))
-        sizes, counts = blocks_of_atoms(pairs, z.shape[0])
+        sizes, counts = blocks_of_atoms(pairs, z.shape[0], self.blockwise)
         atoms = (rows.split(sizes) for rows in (u, v, self.node(z), pos))
         first_atom, outputs = 0, []
         for u, v, x, near, among in zip(*atoms, pairs.split(counts, dim=1), strict=True):

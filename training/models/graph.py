@@ -103,17 +103,18 @@ class _SumFrom(torch.autograd.Function):
         return source.sum_from(*gradients, target), None, None
 
 
-def blocks_of_atoms(pairs: Tensor, num_nodes: int) -> tuple[list[int], list[int]]:
+def blocks_of_atoms(pairs: Tensor, num_nodes: int, blockwise: bool = True) -> tuple[list[int], list[int]]:
     """Consecutive blocks of atoms that no pair joins: a CPU gets blocks of about :data:`ATOMS_OF_BLOCK`, a GPU one.
 
     Args:
         pairs: int64 [2, p] (i < j), ascending in i.
         num_nodes: n.
+        blockwise: False for a single block on any device.
 
     Returns:
         Of every block the number of atoms, and the number of pairs.
     """
-    if pairs.device.type != "cpu":
+    if pairs.device.type != "cpu" or not blockwise:
         return [num_nodes], [pairs.shape[1]]
     atoms = torch.arange(num_nodes)
     reach = atoms.scatter_reduce(0, pairs[0], pairs[1], "amax").cummax(0).values

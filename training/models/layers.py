@@ -49,13 +49,20 @@ class BatchNorm(nn.BatchNorm1d):
         return self.weight * torch.rsqrt(variance + self.eps)
 
 
-def in_blocks(network: Callable[[Tensor], Tensor], rows: Tensor, dim: int = 0) -> Tensor:
+class Blockwise(nn.Module):
+    """A network that gives CPUs a batch in blocks, and so runs its children as often as there are blocks."""
+
+    blockwise: bool = True
+    """False to run every child once: at ZeRO 3 all processes gather a child's weights together whenever it runs."""
+
+
+def in_blocks(network: Callable[[Tensor], Tensor], rows: Tensor, dim: int = 0, blockwise: bool = True) -> Tensor:
     """``network(rows)``, where each row along ``dim`` is an input by itself.
 
     On CPUs it is done for :data:`ROWS_OF_BLOCK` at a time: of thousands of rows products of matrices are slower, and
-    what lies between the layers leaves the caches.
+    what lies between the layers leaves the caches. Not so if ``blockwise`` is False, see :class:`Blockwise`.
     """
-    if rows.device.type != "cpu":
+    if rows.device.type != "cpu" or not blockwise:
         return network(rows)
     return torch.cat([network(block) for block in rows.split(ROWS_OF_BLOCK, dim)], dim)
 

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from .graph import READOUTS, Incidence, blocks_of_atoms, in_float32, radius_pairs
 from .interpolation import Interpolation, grid, num_nodes
-from .layers import ShiftedSoftplus, cosine_envelope, gaussian_basis, xavier_linear
+from .layers import Blockwise, ShiftedSoftplus, cosine_envelope, gaussian_basis, xavier_linear
 from .symmetry import INVARIANT, Symmetry
 
 NUM_ATOM_TYPES = 119
@@ -113,7 +113,7 @@ class Interaction(nn.Module):
         return h + self.update(pairs.messages(in_float32(x), in_float32(filters)).to(x.dtype))
 
 
-class SchNet(nn.Module):
+class SchNet(Blockwise):
     """Atom representations [n, hidden] from atom types and distances; 1,359,708 parameters at the paper's sizes.
 
     A filter depends on the distance only. So it is computed once per unordered pair and used in both directions; or, on
@@ -153,15 +153,16 @@ class SchNet(nn.Module):
         end, width = config.cutoff, config.cutoff / (config.num_gaussians - 1)
         reading_off = distance.device.type == "cpu" and not distance.requires_grad
         reading_off = reading_off and distance.numel() > num_nodes(end, width)
-        at_nodes = self._filters(grid(end, width, like=distance)) if reading_off else []
-        sizes, counts = blocks_of_atoms(pairs, z.numel())
+        every = self._filters(grid(end, width, like=distance) if reading_off else distance)
+        sizes, counts = blocks_of_atoms(pairs, z.numel(), self.blockwise)
         blocks = zip(self.atom_embedding(z).split(sizes), pairs.split(counts, dim=1), distance.split(counts))
-        first_atom, outputs = 0, []
+        first_atom, first_pair, outputs = 0, 0, []
         for h, among, apart in blocks:
             interpolation = Interpolation(apart, end, width) if reading_off else None
             block = Pairs(among - first_atom, h.shape[0], interpolation)
-            filters = at_nodes if reading_off else self._filters(apart)
-            first_atom += h.shape[0]
+            last_pair = first_pair + apart.numel()
+            filters = every if reading_off else [own[first_pair:last_pair] for own in every]
+            first_atom, first_pair = first_atom + h.shape[0], last_pair
             for interaction, own in zip(self.interactions, filters, strict=True):
                 h = interaction(h, own, block)
             outputs.append(self.head(h))

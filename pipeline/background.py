@@ -1,0 +1,90 @@
+"""Work that threads do ahead of time, and that can be left at any moment: a dead server must not hold up an exit."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from queue import Full, Queue
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+POLL_S = 0.2
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Nobody waits for the result any more."""
+
+
+class Interruptible(Generic[T]):
+    """The result of ``action``, which begins at once in a thread that the end of the process does not wait for."""
+
+    def __init__(self, action: Callable[[], T], interrupt: threading.Event):
+        self._future: Future[T] = Future()
+        self._interrupt = interrupt
+        threading.Thread(target=self._run, args=(action,), daemon=True, name="molstream-background").start()
+
+    def _run(self, action: Callable[[], T]) -> None:
+        try:
+            self._future.set_result(action())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            self._future.set_exception(error)
+
+    def result(self) -> T:
+        """What the action returned.
+
+        Raises:
+            Interrupted: the event was set, or the program ends, while the action still runs.
+            Exception: the action's own.
+        """
+        while not wait([self._future], timeout=POLL_S).done:
+            if _over(self._interrupt):
+                raise Interrupted
+        return self._future.result()
+
+    def finally_(self, action: Callable[[T], object]) -> None:
+        """Do something with the result as soon as there is one; nothing after an error."""
+        self._future.add_done_callback(lambda future: None if future.exception() else action(future.result()))
+
+
+def ahead(items: Iterator[T], depth: int, interrupt: threading.Event) -> Iterator[T]:
+    """The same items, none of them None, by one thread at most ``depth`` ahead; its error is raised at its place.
+
+    When the iteration ends, however it does, ``interrupt`` is set and the thread is over.
+    """
+    ready: Queue[tuple[T | None, BaseException | None]] = Queue(depth)
+
+    def put(item: T | None, error: BaseException | None = None) -> None:
+        while not _over(interrupt):
+            with suppress(Full):
+                return ready.put((item, error), timeout=POLL_S)
+        raise Interrupted
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put(item)
+            put(None)
+        except Interrupted:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again by the consumer
+            put(None, error)
+
+    thread = threading.Thread(target=produce, name="molstream-prefetch")
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        interrupt.set()
+        thread.join()
+
+
+def _over(interrupt: threading.Event) -> bool:
+    """Whether nobody waits any more: the iteration ended, or the main thread did, as after an error nobody caught."""
+    return interrupt.is_set() or not threading.main_thread().is_alive()

@@ -1,0 +1,90 @@
+"""Where the files of a dataset are: in a folder, read in place, or at a URL, read through a cache."""
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from pipeline.remote import is_url, read, shown
+from pipeline.shards.cache import ShardCache, difference
+from pipeline.shards.manifest import NAME, Manifest, Shard, parse_manifest, read_manifest
+from preprocessing.errors import DataError
+
+
+class ShardFiles(ABC):
+    """The files of a committed dataset."""
+
+    where: str
+    """Folder or URL, to be shown."""
+
+    @abstractmethod
+    def manifest(self) -> Manifest:
+        """What the dataset is; its shards are not touched beyond looking whether they are there."""
+
+    @abstractmethod
+    def open(self, shard: Shard, required: bool = True) -> int | None:
+        """A descriptor of a shard, whose bytes are those that the manifest promises.
+
+        Args:
+            required: False for a shard that is only expected to be read: None if there is no room for it yet.
+
+        Raises:
+            DataError: there is no such file or object, or another one.
+        """
+
+
+class LocalFiles(ShardFiles):
+    """A folder. The checksum of a shard is computed by every process before it reads from it for the first time.
+
+    That costs a third of a microsecond per molecule, once, and reads ahead what is read next; Arrow's compression has
+    no checksums, so that a flipped bit would otherwise be a wrong molecule that nobody notices.
+    """
+
+    def __init__(self, folder: Path):
+        self.where, self._folder = str(folder), folder
+        self._checked: set[str] = set()
+
+    def manifest(self) -> Manifest:
+        manifest = read_manifest(self._folder)
+        for shard in manifest.shards:
+            file = self._folder / shard.name
+            size = file.stat().st_size if file.is_file() else None
+            if size != shard.bytes:
+                found = "is missing" if size is None else f"has {size} bytes, expected {shard.bytes}"
+                raise DataError(f"{file} {found}. {self._advice}")
+        return manifest
+
+    def open(self, shard: Shard, required: bool = True) -> int | None:
+        try:
+            descriptor = os.open(self._folder / shard.name, os.O_RDONLY)
+            if shard.name not in self._checked:
+                if problem := difference(descriptor, shard):
+                    os.close(descriptor)
+                    raise DataError(f"{self._folder / shard.name}: {problem}. {self._advice}")
+                self._checked.add(shard.name)
+        except OSError as error:
+            raise DataError(f"{self._folder / shard.name} cannot be read: {error}. {self._advice}") from error
+        return descriptor
+
+    @property
+    def _advice(self) -> str:
+        return f"Run `molstream verify {self._folder}`, then preprocess again."
+
+
+class RemoteFiles(ShardFiles):
+    """A URL of fsspec: the manifest is read anew each time, shards come whole into a cache."""
+
+    def __init__(self, url: str, cache: ShardCache):
+        self.where, self._url, self._cache = shown(url), url.rstrip("/"), cache
+
+    def manifest(self) -> Manifest:
+        return parse_manifest(self._cache.retries.call(lambda: read(f"{self._url}/{NAME}")), self.where)
+
+    def open(self, shard: Shard, required: bool = True) -> int | None:
+        return self._cache.open(f"{self._url}/{shard.name}", shard, required)
+
+
+def files_at(path: str | Path, cache: ShardCache | None) -> ShardFiles:
+    """The files of the dataset at a folder or URL; without a ``cache`` the default one."""
+    if is_url(str(path)):
+        return RemoteFiles(str(path), cache or ShardCache())
+    return LocalFiles(Path(path))

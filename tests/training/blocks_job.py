@@ -1,0 +1,10 @@
+"""Pretraining with the smallest blocks: as many of them on a few molecules as a real batch has."""
+
+import sys
+
+from training import pretrain
+from training.models import graph, layers
+
+if __name__ == "__main__":
+    layers.ROWS_OF_BLOCK, graph.ATOMS_OF_BLOCK = 16, 20
+    sys.exit(pretrain.main())

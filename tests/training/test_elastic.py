@@ -1,0 +1,139 @@
+"""One run done five ways: however many processes, stopped or killed, it is the same run.
+
+How far the curves are apart is plotted beside the runs, or in the folder that ``MOLSTREAM_PLOTS`` names.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.processes import run_ranks, start_ranks
+from training.checkpoint import checkpoints, load_checkpoint, name_of
+from training.figures import RUN_COLOURS, figure
+from training.hub import ExportConfig, export_run
+from training.metrics import read_metrics
+
+STEPS = 200
+KILLS = 5
+PATIENCE_S = 3600.0
+SETTINGS = ("model=tiny", "data.lanes=8", "data.micro_batch=4", f"steps={STEPS}", "save_every=20", "log_every=5")
+
+pytestmark = pytest.mark.slow
+
+
+def command(dataset: Path, run_dir: Path, stage: int, *more: str) -> list[str]:
+    keys = [f"data.path={dataset}", f"run_dir={run_dir}", f"deepspeed.zero_stage={stage}"]
+    if stage == 3:
+        # Else every parameter of so small a model stays gathered, and nothing is shared out.
+        keys.append("deepspeed.bucket_size=1000")
+    return ["training/pretrain.py", *keys, *SETTINGS, *more]
+
+
+def curve(run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Losses, and which molecules they are of, by step."""
+    records = read_metrics(run_dir)
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    return np.array([r["train/loss"] for r in records]), np.array([r["data/digest"] for r in records])
+
+
+def killed_at_random(dataset: Path, run_dir: Path, stage: int) -> None:
+    """Two processes, one of which is killed again and again, at any moment; every other time while it saves."""
+    rng = random.Random(stage)
+    often = command(dataset, run_dir, stage, "log_every=1", "save_every=10")
+    torn = 0
+    for number in range(KILLS):
+        before = newest(run_dir)
+        ranks = start_ranks(2, often)
+        try:
+            # Where it has got further than the last time, it may die at once.
+            wait_for(lambda: newest(run_dir) > before, ranks)  # noqa: B023
+            if number % 2:
+                time.sleep(rng.random())
+            else:
+                wait_for(lambda: being_written(run_dir), ranks)
+                time.sleep(0.02 * rng.random())
+            os.kill(rng.choice(ranks).pid, signal.SIGKILL)
+            for rank in ranks:
+                assert rank.wait(timeout=PATIENCE_S) != 0
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.communicate()
+        torn += bool(being_written(run_dir))
+    assert torn, "no kill has met a checkpoint that was being written"
+    run_ranks(2, often, timeout=PATIENCE_S)
+
+
+def wait_for(condition: Callable[[], object], ranks: Sequence[subprocess.Popen[str]]) -> None:
+    """Until it holds, or a rank has ended."""
+    while not condition() and all(rank.poll() is None for rank in ranks):
+        time.sleep(0.002)
+
+
+def newest(run_dir: Path) -> int:
+    return max((int(path.name[-8:]) for path in checkpoints(run_dir / "checkpoints")), default=0)
+
+
+def being_written(run_dir: Path) -> list[Path]:
+    """Checkpoints that are none yet."""
+    return list((run_dir / "checkpoints").glob(".writing-*"))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_five_ways_to_the_same_run(dataset, tmp_path, stage):
+    for world_size in (1, 2, 4):
+        run_ranks(world_size, command(dataset, tmp_path / f"{world_size}", stage), timeout=PATIENCE_S)
+    for world_size, stop in ((4, 70), (2, 130), (1, STEPS)):
+        run_ranks(world_size, command(dataset, tmp_path / "4-2-1", stage, f"stop_at={stop}"), timeout=PATIENCE_S)
+    killed_at_random(dataset, tmp_path / "2-killed", stage)
+    losses, molecules = curve(tmp_path / "1")
+    assert losses[-20:].mean() < 0.9 * losses[:20].mean()
+    others = {way: curve(tmp_path / way) for way in ("2", "4", "4-2-1", "2-killed")}
+    folder = Path(os.environ.get("MOLSTREAM_PLOTS", tmp_path))
+    plot_differences(folder / f"five_ways_zero_{stage}.svg", losses, {way: found for way, (found, _) in others.items()})
+    last = load_checkpoint(tmp_path / "1" / "checkpoints" / name_of(STEPS))
+    for way, (found, same) in others.items():
+        np.testing.assert_array_equal(same, molecules, err_msg=way)
+        np.testing.assert_array_equal(found, losses, err_msg=way)
+        weights = load_checkpoint(tmp_path / way / "checkpoints" / name_of(STEPS)).weights
+        assert weights.keys() == last.weights.keys()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in last.weights.items()), way
+
+
+def plot_differences(file: Path, losses: np.ndarray, others: dict[str, np.ndarray]) -> None:
+    """The curves, and how far each is from that of one process beside what sums of fp32 in any order may make of it."""
+    fig, (curves, differences) = figure(2)
+    steps = np.arange(1, STEPS + 1)
+    curves.plot(steps, losses, color="black", label="W = 1")
+    for number, (way, found) in enumerate(others.items()):
+        style = {"color": RUN_COLOURS[number], "dashes": (2, 2 * number)}
+        curves.plot(steps, found, **style)
+        differences.plot(steps, np.abs(found / losses - 1), **style, label=f"W = {way}")
+    differences.plot([1, 50, STEPS], [1e-4, 1e-4, 1e-3], color="black", label="allowed")
+    differences.set_yscale("symlog", linthresh=1e-8)
+    curves.set(title="loss", xlabel="step")
+    differences.set(title="relative difference from W = 1", xlabel="step")
+    differences.legend(fontsize="small", loc="center")
+    fig.savefig(file)
+
+
+def test_an_export_of_four_processes_at_zero_2_is_their_checkpoint(dataset, tmp_path):
+    run_ranks(4, command(dataset, tmp_path / "run", 2, "steps=3", "optim.average_decay=0.9"))
+    (path,) = checkpoints(tmp_path / "run" / "checkpoints")
+    assert len(list(path.glob("weights-*-of-00004.safetensors"))) == 4
+    saved = load_checkpoint(path)
+    export = export_run(ExportConfig(run_dir=str(tmp_path / "run"), purpose="test"))
+    exported = load_file(export / "model.safetensors")
+    assert {f"encoders.{name}" for name in exported} == {name for name in saved.weights if name.startswith("encoders.")}
+    for name, tensor in exported.items():
+        assert torch.equal(tensor, saved.average.get(f"encoders.{name}", saved.weights[f"encoders.{name}"]))
+        assert not torch.equal(saved.average[f"encoders.{name}"], saved.weights[f"encoders.{name}"])
