@@ -68,8 +68,9 @@ class Engine:
         deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS.append(MuonAdamW)
         settings = deepspeed_settings(config, lanes * micro_batch, lanes // place.world_size * micro_batch)
         if config.zero_stage == 3:
-            for network in filter(lambda child: isinstance(child, Blockwise), module.modules()):
-                network.blockwise = False
+            for network in module.modules():
+                if isinstance(network, Blockwise):
+                    network.blockwise = False
         groups = [(group["momentum"], group["params"]) for group in filter(is_muon, optimizer.param_groups)]
         # Any: what DeepSpeed returns, and what its optimizer is, depends on the stage.
         self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
