@@ -68,7 +68,8 @@ def main() -> None:
     options, source, target = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     start, stop, poisoned = options.pop("start", 0), options.pop("stop"), options.pop("poisoned", [])
     muon = options.pop("muon", False)
-    config = EngineConfig(**options)
+    # Smaller than the parameters: else DeepSpeed keeps all of them gathered at ZeRO 3.
+    config = EngineConfig(**{"bucket_size": 40, **options})
     place = start_processes(config.timeout_s)
     torch.manual_seed(0)
     module = Network()
