@@ -26,7 +26,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +137,7 @@ def side(name: str, path: str, folder: str, batch: str, seconds: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     molecules = in_memory(ShardDataset(path))
-    make = makers(path, molecules, Path(folder), int(batch))[name]
+    make = maker(name, path, molecules, Path(folder), int(batch))
     if name != PYG:
         check(next(iter(make(0))), molecules)
     atoms = sum(data.num_nodes or 0 for data in molecules)
@@ -147,20 +146,16 @@ def side(name: str, path: str, folder: str, batch: str, seconds: str) -> None:
         print(rate(make(int(turn)), float(seconds)), file=answers, flush=True)
 
 
-def makers(path: str, molecules: list[Data], folder: Path, batch: int) -> dict[str, Callable[[int], Iterable]]:
-    """What makes every side's batches for a turn: ours anew, the others' go on."""
-
-    @cache
-    def pyg() -> Iterable:
+def maker(name: str, path: str, molecules: list[Data], folder: Path, batch: int) -> Callable[[int], Iterable]:
+    """What makes a side's batches for a turn: ours anew, the others' go on."""
+    if name == OURS:
+        return lambda turn: stream(path, batch, turn)
+    if name == PYG:
         loader = DataLoader(molecules, batch_size=batch, shuffle=True)  # type: ignore[arg-type]
-        return itertools.chain.from_iterable(itertools.repeat(loader))
-
-    @cache
-    def peer(name: str) -> Iterable:
-        return PEERS[name](frames(molecules), folder, batch)
-
-    peers = {name: lambda _, name=name: peer(name) for name in PEERS}
-    return {OURS: lambda turn: stream(path, batch, turn), PYG: lambda _: pyg(), **peers}
+        batches: Iterable = itertools.chain.from_iterable(itertools.repeat(loader))
+    else:
+        batches = PEERS[name](frames(molecules), folder, batch)
+    return lambda _: batches
 
 
 def ratio(ours: list[float], others: list[float]) -> float:

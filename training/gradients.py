@@ -149,14 +149,15 @@ class PartitionedGradients:
         self._engine.step()
 
     def _begin_lane(self) -> None:
-        self._ready: dict[Any, Tensor | None] = {}
+        self._ready: dict[Any, Tensor] = {}
         self._missing = [len(bucket) for bucket in self._buckets]
         self._next = 0
 
     def _take(self, parameter: Any) -> None:
         gradient, parameter.grad = parameter.grad, None
         # Where nothing that the loss sees depends on it, it was not gathered for the backward: no gradient.
-        self._ready[parameter] = gradient if gradient.numel() == parameter.ds_numel else None
+        if gradient.numel() == parameter.ds_numel:
+            self._ready[parameter] = gradient
         self._missing[self._bucket_of[parameter]] -= 1
         while self._next < len(self._buckets) and self._missing[self._next] == 0:
             self._reduce()

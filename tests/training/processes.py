@@ -22,16 +22,20 @@ ENVIRONMENT = {
 """What CPU ranks run under; one thread each, because the number of threads changes the order of float sums."""
 
 
-def start_ranks(world_size: int, arguments: Sequence[str]) -> list[subprocess.Popen[str]]:
-    """Start ``python *arguments`` as every rank of a job of ``world_size`` processes."""
+def free_port() -> int:
+    """A port of the loopback on which nobody listens now."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+        return server.getsockname()[1]
+
+
+def start_ranks(world_size: int, arguments: Sequence[str]) -> list[subprocess.Popen[str]]:
+    """Start ``python *arguments`` as every rank of a job of ``world_size`` processes."""
     job = {
         "WORLD_SIZE": str(world_size),
         "LOCAL_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
     }
     return [
         subprocess.Popen(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.processes import ENVIRONMENT, REPOSITORY, run_ranks, start_ranks
+from tests.training.processes import ENVIRONMENT, REPOSITORY, free_port, run_ranks, start_ranks
 from training.checkpoint import checkpoints, load_checkpoint
 from training.metrics import read_metrics
 
@@ -139,7 +139,7 @@ def test_sigterm_finishes_the_step_saves_and_says_how_to_go_on(whole_run, datase
 
 def test_the_deepspeed_launcher_starts_two_processes(whole_run, dataset, tmp_path):
     launcher = Path(sys.executable).parent / "deepspeed"
-    command = [sys.executable, launcher, "--num_accelerators", "2", "--master_port", "29577"]
+    command = [sys.executable, launcher, "--num_accelerators", "2", "--master_port", str(free_port())]
     result = subprocess.run(
         [*command, *arguments(dataset, tmp_path / "run", "stop_at=4")],
         cwd=REPOSITORY,

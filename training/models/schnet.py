@@ -153,6 +153,7 @@ class SchNet(Blockwise):
         end, width = config.cutoff, config.cutoff / (config.num_gaussians - 1)
         reading_off = distance.device.type == "cpu" and not distance.requires_grad
         reading_off = reading_off and distance.numel() > num_nodes(end, width)
+        # Here in either case: at ZeRO 3 all processes go through modules in the same order.
         every = self._filters(grid(end, width, like=distance) if reading_off else distance)
         sizes, counts = blocks_of_atoms(pairs, z.numel(), self.blockwise)
         blocks = zip(self.atom_embedding(z).split(sizes), pairs.split(counts, dim=1), distance.split(counts))
