@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -72,15 +73,16 @@ def main() -> None:
 def speed(arguments: argparse.Namespace, folder: Path) -> None:
     """Molecules per second of every side."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    sides = {name: Side(name, arguments, folder) for name in (OURS, PYG, *arguments.peers)}
-    print(f"{sides[PYG].about}, batches of {arguments.batch}, one core")
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(arguments.pairs):
-        for name, side in sides.items():
-            found[name].append(side.rate(turn))
-        print(f"turn {turn}: " + ", ".join(f"{name} {rates[-1]:,.0f}/s" for name, rates in found.items()), flush=True)
-    for side in sides.values():
-        side.close()
+    found: dict[str, list[float]] = {name: [] for name in (OURS, PYG, *arguments.peers)}
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(closing(Side(name, arguments, folder))) for name in found}
+        print(f"{sides[PYG].about}, batches of {arguments.batch}, one core")
+        for turn in range(arguments.pairs):
+            for name, side in sides.items():
+                found[name].append(side.rate(turn))
+            print(
+                f"turn {turn}: " + ", ".join(f"{name} {rates[-1]:,.0f}/s" for name, rates in found.items()), flush=True
+            )
     print(f"figure molecules_per_s {statistics.median(found[OURS]):.0f}")
     print(f"figure vs_pyg_dataloader {ratio(found[OURS], found[PYG]):.2f}")
     for name in arguments.peers:

@@ -37,9 +37,10 @@ class Interruptible(Generic[T]):
             Interrupted: the event was set, or the program ends, while the action still runs.
             Exception: the action's own.
         """
-        while not wait([self._future], timeout=POLL_S).done:
+        while not self._future.done():
             if _over(self._interrupt):
                 raise Interrupted
+            wait([self._future], timeout=POLL_S)
         return self._future.result()
 
     def finally_(self, action: Callable[[T], object]) -> None:

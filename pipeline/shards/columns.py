@@ -53,12 +53,11 @@ class Columns:
     def take(self, rows: np.ndarray) -> "Columns":
         """The given rows, in that order: one vectorised ragged gather per field."""
         values, offsets = {}, {}
+        gather = _Gather(rows)
         for name, value in self.values.items():
             if name in self.offsets:
-                first, lengths = self.offsets[name][:-1][rows], np.diff(self.offsets[name])[rows]
-                offset = np.concatenate([[0], np.cumsum(lengths)])
-                values[name] = value.take(np.arange(offset[-1]) + np.repeat(first - offset[:-1], lengths), axis=0)
-                offsets[name] = offset
+                entries, offsets[name] = gather.entries(self.offsets[name])
+                values[name] = value.take(entries, axis=0)
             else:
                 values[name] = value[rows]
         return Columns(len(rows), values, offsets)
@@ -75,6 +74,25 @@ class Columns:
             ends = [part.offsets[name][1:] + begin for part, begin in zip(parts, first)]
             offsets[name] = np.concatenate([parts[0].offsets[name][:1], *ends])
         return cls(sum(part.num_rows for part in parts), values, offsets)
+
+
+class _Gather:
+    """Where the entries of chosen rows stand; fields of equal lengths, as those of bonds, share it."""
+
+    def __init__(self, rows: np.ndarray):
+        self._rows = rows
+        self._found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def entries(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of a field with these offsets: the places of the entries, and the offsets that they then have."""
+        for known, entries, after in self._found:
+            if np.array_equal(known, offsets):
+                return entries, after
+        first, lengths = offsets[:-1][self._rows], np.diff(offsets)[self._rows]
+        after = np.concatenate([[0], np.cumsum(lengths)])
+        entries = np.arange(after[-1]) + np.repeat(first - after[:-1], lengths)
+        self._found.append((offsets, entries, after))
+        return entries, after
 
 
 def _dense(values: pa.Array, start: int, stop: int, field: Field) -> np.ndarray:
