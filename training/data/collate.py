@@ -31,13 +31,10 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBa
     edges[0] = columns.values["bond_index"].reshape(-1)
     edges[0] += np.repeat(ptr[:-1], 2 * num_bonds)
     edges[1, 0::2], edges[1, 1::2] = edges[0, 1::2], edges[0, 0::2]
-    features = columns.values["bond_features"]
-    # Repeated before they grow eightfold.
-    features = np.concatenate([features, features], axis=1).reshape(-1, features.shape[1])
     return MoleculeBatch(
         x=torch.from_numpy(columns.values["atom_features"].astype(np.int64)),
         edge_index=torch.from_numpy(edges),
-        edge_attr=torch.from_numpy(features.astype(np.int64)),
+        edge_attr=torch.from_numpy(np.repeat(columns.values["bond_features"].astype(np.int64), 2, axis=0)),
         pos=torch.from_numpy(_positions(columns, num_atoms, num_conformers, draw)),
         has_pos=torch.from_numpy(num_conformers > 0),
         batch=torch.from_numpy(np.repeat(np.arange(len(num_atoms)), num_atoms)),
