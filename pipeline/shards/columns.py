@@ -53,10 +53,14 @@ class Columns:
     def take(self, rows: np.ndarray) -> "Columns":
         """The given rows, in that order: one vectorised ragged gather per field."""
         values, offsets = {}, {}
-        gather = _Gather(rows)
+        # Fields of equal lengths, as those of bonds, have their entries in the same places.
+        places: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         for name, value in self.values.items():
             if name in self.offsets:
-                entries, offsets[name] = gather.entries(self.offsets[name])
+                key = self.offsets[name].tobytes()
+                if key not in places:
+                    places[key] = _entries(self.offsets[name], rows)
+                entries, offsets[name] = places[key]
                 values[name] = value.take(entries, axis=0)
             else:
                 values[name] = value[rows]
@@ -76,23 +80,11 @@ class Columns:
         return cls(sum(part.num_rows for part in parts), values, offsets)
 
 
-class _Gather:
-    """Where the entries of chosen rows stand; fields of equal lengths, as those of bonds, share it."""
-
-    def __init__(self, rows: np.ndarray):
-        self._rows = rows
-        self._found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-
-    def entries(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of a field with these offsets: the places of the entries, and the offsets that they then have."""
-        for known, entries, after in self._found:
-            if np.array_equal(known, offsets):
-                return entries, after
-        first, lengths = offsets[:-1][self._rows], np.diff(offsets)[self._rows]
-        after = np.concatenate([[0], np.cumsum(lengths)])
-        entries = np.arange(after[-1]) + np.repeat(first - after[:-1], lengths)
-        self._found.append((offsets, entries, after))
-        return entries, after
+def _entries(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64: where the entries of chosen rows stand, and the offsets [rows + 1] that they have when taken."""
+    first, lengths = offsets[:-1][rows], np.diff(offsets)[rows]
+    after = np.concatenate([[0], np.cumsum(lengths)])
+    return np.arange(after[-1]) + np.repeat(first - after[:-1], lengths), after
 
 
 def _dense(values: pa.Array, start: int, stop: int, field: Field) -> np.ndarray:
