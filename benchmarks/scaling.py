@@ -29,7 +29,7 @@ from pipeline.stages import SplitCommit, SplitTask
 from pipeline.tally import Tally, Timing
 
 BYTES_PER_MOLECULE = 400
-BLOCK_ROWS = 256
+BLOCK_ROWS = PreprocessConfig.block_rows
 
 
 def describe_stub(task: SplitTask) -> dict[str, int]:

@@ -48,7 +48,7 @@ class PreprocessConfig(ReadConfig):
     """Shard files: webdataset (tar) or arrow."""
     rows_per_shard: int = 2048
     """Input rows per shard; also the unit of work and of restart."""
-    block_rows: int = 256
+    block_rows: int = 512
     """Molecules per block, the unit of reading and shuffling."""
     duplicates: str = "key"
     """What makes two molecules duplicates, of which the first is kept: key, connectivity, smiles or none."""

@@ -36,8 +36,8 @@ class DataConfig:
     """Lanes L: the global batch is lanes x micro_batch molecules on any number of processes that divides L."""
     micro_batch: int = 32
     """Molecules that a lane gives to a step; each lane's loss sees its own micro-batch only."""
-    window_blocks: int = 8
-    """Blocks (of about 256 molecules) that are shuffled together; memory per lane grows with it."""
+    window_blocks: int = 4
+    """Blocks (of 512 molecules by default) that are shuffled together; memory per lane grows with it."""
     length_buckets: bool = False
     """Whether a micro-batch holds molecules of similar size: those of a window are dealt to it by size."""
     prefetch: int = 2
