@@ -29,7 +29,6 @@ from pipeline.stages import SplitCommit, SplitTask
 from pipeline.tally import Tally, Timing
 
 BYTES_PER_MOLECULE = 400
-BLOCK_ROWS = PreprocessConfig.block_rows
 
 
 def describe_stub(task: SplitTask) -> dict[str, int]:
@@ -52,11 +51,8 @@ def write_stub(task: SplitTask, buckets: int) -> SplitCommit:
     file = Path(task.folder) / shard_name(task.index, task.container)
     with file.open("wb") as target:
         target.truncate(rows * BYTES_PER_MOLECULE)
-    starts = range(0, rows, BLOCK_ROWS)
-    blocks = [
-        Block(k * BYTES_PER_MOLECULE, min(BLOCK_ROWS, rows - k) * BYTES_PER_MOLECULE, min(BLOCK_ROWS, rows - k))
-        for k in starts
-    ]
+    sizes = [(k, min(task.block_rows, rows - k)) for k in range(0, rows, task.block_rows)]
+    blocks = [Block(k * BYTES_PER_MOLECULE, size * BYTES_PER_MOLECULE, size) for k, size in sizes]
     shard = Shard(file.name, rows, 25 * rows, rows * BYTES_PER_MOLECULE, "0" * 64, Blocks.of(blocks))
     histograms = {"heavy_atoms": {str(k): 1 for k in range(5, 60)}, "elements": {"C": rows}}
     tally = Tally.from_dict({"conformer_status": {"etkdg": rows}, "changes": {}, "histograms": histograms})

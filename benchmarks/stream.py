@@ -43,9 +43,11 @@ from pipeline.shards.reader import ShardDataset
 from pipeline.shards.writer import write_shard
 from training.data.batch import MoleculeBatch
 from training.data.collate import COLLATED_FIELDS, collate
+from training.data.config import DataConfig
 from training.data.stream import LaneStream
 
 SHARD_ROWS = 65_536
+WINDOW_BLOCKS = DataConfig.window_blocks
 SHARDS = (1, 10, 100)
 STEPS = 400
 OURS, PYG = "ours", "PyG DataLoader"
@@ -168,7 +170,7 @@ def ratio(ours: list[float], others: list[float]) -> float:
 def stream(path: str, batch: int, seed: int) -> Iterator[MoleculeBatch]:
     """Endless batches of one lane; every window is read from disk and decompressed anew."""
     data = Mixture([ShardDataset(path)])
-    lane = LaneStream(data, data.order(seed, lanes=1, micro_batch=batch, window_blocks=4), [0])
+    lane = LaneStream(data, data.order(seed, 1, batch, WINDOW_BLOCKS), [0])
     return (lane.step(step)[0] for step in itertools.count())
 
 
@@ -227,7 +229,7 @@ def child(path: str) -> None:
     """Stream in this process; its figures as a line of JSON on stdout."""
     started = time.perf_counter()
     data = Mixture([ShardDataset(path)])
-    steps = LaneStream(data, data.order(0, 8, 32, window_blocks=4), range(8)).steps(0, STEPS, prefetch=2)
+    steps = LaneStream(data, data.order(0, 8, 32, WINDOW_BLOCKS), range(8)).steps(0, STEPS, prefetch=2)
     next(steps)
     seconds = time.perf_counter() - started
     for _ in steps:
@@ -245,7 +247,7 @@ def resume(arguments: argparse.Namespace, folder: Path) -> None:
         for step, seconds in found.items():
             started = time.perf_counter()
             data = Mixture([ShardDataset(path)])
-            next(LaneStream(data, data.order(0, 8, 32, window_blocks=4), range(8)).steps(step, step + 1, prefetch=2))
+            next(LaneStream(data, data.order(0, 8, 32, WINDOW_BLOCKS), range(8)).steps(step, step + 1, prefetch=2))
             seconds.append(time.perf_counter() - started)
     for step, seconds in found.items():
         print(f"figure resume_step_{step}_s {statistics.median(seconds):.3f}")
