@@ -1,0 +1,91 @@
+"""What the road gave before the package was laid out anew, it gives still.
+
+Strings, counts and checksums are equal; floating-point values to 1e-5, since processors differ in their last bits. On
+one machine ``tests/support/same_bits.py`` compares two commits bit for bit.
+"""
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.shards.codec import SCHEMA, samples
+from pipeline.shards.reader import ShardDataset
+from preprocessing.fields import MoleculeSample
+from tests.datasets import REPOSITORY
+from tests.support import road
+from tests.support.road import GOLDEN
+
+
+def golden_records(name: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (GOLDEN / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the golden dataset, run and export."""
+    for name in ("dataset", "narrow", "export"):
+        shutil.copytree(GOLDEN / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def same_rdkit() -> None:
+    recorded = json.loads((GOLDEN / "graphs.json").read_text())["versions"]["rdkit"]
+    if version("rdkit") != recorded:
+        pytest.skip(f"the chemistry was recorded with RDKit {recorded}, this is {version('rdkit')}")
+
+
+def samples_of(folder: Path) -> list[MoleculeSample]:
+    dataset = ShardDataset(folder)
+    return list(samples(dataset.read_rows(np.arange(dataset.num_rows), SCHEMA.names)))
+
+
+def assert_same_records(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    assert [record.keys() for record in found] == [record.keys() for record in expected]
+    for now, then in zip(found, expected, strict=True):
+        assert now == pytest.approx(then, rel=1e-5), f"step {then['step']:.0f}"
+
+
+@pytest.mark.usefixtures("same_rdkit")
+def test_graphs_are_the_same_bytes(tmp_path):
+    road.preprocess(REPOSITORY, tmp_path, "graphs", "none")
+    found = json.loads((tmp_path / "graphs" / "manifest.json").read_text())
+    expected = json.loads((GOLDEN / "graphs.json").read_text())
+    assert [found[name] for name in ("shards", "counts", "histograms")] == [
+        expected[name] for name in ("shards", "counts", "histograms")
+    ]
+
+
+@pytest.mark.usefixtures("same_rdkit")
+def test_conformers_are_the_same_molecules(tmp_path):
+    road.preprocess(REPOSITORY, tmp_path, "dataset", "one")
+    found, expected = samples_of(tmp_path / "dataset"), samples_of(GOLDEN / "dataset")
+    assert [sample.key for sample in found] == [sample.key for sample in expected]
+    for now, then in zip(found, expected, strict=True):
+        for name in ("smiles", "source", "row", "conformer_status"):
+            assert getattr(now, name) == getattr(then, name), then.smiles
+        for name in ("atom_features", "bond_index", "bond_features", "targets"):
+            np.testing.assert_array_equal(getattr(now, name), getattr(then, name), err_msg=then.smiles)
+        np.testing.assert_allclose(now.positions, then.positions, rtol=1e-5, atol=1e-4, err_msg=then.smiles)
+
+
+@pytest.mark.parametrize("name", ["tiny", "paper"])
+def test_losses(folder, name):
+    assert_same_records(road.pretrain(REPOSITORY, folder, name), golden_records(name))
+
+
+def test_an_old_checkpoint_is_continued(folder):
+    expected = road.records(folder / "narrow")
+    found = road.pretrain(REPOSITORY, folder, "narrow")
+    assert "restored step 6" in (folder / "narrow" / "log.txt").read_text()
+    assert_same_records(found, expected)
+
+
+@pytest.mark.usefixtures("same_rdkit")
+def test_an_old_export_gives_its_vectors(folder):
+    expected = np.load(GOLDEN / "vectors.npy")
+    np.testing.assert_allclose(road.embed(REPOSITORY, folder), expected, rtol=1e-5, atol=1e-5)
