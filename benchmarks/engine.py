@@ -8,7 +8,7 @@ deepspeed.precision=bf16). It runs on GPUs where there are any, else on CPU proc
 
 **step**: for every number of processes and ZeRO stage a job in which two sides take turns. Both train the same module
 on the same batches, already in memory, with the same draws, AdamW, accumulation over lanes and clipping: ours by
-``training.engine``, the other as PyTorch's tutorials do, in DistributedDataParallel where there are several processes.
+``molstream.training.engine``, the other as PyTorch's tutorials do, in DistributedDataParallel where there are several processes.
 Their losses are compared first. ``vs_pytorch`` is PyTorch's time over ours, the median of the turns' ratios. Memory is
 the most that a process had before the other side was made: allocated on its GPU, or resident with all libraries.
 
@@ -35,17 +35,17 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.config import compose
-from pipeline.order import lanes_of_rank
-from training.config import PretrainConfig
-from training.data.batch import MoleculeBatch
-from training.data.sources import open_data
-from training.data.stream import LaneStream
-from training.engine import PRECISIONS, Engine
-from training.metrics import peak_memory_gib, read_metrics
-from training.module import build_module, keyed_seed, num_parameters
-from training.optim import build_optimizer
-from training.processes import Place, end_process, start_processes, stop_processes
+from molstream.pipeline.config import compose
+from molstream.pipeline.order import lanes_of_rank
+from molstream.training.config import PretrainConfig
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.sources import open_data
+from molstream.training.data.stream import LaneStream
+from molstream.training.engine import PRECISIONS, Engine
+from molstream.training.metrics import peak_memory_gib, read_metrics
+from molstream.training.module import build_module, keyed_seed, num_parameters
+from molstream.training.optim import build_optimizer
+from molstream.training.processes import Place, end_process, start_processes, stop_processes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULTS = ("model=small", "data.lanes=8", "data.micro_batch=8", "optim.gradient_clipping=1.0")

@@ -27,11 +27,11 @@ from pathlib import Path
 
 import datamol
 
-from pipeline.shards.codec import encode
-from pipeline.shards.writer import write_shard
-from preprocessing.conformers import ConformerConfig
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from molstream.pipeline.shards.codec import encode
+from molstream.pipeline.shards.writer import write_shard
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ZINC = REPOSITORY.parent / "shared" / "data" / "pretrain_smiles" / "zinc250k.smiles.xz"
@@ -130,7 +130,7 @@ def family(driver: int) -> list[tuple[str, int]]:
             waiting.append(pid)
             with suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"pipeline.sandbox_child" in command:
+                if b"molstream.pipeline.sandbox_child" in command:
                     found.append(("sandbox", pid))
                 elif command.startswith(b"ray::") and not command.rstrip(b"\0").endswith(b"Agent"):
                     found.append(("worker", pid))

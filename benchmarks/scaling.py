@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import build
-from pipeline.dedupe import KEY_DTYPE, duplicates_of, keys_path, write_array
-from pipeline.files import write_atomically
-from pipeline.plan import PreprocessConfig
-from pipeline.shards.containers import Block, Blocks
-from pipeline.shards.manifest import NAME, Account, Shard
-from pipeline.shards.writer import shard_name
-from pipeline.stages import SplitCommit, SplitTask
-from pipeline.tally import Tally, Timing
+from molstream.pipeline import build
+from molstream.pipeline.dedupe import KEY_DTYPE, duplicates_of, keys_path, write_array
+from molstream.pipeline.files import write_atomically
+from molstream.pipeline.plan import PreprocessConfig
+from molstream.pipeline.shards.containers import Block, Blocks
+from molstream.pipeline.shards.manifest import NAME, Account, Shard
+from molstream.pipeline.shards.writer import shard_name
+from molstream.pipeline.stages import SplitCommit, SplitTask
+from molstream.pipeline.tally import Tally, Timing
 
 BYTES_PER_MOLECULE = 400
 

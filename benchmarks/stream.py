@@ -35,16 +35,16 @@ from stream_peers import PEERS, frames
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 
-from pipeline.shards.codec import SCHEMA
-from pipeline.shards.containers import CONTAINERS
-from pipeline.shards.manifest import Account, Manifest
-from pipeline.shards.mixture import Mixture
-from pipeline.shards.reader import ShardDataset
-from pipeline.shards.writer import write_shard
-from training.data.batch import MoleculeBatch
-from training.data.collate import COLLATED_FIELDS, collate
-from training.data.config import DataConfig
-from training.data.stream import LaneStream
+from molstream.pipeline.shards.codec import SCHEMA
+from molstream.pipeline.shards.containers import CONTAINERS
+from molstream.pipeline.shards.manifest import Account, Manifest
+from molstream.pipeline.shards.mixture import Mixture
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.pipeline.shards.writer import write_shard
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import COLLATED_FIELDS, collate
+from molstream.training.data.config import DataConfig
+from molstream.training.data.stream import LaneStream
 
 SHARD_ROWS = 65_536
 WINDOW_BLOCKS = DataConfig.window_blocks

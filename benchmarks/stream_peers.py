@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from pipeline.shards.columns import Columns
-from training.data.batch import MoleculeBatch
-from training.data.collate import collate
+from molstream.pipeline.shards.columns import Columns
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import collate
 
 SHARD_MOLECULES = 8192
 BUFFER = 2048

@@ -29,19 +29,19 @@ from reference.parameters import as_reference
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.config import compose
-from pipeline.shards.codec import encode
-from pipeline.shards.columns import Columns
-from pipeline.shards.reader import ShardDataset
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample
-from training.costs import CostConfig
-from training.data.batch import MoleculeBatch
-from training.data.collate import COLLATED_FIELDS, collate
-from training.models.encoders import ModelConfig
-from training.module import PretrainingModule, build_module
-from training.objectives import ObjectiveConfig
-from training.objectives.moleculesde import MoleculeSDE
+from molstream.pipeline.config import compose
+from molstream.pipeline.shards.codec import encode
+from molstream.pipeline.shards.columns import Columns
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample
+from molstream.training.costs import CostConfig
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import COLLATED_FIELDS, collate
+from molstream.training.models.encoders import ModelConfig
+from molstream.training.module import PretrainingModule, build_module
+from molstream.training.objectives import ObjectiveConfig
+from molstream.training.objectives.moleculesde import MoleculeSDE
 
 Step = Callable[[], Tensor]
 """Something to be differentiated."""

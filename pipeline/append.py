@@ -13,12 +13,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.build import make
-from pipeline.config import compose, from_yaml
-from pipeline.files import exclusive, write_atomically
-from pipeline.inspect import inspect_dataset
-from pipeline.job import RayConfig
-from pipeline.plan import (
+from molstream.pipeline.build import make
+from molstream.pipeline.config import compose, from_yaml
+from molstream.pipeline.files import exclusive, write_atomically
+from molstream.pipeline.inspect import inspect_dataset
+from molstream.pipeline.job import RayConfig
+from molstream.pipeline.plan import (
     APPENDING,
     PLAN,
     WORK,
@@ -30,10 +30,10 @@ from pipeline.plan import (
     plan_sources,
     read_plan,
 )
-from pipeline.preprocess import reported
-from pipeline.shards.manifest import Manifest, read_manifest
-from pipeline.sources import target_names
-from preprocessing.errors import ConfigError, DataError
+from molstream.pipeline.preprocess import reported
+from molstream.pipeline.shards.manifest import Manifest, read_manifest
+from molstream.pipeline.sources import target_names
+from molstream.preprocessing.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)

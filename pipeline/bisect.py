@@ -7,7 +7,7 @@ memory monitor of a cluster, the system's own killer, a crash outside of the che
 from dataclasses import dataclass, field
 from typing import Any
 
-from preprocessing.errors import DataError
+from molstream.preprocessing.errors import DataError
 
 ROUNDS = 3
 """Searches without a culprit before the split is given up: its workers die of something else."""

@@ -16,20 +16,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import job
-from pipeline.bisect import Call
-from pipeline.card import NAME as CARD
-from pipeline.card import TIMING, write_card
-from pipeline.decontaminate import Benchmarks
-from pipeline.dedupe import find_duplicates, num_buckets
-from pipeline.files import UNFINISHED, exclusive, write_atomically, written_whole
-from pipeline.plan import APPENDING, WORK, Plan, PreprocessConfig, make_plan
-from pipeline.progress import JobProgress
-from pipeline.shards.manifest import NAME as MANIFEST
-from pipeline.shards.manifest import Account, Manifest, Shard
-from pipeline.shards.reader import ShardDataset
-from pipeline.sources import InputSplit
-from pipeline.stages import (
+from molstream.pipeline import job
+from molstream.pipeline.bisect import Call
+from molstream.pipeline.card import NAME as CARD
+from molstream.pipeline.card import TIMING, write_card
+from molstream.pipeline.decontaminate import Benchmarks
+from molstream.pipeline.dedupe import find_duplicates, num_buckets
+from molstream.pipeline.files import UNFINISHED, exclusive, write_atomically, written_whole
+from molstream.pipeline.plan import APPENDING, WORK, Plan, PreprocessConfig, make_plan
+from molstream.pipeline.progress import JobProgress
+from molstream.pipeline.shards.manifest import NAME as MANIFEST
+from molstream.pipeline.shards.manifest import Account, Manifest, Shard
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.pipeline.sources import InputSplit
+from molstream.pipeline.stages import (
     DROPPED,
     Decontamination,
     SplitCommit,
@@ -40,8 +40,8 @@ from pipeline.stages import (
     read_described,
     write_split,
 )
-from pipeline.tally import Tally, Timing
-from preprocessing.errors import DataError, MolstreamError
+from molstream.pipeline.tally import Tally, Timing
+from molstream.preprocessing.errors import DataError, MolstreamError
 
 BENCHMARKS = "benchmarks.npy"
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.charts import Flow, bar_chart, flow_chart
-from pipeline.files import write_atomically
-from pipeline.histograms import QUANTITIES, Bar, bars, element_bars, seconds, share, size, time_bars
-from pipeline.rejections import examples, shown
-from pipeline.sandbox import Sandbox, SandboxConfig
-from pipeline.shards.manifest import Manifest
-from pipeline.shards.reader import ShardDataset
-from pipeline.tally import Timing
-from preprocessing.errors import DataError
-from preprocessing.featurize import FeaturizeConfig
+from molstream.pipeline.charts import Flow, bar_chart, flow_chart
+from molstream.pipeline.files import write_atomically
+from molstream.pipeline.histograms import QUANTITIES, Bar, bars, element_bars, seconds, share, size, time_bars
+from molstream.pipeline.rejections import examples, shown
+from molstream.pipeline.sandbox import Sandbox, SandboxConfig
+from molstream.pipeline.shards.manifest import Manifest
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.pipeline.tally import Timing
+from molstream.preprocessing.errors import DataError
+from molstream.preprocessing.featurize import FeaturizeConfig
 
 NAME = "card.html"
 TIMING = "timing.json"

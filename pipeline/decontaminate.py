@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dedupe import digest, write_array
+from molstream.pipeline.dedupe import digest, write_array
 
 BY = ("key", "scaffold")
 """What a molecule may share with a benchmark: itself, or its Murcko scaffold (acyclic molecules have none)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import written_whole
+from molstream.pipeline.files import written_whole
 
 BUCKET_ROWS = 4_000_000
 """Rows that a bucket is planned for: 200 MB while it is sorted."""

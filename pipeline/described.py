@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipeline.shards.codec import SCHEMA, encode
-from preprocessing.featurize import Description
+from molstream.pipeline.shards.codec import SCHEMA, encode
+from molstream.preprocessing.featurize import Description
 
 SECONDS = pa.field("seconds", pa.float32(), nullable=False)
 """CPU time that the stage took for the molecule."""
@@ -17,7 +17,7 @@ FACTS = (
     pa.field("scaffold", pa.string(), nullable=False),
     SECONDS,
 )
-"""Columns behind those of the record: of :class:`~preprocessing.featurize.Description`, the Murcko scaffold (empty if
+"""Columns behind those of the record: of ``Description``, the Murcko scaffold (empty if
 nobody asked for it), CPU seconds."""
 
 DESCRIBED_SCHEMA = pa.schema([*SCHEMA, *FACTS])

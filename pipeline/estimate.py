@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.described import records
-from pipeline.histograms import seconds, share, size
-from pipeline.plan import PLAN, PreprocessConfig, benchmark_sources, check_free, cut_sources, plan_sources
-from pipeline.rejections import shown_ascii
-from pipeline.sampling import Columns, Rows, choose, columns, write_head
-from pipeline.sandbox import Sandbox
-from pipeline.shards.writer import write_shard
-from preprocessing.errors import ConfigError
-from preprocessing.fields import RawMolecule, Rejection
+from molstream.pipeline.described import records
+from molstream.pipeline.histograms import seconds, share, size
+from molstream.pipeline.plan import PLAN, PreprocessConfig, benchmark_sources, check_free, cut_sources, plan_sources
+from molstream.pipeline.rejections import shown_ascii
+from molstream.pipeline.sampling import Columns, Rows, choose, columns, write_head
+from molstream.pipeline.sandbox import Sandbox
+from molstream.pipeline.shards.writer import write_shard
+from molstream.preprocessing.errors import ConfigError
+from molstream.preprocessing.fields import RawMolecule, Rejection
 
 EFFICIENCY = 0.9
 """Part of the cores' time that goes into the chemistry; the rest into reading, writing and waiting."""

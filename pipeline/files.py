@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from preprocessing.errors import DataError
+from molstream.preprocessing.errors import DataError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """``errno`` of an :class:`OSError` where a disk, or the user's share of it, has no room."""

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.tally import ENERGY_BIN
+from molstream.pipeline.tally import ENERGY_BIN
 
 TAILS = (0.005, 0.995)
 """Quantiles between which a long histogram is shown; what is outside goes into its first and last bin."""
@@ -96,7 +96,7 @@ def element_bars(histogram: Mapping[str, int], most: int) -> list[Bar]:
 
 
 def time_bars(histogram: Mapping[str, int]) -> list[Bar]:
-    """Seconds per molecule: key k is 10^(k/3) to 10^((k+1)/3) seconds, as in :class:`~pipeline.tally.Timing`."""
+    """Seconds per molecule: key k is 10^(k/3) to 10^((k+1)/3) seconds, as in ``Timing``."""
     counts = dict(_numbers(histogram))
     keys = range(min(counts), max(counts) + 1) if counts else ()
     return [

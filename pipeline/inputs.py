@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline import remote
-from pipeline.adapters import ADAPTERS
-from pipeline.compression import COMPRESSIONS, compression
-from pipeline.config import from_yaml
-from pipeline.formats import SOURCES
-from pipeline.formats.base import Format, ReadConfig
-from preprocessing.errors import ConfigError, DataError
+from molstream.pipeline import remote
+from molstream.pipeline.adapters import ADAPTERS
+from molstream.pipeline.compression import COMPRESSIONS, compression
+from molstream.pipeline.config import from_yaml
+from molstream.pipeline.formats import SOURCES
+from molstream.pipeline.formats.base import Format, ReadConfig
+from molstream.preprocessing.errors import ConfigError, DataError
 
 MOST_NAMES = 5
 """Files that a message names."""

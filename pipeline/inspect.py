@@ -4,12 +4,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.card import NAME as CARD
-from pipeline.card import by_count, read_timing
-from pipeline.histograms import QUANTITIES, bars, quantiles, seconds, share, size
-from pipeline.rejections import examples, shown_ascii
-from pipeline.shards.manifest import Manifest, read_manifest
-from pipeline.tally import Timing
+from molstream.pipeline.card import NAME as CARD
+from molstream.pipeline.card import by_count, read_timing
+from molstream.pipeline.histograms import QUANTITIES, bars, quantiles, seconds, share, size
+from molstream.pipeline.rejections import examples, shown_ascii
+from molstream.pipeline.shards.manifest import Manifest, read_manifest
+from molstream.pipeline.tally import Timing
 
 WIDTH = 80
 """Columns; only the path of the dataset, which others may want to read from the first line, can be longer."""

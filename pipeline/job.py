@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from pipeline.bisect import Attempt, Call, died, survived
-from preprocessing.errors import ConfigError, DataError, MolstreamError
+from molstream.pipeline.bisect import Attempt, Call, died, survived
+from molstream.preprocessing.errors import ConfigError, DataError, MolstreamError
 
 IN_FLIGHT_PER_CPU = 2
 """Tasks that are handed to Ray per core: enough to keep every core busy, few enough to bound the driver's memory."""
@@ -83,7 +83,7 @@ def cluster(config: RayConfig) -> Iterator[None]:
     import ray
     from ray.exceptions import AuthenticationError
 
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     variables = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
@@ -143,7 +143,7 @@ def run(
     """Call ``function`` with the arguments of every call as a Ray task, within :func:`cluster`.
 
     A bounded number is in flight. A task whose node is lost is tried again; one whose worker dies is searched for the
-    rows that kill it (:mod:`pipeline.bisect`): ``function`` then gets the keyword ``only`` or ``avoid``.
+    rows that kill it (:mod:`molstream.pipeline.bisect`): ``function`` then gets the keyword ``only`` or ``avoid``.
 
     Args:
         done: called as each one ends.
@@ -201,7 +201,7 @@ def _num_cpus(ray: Any) -> int:
 
 def _begin() -> None:
     """The first task of a worker: to load what the others need."""
-    import pipeline.stages  # noqa: F401
+    import molstream.pipeline.stages  # noqa: F401
 
 
 def _next(waiting: Iterator[Call], again: deque[Attempt]) -> Attempt | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.errors import ConfigError
+from molstream.preprocessing.errors import ConfigError
 
 
 def keyed_rng(*key: int) -> np.random.PCG64:

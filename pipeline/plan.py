@@ -11,20 +11,20 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.adapters.moleculenet import benchmark_file
-from pipeline.decontaminate import BY, MAX_SETS
-from pipeline.files import write_atomically
-from pipeline.formats.base import ReadConfig
-from pipeline.inputs import find_files
-from pipeline.job import RayConfig
-from pipeline.sandbox import SandboxConfig
-from pipeline.shards.containers import CONTAINERS
-from pipeline.shards.manifest import NAME as MANIFEST
-from pipeline.sources import InputSplit, SourceFile, cut, describe_sources, prepare, target_names
-from pipeline.stages import IDENTITIES
-from preprocessing.errors import ConfigError
-from preprocessing.featurize import FeaturizeConfig
-from preprocessing.fields import SCHEMA_VERSION
+from molstream.pipeline.adapters.moleculenet import benchmark_file
+from molstream.pipeline.decontaminate import BY, MAX_SETS
+from molstream.pipeline.files import write_atomically
+from molstream.pipeline.formats.base import ReadConfig
+from molstream.pipeline.inputs import find_files
+from molstream.pipeline.job import RayConfig
+from molstream.pipeline.sandbox import SandboxConfig
+from molstream.pipeline.shards.containers import CONTAINERS
+from molstream.pipeline.shards.manifest import NAME as MANIFEST
+from molstream.pipeline.sources import InputSplit, SourceFile, cut, describe_sources, prepare, target_names
+from molstream.pipeline.stages import IDENTITIES
+from molstream.preprocessing.errors import ConfigError
+from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.fields import SCHEMA_VERSION
 
 PLAN = "plan.json"
 APPENDING = "append.json"

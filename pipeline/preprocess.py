@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from pipeline.build import build
-from pipeline.config import compose
-from pipeline.estimate import DryRunConfig, command_line, estimate
-from pipeline.inspect import inspect_dataset
-from pipeline.job import interrupt_on_sigterm
-from pipeline.plan import PreprocessConfig
-from preprocessing.errors import ConfigError, DataError, MolstreamError
+from molstream.pipeline.build import build
+from molstream.pipeline.config import compose
+from molstream.pipeline.estimate import DryRunConfig, command_line, estimate
+from molstream.pipeline.inspect import inspect_dataset
+from molstream.pipeline.job import interrupt_on_sigterm
+from molstream.pipeline.plan import PreprocessConfig
+from molstream.preprocessing.errors import ConfigError, DataError, MolstreamError
 
 DRY_RUN = "--dry-run"
 

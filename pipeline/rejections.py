@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.shards.manifest import Manifest
-from preprocessing.errors import DataError
+from molstream.pipeline.shards.manifest import Manifest
+from molstream.preprocessing.errors import DataError
 
 COLUMNS = ["source", "row", "text", "stage", "reason", "detail"]
 BATCH = 512

@@ -19,8 +19,8 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
 
-from pipeline.files import FULL, written_whole
-from preprocessing.errors import ConfigError, DataError, RemoteError
+from molstream.pipeline.files import FULL, written_whole
+from molstream.preprocessing.errors import ConfigError, DataError, RemoteError
 
 T = TypeVar("T")
 

@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.compression import COMPRESSIONS, DAMAGES, compression
-from pipeline.formats.base import GEOMETRY_KEYS, copy
-from pipeline.formats.tables import column_names
-from pipeline.inputs import format_named
-from pipeline.plan import PreprocessConfig, cut_sources
-from pipeline.sources import InputSplit, SourceFile, read_split, target_names
-from preprocessing.errors import DataError
-from preprocessing.fields import RawMolecule, Rejection
+from molstream.pipeline.compression import COMPRESSIONS, DAMAGES, compression
+from molstream.pipeline.formats.base import GEOMETRY_KEYS, copy
+from molstream.pipeline.formats.tables import column_names
+from molstream.pipeline.inputs import format_named
+from molstream.pipeline.plan import PreprocessConfig, cut_sources
+from molstream.pipeline.sources import InputSplit, SourceFile, read_split, target_names
+from molstream.preprocessing.errors import DataError
+from molstream.preprocessing.fields import RawMolecule, Rejection
 
 HEAD_BYTES = 8 << 20
 """A compressed file that is larger is read so far only, and its rows are estimated from that."""

@@ -22,10 +22,18 @@ from typing import IO
 
 import pyarrow as pa
 
-from pipeline.sandbox_child import Answer, Request, Settings, read_answer, read_frame, write_frame, write_request
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.featurize import FeaturizeConfig
-from preprocessing.fields import RawMolecule, Rejection
+from molstream.pipeline.sandbox_child import (
+    Answer,
+    Request,
+    Settings,
+    read_answer,
+    read_frame,
+    write_frame,
+    write_request,
+)
+from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.fields import RawMolecule, Rejection
 
 FRAME = 64
 """Molecules per frame: many enough to make the pipe free, few enough to do again after a death."""
@@ -104,13 +112,13 @@ class Sandbox:
         self._kill()
 
     def describe(self, molecules: Sequence[RawMolecule]) -> tuple[list[pa.RecordBatch], list[Rejection]]:
-        """:func:`~preprocessing.featurize.describe` of every molecule: batches of DESCRIBED_SCHEMA and rejections."""
+        """``describe`` of every molecule: batches of DESCRIBED_SCHEMA and rejections."""
         records = [[m.text, m.format, m.source, m.row, m.targets] for m in molecules]
         places = tuple((m.source, m.row, m.text) for m in molecules)
         return self._all(_Frame(Request("describe", records), places), FRAME)
 
     def embed(self, batch: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[Rejection]]:
-        """:func:`~preprocessing.featurize.add_conformers` of every record: batches of EMBEDDED_SCHEMA and rejections.
+        """``add_conformers`` of every record: batches of EMBEDDED_SCHEMA and rejections.
 
         The text of a rejection is the SMILES of the record.
         """
@@ -118,7 +126,7 @@ class Sandbox:
         return self._all(_Frame(Request("embed", [], batch), tuple(zip(*columns))), FRAME)
 
     def draw(self, smiles: Sequence[str]) -> list[str | None]:
-        """:func:`~preprocessing.draw.draw` of every molecule: SVG, None where RDKit cannot."""
+        """:func:`~molstream.preprocessing.draw.draw` of every molecule: SVG, None where RDKit cannot."""
         drawings: list[str | None] = []
         frame = _Frame(Request("draw", list(smiles)), tuple(("", row, text) for row, text in enumerate(smiles)))
         for start in range(0, len(smiles), FRAME):
@@ -237,10 +245,10 @@ class Sandbox:
         os.ftruncate(shared, mmap.PAGESIZE)
         self._memory = mmap.mmap(shared, mmap.PAGESIZE)
         self._progress = memoryview(self._memory).cast("q")
-        root = str(Path(__file__).resolve().parent.parent)
+        root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.sandbox_child", str(shared), str(self._config.memory_mib)],
+            [sys.executable, "-m", "molstream.pipeline.sandbox_child", str(shared), str(self._config.memory_mib)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -1,6 +1,6 @@
 """The child process of the sandbox: the only place of a job where RDKit sees a molecule.
 
-It reads its configuration, then frames of molecules, from stdin and answers on stdout; ``pipeline.sandbox`` is the
+It reads its configuration, then frames of molecules, from stdin and answers on stdout; ``molstream.pipeline.sandbox`` is the
 other side and says why.
 """
 
@@ -22,14 +22,14 @@ from typing import IO, Any
 import pyarrow as pa
 from rdkit import Chem, rdBase
 
-from pipeline.described import EMBEDDED_SCHEMA, SECONDS, encode_described
-from pipeline.shards.codec import decode, encode
-from preprocessing.conformers import ConformerConfig
-from preprocessing.draw import draw
-from preprocessing.featurize import Description, FeaturizeConfig, add_conformers, describe, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
-from preprocessing.scaffold import murcko_scaffold
-from preprocessing.standardize import StandardizeConfig
+from molstream.pipeline.described import EMBEDDED_SCHEMA, SECONDS, encode_described
+from molstream.pipeline.shards.codec import decode, encode
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.draw import draw
+from molstream.preprocessing.featurize import Description, FeaturizeConfig, add_conformers, describe, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from molstream.preprocessing.scaffold import murcko_scaffold
+from molstream.preprocessing.standardize import StandardizeConfig
 
 _LENGTH = struct.Struct("<Q")
 

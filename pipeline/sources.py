@@ -17,12 +17,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import remote
-from pipeline.compression import DAMAGES, compression, opened
-from pipeline.formats.base import Layout, Place, ReadConfig, RefusedError, runs
-from pipeline.inputs import InputFile, find_files, format_named, format_of
-from preprocessing.errors import DataError
-from preprocessing.fields import RawMolecule, Rejection
+from molstream.pipeline import remote
+from molstream.pipeline.compression import DAMAGES, compression, opened
+from molstream.pipeline.formats.base import Layout, Place, ReadConfig, RefusedError, runs
+from molstream.pipeline.inputs import InputFile, find_files, format_named, format_of
+from molstream.preprocessing.errors import DataError
+from molstream.preprocessing.fields import RawMolecule, Rejection
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.decontaminate import Benchmarks
-from pipeline.dedupe import duplicates_of, key_table, keys_path, write_array
-from pipeline.described import DESCRIBED_SCHEMA, records
-from pipeline.files import write_atomically, written_whole
-from pipeline.sandbox import Sandbox, SandboxConfig
-from pipeline.shards.codec import SCHEMA
-from pipeline.shards.containers import CONTAINERS
-from pipeline.shards.manifest import Account, Shard
-from pipeline.shards.writer import file_sha256, shard_name, write_shard
-from pipeline.sources import InputSplit, read_split
-from pipeline.tally import Tally, Timing
-from preprocessing.errors import DataError
-from preprocessing.featurize import FeaturizeConfig, needs_embedding
-from preprocessing.fields import ConformerStatus, RawMolecule, Rejection
+from molstream.pipeline.decontaminate import Benchmarks
+from molstream.pipeline.dedupe import duplicates_of, key_table, keys_path, write_array
+from molstream.pipeline.described import DESCRIBED_SCHEMA, records
+from molstream.pipeline.files import write_atomically, written_whole
+from molstream.pipeline.sandbox import Sandbox, SandboxConfig
+from molstream.pipeline.shards.codec import SCHEMA
+from molstream.pipeline.shards.containers import CONTAINERS
+from molstream.pipeline.shards.manifest import Account, Shard
+from molstream.pipeline.shards.writer import file_sha256, shard_name, write_shard
+from molstream.pipeline.sources import InputSplit, read_split
+from molstream.pipeline.tally import Tally, Timing
+from molstream.preprocessing.errors import DataError
+from molstream.preprocessing.featurize import FeaturizeConfig, needs_embedding
+from molstream.preprocessing.fields import ConformerStatus, RawMolecule, Rejection
 
 REJECTED_SCHEMA = pa.schema(
     [
@@ -67,7 +67,7 @@ class Decontamination:
     """``key`` or ``scaffold``."""
     names: tuple[str, ...]
     entries: str
-    """File of :class:`~pipeline.decontaminate.Benchmarks`."""
+    """File of :class:`~molstream.pipeline.decontaminate.Benchmarks`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipeline.order import LaneOrder, keyed_bits, keyed_rng
-from preprocessing.errors import ConfigError
+from molstream.pipeline.order import LaneOrder, keyed_bits, keyed_rng
+from molstream.preprocessing.errors import ConfigError
 
 RANKS = 0x6C656E67
 """Sets the ranks of length buckets apart from other draws of the same seed and lane."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.shards.columns import Columns
-from preprocessing.fields import ConformerStatus
+from molstream.pipeline.shards.columns import Columns
+from molstream.preprocessing.fields import ConformerStatus
 
 SLOWEST = 12
 """Molecules that are remembered with the time they took."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.shards.codec import SCHEMA
-from pipeline.shards.containers import CONTAINERS, Container
-from pipeline.shards.manifest import Shard, read_manifest
-from pipeline.shards.writer import file_sha256
-from preprocessing.errors import DataError, MolstreamError
+from molstream.pipeline.shards.codec import SCHEMA
+from molstream.pipeline.shards.containers import CONTAINERS, Container
+from molstream.pipeline.shards.manifest import Shard, read_manifest
+from molstream.pipeline.shards.writer import file_sha256
+from molstream.preprocessing.errors import DataError, MolstreamError
 
 
 def verify(path: Path) -> list[str]:

@@ -7,8 +7,8 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import BondType
 
-from preprocessing.errors import MoleculeError
-from preprocessing.graph import ATOM_VOCABULARIES, BOND_VOCABULARIES, MISC
+from molstream.preprocessing.errors import MoleculeError
+from molstream.preprocessing.graph import ATOM_VOCABULARIES, BOND_VOCABULARIES, MISC
 
 MAX_HYDROGENS = 4
 """Most hydrogens on aromatic nitrogens that are searched for; porphyrins, the largest such system of drugs, have 2."""

@@ -11,9 +11,9 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
-from preprocessing.errors import ConfigError
-from preprocessing.fields import ConformerStatus
-from preprocessing.geometry import GivenConformers
+from molstream.preprocessing.errors import ConfigError
+from molstream.preprocessing.fields import ConformerStatus
+from molstream.preprocessing.geometry import GivenConformers
 
 FORCE_FIELDS = ("MMFF94s", "MMFF94", "UFF", "none")
 GIVEN = ("keep", "replace", "both")

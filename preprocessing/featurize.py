@@ -11,11 +11,11 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
 
-from preprocessing.conformers import ConformerConfig, Conformers, conformers, given_conformers
-from preprocessing.errors import ConfigError, MoleculeError, rdkit_errors
-from preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
-from preprocessing.graph import atom_features, bonds
-from preprocessing.standardize import StandardizeConfig, standardize
+from molstream.preprocessing.conformers import ConformerConfig, Conformers, conformers, given_conformers
+from molstream.preprocessing.errors import ConfigError, MoleculeError, rdkit_errors
+from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
+from molstream.preprocessing.graph import atom_features, bonds
+from molstream.preprocessing.standardize import StandardizeConfig, standardize
 
 HYDROGENS = ("heavy", "all")
 

@@ -119,7 +119,7 @@ class MoleculeSample:
 class RawMolecule:
     """One input record before chemistry: its text as read, and where it came from.
 
-    ``format`` says what the text is; ``geometry`` is one line of JSON, see ``preprocessing.geometry``.
+    ``format`` says what the text is; ``geometry`` is one line of JSON, see ``molstream.preprocessing.geometry``.
     """
 
     text: str

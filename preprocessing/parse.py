@@ -4,9 +4,15 @@ from dataclasses import dataclass
 
 from rdkit import Chem, rdBase
 
-from preprocessing.errors import MoleculeError, rdkit_errors
-from preprocessing.fields import Format
-from preprocessing.geometry import GeometryRecord, GivenConformers, coordinate_order, is_geometry, smiles_order
+from molstream.preprocessing.errors import MoleculeError, rdkit_errors
+from molstream.preprocessing.fields import Format
+from molstream.preprocessing.geometry import (
+    GeometryRecord,
+    GivenConformers,
+    coordinate_order,
+    is_geometry,
+    smiles_order,
+)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields
 from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from preprocessing.errors import MoleculeError, rdkit_errors
-from preprocessing.fields import Format
-from preprocessing.geometry import GivenConformers, handed_as_written
-from preprocessing.parse import Parsed, parse, remove_hydrogens, reread
+from molstream.preprocessing.errors import MoleculeError, rdkit_errors
+from molstream.preprocessing.fields import Format
+from molstream.preprocessing.geometry import GivenConformers, handed_as_written
+from molstream.preprocessing.parse import Parsed, parse, remove_hydrogens, reread
 
 MAX_TAUTOMERS = 1000
 """Most tautomers, and most transformations, that are tried for a molecule (RDKit's own limits)."""
@@ -61,7 +61,7 @@ def standardize(
 ) -> StandardizedMolecule:
     """The parent molecule of one input text.
 
-    ``max_atoms`` limits the heavy atoms of the parent, ``max_smiles_length`` what :func:`~preprocessing.parse.parse`
+    ``max_atoms`` limits the heavy atoms of the parent, ``max_smiles_length`` what ``parse``
     is given.
 
     Raises:

@@ -66,7 +66,7 @@ def write_csv(path: Path, smiles: list[str]) -> Path:
 def molstream(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the console command in a process of its own, as a user does."""
     result = subprocess.run(
-        [sys.executable, "-m", "training.cli", *map(str, arguments)],
+        [sys.executable, "-m", "molstream.training.cli", *map(str, arguments)],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         capture_output=True,

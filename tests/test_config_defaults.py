@@ -3,10 +3,10 @@
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.config import compose
-from pipeline.plan import PreprocessConfig
-from training.config import PretrainConfig
-from training.data.config import DataConfig
+from molstream.pipeline.config import compose
+from molstream.pipeline.plan import PreprocessConfig
+from molstream.training.config import PretrainConfig
+from molstream.training.data.config import DataConfig
 
 COMPOSED = {
     PreprocessConfig: lambda: compose("preprocess", PreprocessConfig, ["input=a.csv", "output=b"]),

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shards.codec import SCHEMA, samples
-from pipeline.shards.reader import ShardDataset
-from preprocessing.fields import MoleculeSample
+from molstream.pipeline.shards.codec import SCHEMA, samples
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.fields import MoleculeSample
 from tests.datasets import REPOSITORY
 from tests.support import road
 from tests.support.road import GOLDEN

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.engine_state import ReplicatedState, gathered, shares
+from molstream.training.engine_state import ReplicatedState, gathered, shares
 
 
 class WeightAverage:

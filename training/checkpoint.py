@@ -3,7 +3,7 @@
 A checkpoint is a folder ``step_NNNNNNNN``: tensors by the names of the parameters that they belong to, whole, in
 safetensors, spread over one file of each kind per process that wrote them; the run's state in JSON; its configuration;
 and, written last, a marker with the size and SHA-256 of every file. Any number of processes at any ZeRO stage reads it.
-Writing is the task of :mod:`~training.checkpoint_writer`.
+Writing is the task of :mod:`~molstream.training.checkpoint_writer`.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from preprocessing.errors import CheckpointError
+from molstream.preprocessing.errors import CheckpointError
 
 FORMAT_VERSION = 2
 MARKER = "COMPLETE"

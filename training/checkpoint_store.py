@@ -14,10 +14,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.files import sync, write_atomically
-from pipeline.remote import Retries, copy, exists, is_url, names_below, read, remove, shown, upload, write
-from preprocessing.errors import CheckpointError, DataError
-from training.checkpoint import MARKER, checkpoints, damage, drop, is_name, name_of, step_of
+from molstream.pipeline.files import sync, write_atomically
+from molstream.pipeline.remote import Retries, copy, exists, is_url, names_below, read, remove, shown, upload, write
+from molstream.preprocessing.errors import CheckpointError, DataError
+from molstream.training.checkpoint import MARKER, checkpoints, damage, drop, is_name, name_of, step_of
 
 REMOTE_RETRIES = Retries()
 

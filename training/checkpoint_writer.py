@@ -4,7 +4,7 @@
     settle     at the end of each step: when no process writes any more, the first one commits
 
 Shares are synced, with their checksums beside them. Committing writes the marker with all checksums: whoever looks sees
-a whole checkpoint or none, whatever dies when (:mod:`~training.checkpoint_store`).
+a whole checkpoint or none, whatever dies when (:mod:`~molstream.training.checkpoint_store`).
 """
 
 import json
@@ -18,12 +18,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.files import sync, write_atomically
-from preprocessing.errors import CheckpointError, DataError
-from training.checkpoint import RunState, checksums, name_of, part_name, state_from
-from training.checkpoint_store import CheckpointStore
-from training.lifecycle import describe_process
-from training.processes import Place
+from molstream.pipeline.files import sync, write_atomically
+from molstream.preprocessing.errors import CheckpointError, DataError
+from molstream.training.checkpoint import RunState, checksums, name_of, part_name, state_from
+from molstream.training.checkpoint_store import CheckpointStore
+from molstream.training.lifecycle import describe_process
+from molstream.training.processes import Place
 
 
 @dataclass(frozen=True)

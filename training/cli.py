@@ -15,31 +15,45 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "preprocess": Command("pipeline.preprocess", "input=FILE output=FOLDER   raw molecule files to a sharded dataset"),
-    "append": Command("pipeline.append", "input=FILE output=DATASET   more files for a dataset, with its own settings"),
-    "inspect": Command("training.inspect", "PATH   what is this dataset, run, checkpoint or export?"),
-    "verify": Command("pipeline.verify", "DATASET   checksums, schema and counts; exit 1 on damage"),
+    "preprocess": Command(
+        "molstream.pipeline.preprocess", "input=FILE output=FOLDER   raw molecule files to a sharded dataset"
+    ),
+    "append": Command(
+        "molstream.pipeline.append", "input=FILE output=DATASET   more files for a dataset, with its own settings"
+    ),
+    "inspect": Command("molstream.training.inspect", "PATH   what is this dataset, run, checkpoint or export?"),
+    "verify": Command("molstream.pipeline.verify", "DATASET   checksums, schema and counts; exit 1 on damage"),
     "pretrain": Command(
-        "training.pretrain", "data.path=DATASET run_dir=FOLDER   pretrain, or continue, on one machine"
+        "molstream.training.pretrain", "data.path=DATASET run_dir=FOLDER   pretrain, or continue, on one machine"
     ),
     "supervise": Command(
-        "training.supervise", "deepspeed [--hostfile FILE] training/pretrain.py key=value   restart on the hosts left"
+        "molstream.training.supervise",
+        "deepspeed [--hostfile FILE] training/pretrain.py key=value   restart on the hosts left",
     ),
-    "export": Command("training.hub", "run_dir=RUN   checkpoint to a folder that can be published"),
-    "embed": Command("training.embed_files", "export=EXPORT input=FILE output=FILE   vectors for a file of molecules"),
+    "export": Command("molstream.training.hub", "run_dir=RUN   checkpoint to a folder that can be published"),
+    "embed": Command(
+        "molstream.training.embed_files", "export=EXPORT input=FILE output=FILE   vectors for a file of molecules"
+    ),
     "generate": Command(
-        "training.generate_files", "conformers|bonds run_dir=RUN input=FILE output=SDF   2D to 3D, or 3D to 2D"
+        "molstream.training.generate_files",
+        "conformers|bonds run_dir=RUN input=FILE output=SDF   2D to 3D, or 3D to 2D",
     ),
     "evaluate": Command(
-        "training.evaluate",
+        "molstream.training.evaluate",
         "export=EXPORT input=CSV target=COLUMN   ridge on frozen vectors, scaffold split; "
         "conformers|bonds run_dir=RUN dataset=DATASET   what is generated",
     ),
-    "diagnose": Command("training.diagnose", "run_dir=RUN [dataset=DATASET]   what a run has learned, beyond its loss"),
-    "report": Command("training.report", "RUN...   self-contained HTML with plots, of one run or several side by side"),
-    "sync": Command("training.sync", "run_dir=RUN [sinks=[NAME,...]]   hand to MLflow or W&B what they have not got"),
+    "diagnose": Command(
+        "molstream.training.diagnose", "run_dir=RUN [dataset=DATASET]   what a run has learned, beyond its loss"
+    ),
+    "report": Command(
+        "molstream.training.report", "RUN...   self-contained HTML with plots, of one run or several side by side"
+    ),
+    "sync": Command(
+        "molstream.training.sync", "run_dir=RUN [sinks=[NAME,...]]   hand to MLflow or W&B what they have not got"
+    ),
     "doctor": Command(
-        "training.doctor", "[model=PRESET objective=NAME]   versions, devices, disk; what a model would cost"
+        "molstream.training.doctor", "[model=PRESET objective=NAME]   versions, devices, disk; what a model would cost"
     ),
 }
 

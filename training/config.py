@@ -6,13 +6,13 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from preprocessing.errors import ConfigError
-from training.data.config import DataConfig
-from training.engine import EngineConfig
-from training.models.encoders import ModelConfig
-from training.objectives.table import ObjectiveConfig
-from training.optim import OptimConfig
-from training.sinks import LogConfig
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.data.config import DataConfig
+from molstream.training.engine import EngineConfig
+from molstream.training.models.encoders import ModelConfig
+from molstream.training.objectives.table import ObjectiveConfig
+from molstream.training.optim import OptimConfig
+from molstream.training.sinks import LogConfig
 
 
 @dataclass(frozen=True)

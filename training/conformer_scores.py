@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from rdkit import Chem
 
-from preprocessing.alignment import best_rmsd, with_conformers
+from molstream.preprocessing.alignment import best_rmsd, with_conformers
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.shards.reader import ShardDataset
-from preprocessing.errors import ConfigError
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule
-from training.data.batch import MoleculeBatch
-from training.data.collate import COLLATED_FIELDS, collate, collate_samples
-from training.engine_config import PRECISIONS, EngineConfig, largest_persistent
-from training.models.encoders import ModelConfig
-from training.module import PretrainingModule, build_module, num_parameters
-from training.objectives.table import ObjectiveConfig
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.errors import ConfigError
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import COLLATED_FIELDS, collate, collate_samples
+from molstream.training.engine_config import PRECISIONS, EngineConfig, largest_persistent
+from molstream.training.models.encoders import ModelConfig
+from molstream.training.module import PretrainingModule, build_module, num_parameters
+from molstream.training.objectives.table import ObjectiveConfig
 
 LAYOUTS = ((0, "none"), (1, "none"), (2, "none"), (3, "none"), (3, "all"))
 """ZeRO stages, and what is offloaded: the presets of configs/deepspeed."""
@@ -36,7 +36,7 @@ TYPICAL_SMILES = (
 )
 """Drugs of 22 to 30 heavy atoms, 25 on average: what FLOPs are counted on."""
 TRUNKS = ("graph_transformer", "geometry_transformer", "position_transformer.trunk", "bond_transformer.trunk")
-"""Where :class:`training.models.encoders.ModelConfig` has stacks of equal blocks."""
+"""Where :class:`molstream.training.models.encoders.ModelConfig` has stacks of equal blocks."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CostConfig:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes that :class:`training.engine.Engine` needs on one GPU besides activations, and those it keeps elsewhere."""
+    """Bytes that ``Engine`` needs on one GPU besides activations, and those it keeps elsewhere."""
 
     weights: int
     """fp32 parameters: whole on every GPU at the stages 0 to 2, a share of them and the small ones at stage 3."""

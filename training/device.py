@@ -2,7 +2,7 @@
 
 import torch
 
-from preprocessing.errors import ConfigError
+from molstream.preprocessing.errors import ConfigError
 
 
 def device_named(name: str) -> torch.device:

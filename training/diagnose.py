@@ -10,18 +10,18 @@ from omegaconf import MISSING
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import compose
-from pipeline.shards.mixture import Mixture
-from pipeline.shards.reader import ShardDataset
-from pipeline.steps import StepOrder
-from preprocessing.errors import ConfigError, MolstreamError
-from training.data.batch import MoleculeBatch
-from training.data.sources import open_data
-from training.data.stream import LaneStream
-from training.device import device_named
-from training.diagnostics import NUM_DECILES, Diagnosis, diagnose
-from training.progress import told
-from training.trained import Trained, load_trained
+from molstream.pipeline.config import compose
+from molstream.pipeline.shards.mixture import Mixture
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.pipeline.steps import StepOrder
+from molstream.preprocessing.errors import ConfigError, MolstreamError
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.sources import open_data
+from molstream.training.data.stream import LaneStream
+from molstream.training.device import device_named
+from molstream.training.diagnostics import NUM_DECILES, Diagnosis, diagnose
+from molstream.training.progress import told
+from molstream.training.trained import Trained, load_trained
 
 FILE = "diagnostics.json"
 """In the run directory."""

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from preprocessing.errors import DataError
-from training.data.batch import MoleculeBatch
-from training.models.encoders import Encoders
-from training.module import PretrainingModule, keyed_seed
-from training.objectives.base import Term
-from training.objectives.contrastive import info_nce
+from molstream.preprocessing.errors import DataError
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.models.encoders import Encoders
+from molstream.training.module import PretrainingModule, keyed_seed
+from molstream.training.objectives.base import Term
+from molstream.training.objectives.contrastive import info_nce
 
 NUM_DECILES = 10
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

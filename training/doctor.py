@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from preprocessing.errors import ConfigError, MolstreamError
+from molstream.preprocessing.errors import ConfigError, MolstreamError
 
 if TYPE_CHECKING:
-    from training.costs import CostConfig, Flops
-    from training.data.batch import MoleculeBatch
+    from molstream.training.costs import CostConfig, Flops
+    from molstream.training.data.batch import MoleculeBatch
 
 PACKAGES = ("torch", "deepspeed", "ray", "rdkit", "torch-geometric", "pyarrow", "webdataset", "hydra-core")
 SHARED_MEMORY = Path("/dev/shm")
@@ -79,8 +79,15 @@ def costs(argv: Sequence[str]) -> list[Table | str]:
         ConfigError: the arguments describe none.
         DataError: ``dataset`` is none.
     """
-    from pipeline.config import compose
-    from training.costs import CostConfig, count_flops, dataset_batch, on_meta, parameters_by_part, typical_batch
+    from molstream.pipeline.config import compose
+    from molstream.training.costs import (
+        CostConfig,
+        count_flops,
+        dataset_batch,
+        on_meta,
+        parameters_by_part,
+        typical_batch,
+    )
 
     config = compose("doctor", CostConfig, argv)
     module = on_meta(config.model, config.objective)
@@ -106,7 +113,7 @@ def _parameters(parts: dict[str, int]) -> Table:
 
 
 def _memory(sizes: list[int], config: "CostConfig") -> Table:
-    from training.costs import LAYOUTS, gpu_memory
+    from molstream.training.costs import LAYOUTS, gpu_memory
 
     table = Table(title=f"memory of one of {config.gpus} GPUs in GiB, {config.precision}, without activations")
     for column in ("ZeRO", "weights", "sums", "optimizer", "lane", "step", "peak", "on the CPU"):

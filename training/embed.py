@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
-from training.data.collate import collate_samples
-from training.device import device_named
-from training.hub import Export, load_export
-from training.models.encoders import Encoders
+from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from molstream.training.data.collate import collate_samples
+from molstream.training.device import device_named
+from molstream.training.hub import Export, load_export
+from molstream.training.models.encoders import Encoders
 
 REPRESENTATIONS = ("2d", "3d", "both")
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import MISSING
 
-from pipeline.config import compose
-from pipeline.files import sync
-from pipeline.formats.base import ReadConfig
-from pipeline.sources import InputSplit, cut, open_sources, read_split
-from preprocessing.errors import ConfigError, MolstreamError
-from preprocessing.fields import RawMolecule, Rejection
-from training.embed import MoleculeEmbedder
+from molstream.pipeline.config import compose
+from molstream.pipeline.files import sync
+from molstream.pipeline.formats.base import ReadConfig
+from molstream.pipeline.sources import InputSplit, cut, open_sources, read_split
+from molstream.preprocessing.errors import ConfigError, MolstreamError
+from molstream.preprocessing.fields import RawMolecule, Rejection
+from molstream.training.embed import MoleculeEmbedder
 
 ROWS_PER_GROUP = 4096
 """Rows that are read, embedded and written at a time: what bounds the memory."""

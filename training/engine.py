@@ -1,6 +1,6 @@
 """The training engine: a step by DeepSpeed, for one process or many, on CPU (gloo) or GPU (nccl).
 
-DeepSpeed is known here, in :mod:`~training.engine_state` and in :mod:`~training.processes`, and nowhere else.
+DeepSpeed is known here, in ``engine_state`` and in ``processes``, and nowhere else.
 """
 
 import math
@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preprocessing.errors import CheckpointError
-from training.average import WeightAverage
-from training.buffers import LaneAveragedStatistics
-from training.engine_config import PRECISIONS, EngineConfig, deepspeed_settings
-from training.engine_state import MOMENTS, STATES
-from training.gradients import PartitionedGradients, SummedGradients
-from training.models.layers import Blockwise
-from training.muon import Muon, MuonAdamW, is_muon
-from training.processes import Place
-from training.weights import require_same, shapes
+from molstream.preprocessing.errors import CheckpointError
+from molstream.training.average import WeightAverage
+from molstream.training.buffers import LaneAveragedStatistics
+from molstream.training.engine_config import PRECISIONS, EngineConfig, deepspeed_settings
+from molstream.training.engine_state import MOMENTS, STATES
+from molstream.training.gradients import PartitionedGradients, SummedGradients
+from molstream.training.models.layers import Blockwise
+from molstream.training.muon import Muon, MuonAdamW, is_muon
+from molstream.training.processes import Place
+from molstream.training.weights import require_same, shapes
 
 FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2.0**24, 2000
 """fp16's loss scale is halved where a gradient is not finite, and doubled after so many steps where all are."""
@@ -31,14 +31,14 @@ class Engine:
     """A module under DeepSpeed: accumulate over lanes, step, and read or write its whole state by parameter name.
 
     A step is the same to the last bit however the lanes are spread over processes (a power of two of them): see
-    :mod:`~training.gradients`.
+    :mod:`~molstream.training.gradients`.
 
     Args:
         module: fp32 parameters, none of them its own but its children's; its forward returns an object with a scalar
             ``loss``.
-        optimizer: AdamW over the module's parameters, or :class:`~training.muon.MuonAdamW`.
+        optimizer: AdamW over the module's parameters, or :class:`~molstream.training.muon.MuonAdamW`.
         config: ZeRO stage, precision and memory.
-        place: from :func:`~training.processes.start_processes`.
+        place: from :func:`~molstream.training.processes.start_processes`.
         lanes, micro_batch: the global batch is their product; a process accumulates ``lanes / world_size`` lanes.
         gradient_clipping: bound on the global L2 norm of the gradient; 0 for none.
         average_decay: of a moving average of the weights; 0 for none.
@@ -178,7 +178,7 @@ class Engine:
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
     def snapshot(self) -> dict[str, dict[str, Tensor]]:
-        """This process's share of the state, by kind (``training.checkpoint.KINDS``) and name (collective).
+        """This process's share of the state, by kind (``molstream.training.checkpoint.KINDS``) and name (collective).
 
         Every tensor is whole, fp32, a copy on the CPU, and in the share of one process only. There are no moments
         before the first step, and no average where none is kept.

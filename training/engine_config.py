@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from preprocessing.errors import ConfigError
+from molstream.preprocessing.errors import ConfigError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What networks compute in, over fp32 weights; geometry and losses stay in fp32."""

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.muon import is_muon
+from molstream.training.muon import is_muon
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

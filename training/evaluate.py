@@ -19,12 +19,12 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.config import compose
-from preprocessing.errors import ConfigError, DataError, MolstreamError
-from preprocessing.scaffold import scaffold_split
-from training.embed import MoleculeEmbedder
-from training.evaluate_generated import GENERATED
-from training.evaluate_generated import main as evaluate_generated
+from molstream.pipeline.config import compose
+from molstream.preprocessing.errors import ConfigError, DataError, MolstreamError
+from molstream.preprocessing.scaffold import scaffold_split
+from molstream.training.embed import MoleculeEmbedder
+from molstream.training.evaluate_generated import GENERATED
+from molstream.training.evaluate_generated import main as evaluate_generated
 
 ALPHAS = tuple(10.0**k for k in range(-3, 5))
 """Ridge penalties, chosen by the validation set."""

@@ -14,21 +14,21 @@ from rdkit import Chem
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import compose
-from pipeline.shards.codec import SCHEMA, samples
-from pipeline.shards.reader import ShardDataset
-from preprocessing.assemble import assemble
-from preprocessing.conformers import ConformerConfig
-from preprocessing.conformers import conformers as etkdg
-from preprocessing.errors import ConfigError, DataError, MoleculeError, MolstreamError
-from preprocessing.featurize import FeaturizeConfig, describe
-from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
-from training.conformer_scores import ensemble_score, posebusters_validity, score_conformers
-from training.diffusion.bond_transformer import FORMAL_CHARGE
-from training.diffusion.sampling import SamplerConfig
-from training.gallery import write_gallery
-from training.generate import GeneratedBonds, MoleculeGenerator, Watch
-from training.progress import told
+from molstream.pipeline.config import compose
+from molstream.pipeline.shards.codec import SCHEMA, samples
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.assemble import assemble
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.conformers import conformers as etkdg
+from molstream.preprocessing.errors import ConfigError, DataError, MoleculeError, MolstreamError
+from molstream.preprocessing.featurize import FeaturizeConfig, describe
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from molstream.training.conformer_scores import ensemble_score, posebusters_validity, score_conformers
+from molstream.training.diffusion.bond_transformer import FORMAL_CHARGE
+from molstream.training.diffusion.sampling import SamplerConfig
+from molstream.training.gallery import write_gallery
+from molstream.training.generate import GeneratedBonds, MoleculeGenerator, Watch
+from molstream.training.progress import told
 
 BASELINES = {"ETKDG": "none", "ETKDG + MMFF94s": "MMFF94s"}
 """Methods that stand beside ours, and the force field that relaxes what they embed."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.gallery import COLOURS, draw
-from training.launches import Launch
-from training.metrics import Record
+from molstream.training.gallery import COLOURS, draw
+from molstream.training.launches import Launch
+from molstream.training.metrics import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

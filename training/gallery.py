@@ -8,7 +8,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
 
-from preprocessing.alignment import MAX_SYMMETRIES, best_rmsd, with_conformers
+from molstream.preprocessing.alignment import MAX_SYMMETRIES, best_rmsd, with_conformers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from preprocessing import conformers
-from preprocessing.fields import MoleculeSample
-from training.data.batch import MoleculeBatch
-from training.data.collate import collate_samples
-from training.device import device_named
-from training.diffusion.bond_transformer import decode
-from training.diffusion.conditional import Conditional, sample_molecules
-from training.diffusion.position_transformer import centred
-from training.diffusion.sampling import SamplerConfig, Tensors
-from training.models.encoders import Encoders
-from training.models.graph import molecule_pairs
-from training.module import keyed_seed
-from training.trained import Trained, load_trained
+from molstream.preprocessing import conformers
+from molstream.preprocessing.fields import MoleculeSample
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import collate_samples
+from molstream.training.device import device_named
+from molstream.training.diffusion.bond_transformer import decode
+from molstream.training.diffusion.conditional import Conditional, sample_molecules
+from molstream.training.diffusion.position_transformer import centred
+from molstream.training.diffusion.sampling import SamplerConfig, Tensors
+from molstream.training.models.encoders import Encoders
+from molstream.training.models.graph import molecule_pairs
+from molstream.training.module import keyed_seed
+from molstream.training.trained import Trained, load_trained
 
 Watch = Callable[[float], None]
 """Told how many samples are done, in parts of a sample too."""
@@ -43,7 +43,7 @@ class MoleculeGenerator:
     """Samples of what a run has learned.
 
     What a molecule becomes is a function of its key, the number of the sample and ``seed``, whatever it is batched
-    with (up to rounding; see :mod:`training.diffusion.conditional`).
+    with (up to rounding; see :mod:`molstream.training.diffusion.conditional`).
 
     Args:
         trained: the run.

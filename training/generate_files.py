@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 from omegaconf import MISSING
 from rdkit import Chem
 
-from pipeline.config import compose
-from pipeline.files import sync
-from pipeline.formats.base import ReadConfig
-from pipeline.sources import InputSplit, cut, open_sources, read_split
-from preprocessing.assemble import assemble
-from preprocessing.errors import ConfigError, MoleculeError, MolstreamError
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample, Rejection
-from training.diffusion.sampling import SamplerConfig
-from training.generate import MoleculeGenerator, Watch
-from training.progress import told
+from molstream.pipeline.config import compose
+from molstream.pipeline.files import sync
+from molstream.pipeline.formats.base import ReadConfig
+from molstream.pipeline.sources import InputSplit, cut, open_sources, read_split
+from molstream.preprocessing.assemble import assemble
+from molstream.preprocessing.errors import ConfigError, MoleculeError, MolstreamError
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample, Rejection
+from molstream.training.diffusion.sampling import SamplerConfig
+from molstream.training.generate import MoleculeGenerator, Watch
+from molstream.training.progress import told
 
 ROWS_PER_GROUP = 1024
 """Records that are read, generated for and written at a time: what bounds the memory."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.engine_state import gathered, shares
+from molstream.training.engine_state import gathered, shares
 
 
 class SummedGradients:

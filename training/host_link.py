@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.host_agent import PATIENCE_S, SIGN_OF_LIFE_S
+from molstream.training.host_agent import PATIENCE_S, SIGN_OF_LIFE_S
 
 AGENT = Path(__file__).with_name("host_agent.py")
 
@@ -23,7 +23,7 @@ class HostLink:
     Args:
         host: its name in the hostfile.
         shell: command that runs a command on it; nothing for this machine itself.
-        mark: of the job's processes, see :mod:`training.host_agent`.
+        mark: of the job's processes, see :mod:`molstream.training.host_agent`.
         timeout_s: seconds of silence after which the host is lost; its agent ends the job there after two thirds.
     """
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from preprocessing.errors import ConfigError
+from molstream.preprocessing.errors import ConfigError
 
 Slots = dict[str, list[int]]
 """The numbers of the accelerators (or, on CPUs, processes) of every host, in the order of the hostfile."""

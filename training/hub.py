@@ -14,12 +14,12 @@ from omegaconf import MISSING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import compose, from_yaml
-from preprocessing.errors import CheckpointError, ConfigError, MolstreamError
-from preprocessing.featurize import FeaturizeConfig
-from preprocessing.fields import SCHEMA_VERSION
-from training.models.encoders import Encoders, ModelConfig
-from training.weights import load_weights
+from molstream.pipeline.config import compose, from_yaml
+from molstream.preprocessing.errors import CheckpointError, ConfigError, MolstreamError
+from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.fields import SCHEMA_VERSION
+from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.weights import load_weights
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -57,9 +57,9 @@ def export_run(config: ExportConfig) -> Path:
         CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
         ConfigError: ``run_dir`` is no run.
     """
-    from training.checkpoint import load_checkpoint
-    from training.run import RunDirectory
-    from training.trained import checkpoint_path
+    from molstream.training.checkpoint import load_checkpoint
+    from molstream.training.run import RunDirectory
+    from molstream.training.trained import checkpoint_path
 
     run = RunDirectory(config.run_dir)
     pretrain = run.config()
@@ -161,7 +161,7 @@ values), purpose: **{description["purpose"]}**.
 ## Use
 
 ```python
-from training.embed import MoleculeEmbedder
+from molstream.training.embed import MoleculeEmbedder
 
 embedder = MoleculeEmbedder.from_pretrained("PATH_OF_THIS_FOLDER")
 vectors = embedder.transform(["CCO", "c1ccccc1O"])  # float32 [2, d], row i belongs to input i

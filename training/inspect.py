@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.inspect import inspect_dataset
-from preprocessing.errors import DataError, MolstreamError
-from training.checkpoint import MARKER, damage, load_checkpoint, name_of
-from training.checkpoint_store import local_folder
-from training.hub import CONFIG_FILE, load_export
-from training.launches import read_launches
-from training.metrics import read_metrics
-from training.run import RunDirectory
+from molstream.pipeline.inspect import inspect_dataset
+from molstream.preprocessing.errors import DataError, MolstreamError
+from molstream.training.checkpoint import MARKER, damage, load_checkpoint, name_of
+from molstream.training.checkpoint_store import local_folder
+from molstream.training.hub import CONFIG_FILE, load_export
+from molstream.training.launches import read_launches
+from molstream.training.metrics import read_metrics
+from molstream.training.run import RunDirectory
 
 
 def inspect(path: Path) -> str:

@@ -6,9 +6,9 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pipeline.files import write_atomically
-from training.engine import EngineConfig
-from training.processes import Place
+from molstream.pipeline.files import write_atomically
+from molstream.training.engine import EngineConfig
+from molstream.training.processes import Place
 
 FILE = "launches.json"
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from training.processes import Place
+from molstream.training.processes import Place
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The end of a job, Ctrl-C, and the warning that Slurm is told to send before it ends a job."""

@@ -10,8 +10,8 @@ from typing import BinaryIO, TextIO
 
 import torch
 
-from pipeline.files import naming
-from pipeline.progress import clock_time
+from molstream.pipeline.files import naming
+from molstream.pipeline.progress import clock_time
 
 Record = dict[str, float]
 """``step`` (steps done), ``time`` (seconds since 1970, when the step ended) and the values of that step by name."""

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from preprocessing.errors import ConfigError
-from training.data.batch import MoleculeBatch
-from training.models.encoders import Encoders, ModelConfig
-from training.objectives.base import ObjectiveOutput
-from training.objectives.table import ObjectiveConfig, build_objective
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.objectives.base import ObjectiveOutput
+from molstream.training.objectives.table import ObjectiveConfig, build_objective
 
 
 class PretrainingModule(nn.Module):

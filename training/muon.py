@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.processes import Place
+from molstream.training.processes import Place
 
 if TYPE_CHECKING:
-    from training.gradients import PartitionedGradients, SummedGradients
+    from molstream.training.gradients import PartitionedGradients, SummedGradients
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that five Newton-Schulz iterations repeat: singular values in (0, 1] end within 0.7 and 1.2."""

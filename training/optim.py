@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preprocessing.errors import ConfigError
-from training.muon import MuonAdamW
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.muon import MuonAdamW
 
 OPTIMIZERS = ("adamw", "muon")
 NARROWEST = 16

@@ -10,16 +10,16 @@ if __package__ in (None, ""):
     # Run by path, as the deepspeed launcher does: the repository is not on sys.path then, its training/ folder is.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from pipeline.config import compose
-from pipeline.files import FULL
-from preprocessing.errors import ConfigError, MolstreamError, TrainingError
-from training.config import PretrainConfig
-from training.data.sources import open_data, open_validation
-from training.lifecycle import describe_process
-from training.processes import Place, end_process, start_processes, stop_processes
-from training.run import RunDirectory
-from training.sinks import check_sinks
-from training.trainer import Trainer
+from molstream.pipeline.config import compose
+from molstream.pipeline.files import FULL
+from molstream.preprocessing.errors import ConfigError, MolstreamError, TrainingError
+from molstream.training.config import PretrainConfig
+from molstream.training.data.sources import open_data, open_validation
+from molstream.training.lifecycle import describe_process
+from molstream.training.processes import Place, end_process, start_processes, stop_processes
+from molstream.training.run import RunDirectory
+from molstream.training.sinks import check_sinks
+from molstream.training.trainer import Trainer
 
 
 def pretrain(config: PretrainConfig, place: Place) -> bool:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from preprocessing.errors import ConfigError
+from molstream.preprocessing.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.progress import WIDTH, clock_time
-from training.metrics import Record, eta_text, log_line, losses_text, rates_text
+from molstream.pipeline.progress import WIDTH, clock_time
+from molstream.training.metrics import Record, eta_text, log_line, losses_text, rates_text
 
 
 @contextmanager

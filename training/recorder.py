@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from training.config import PretrainConfig, flatten
-from training.launches import begin_launch, end_launch, read_launches
-from training.metrics import MetricsWriter, Record, last_step
-from training.processes import Place
-from training.progress import TrainingProgress
-from training.run import RunDirectory
-from training.sinks import SINKS, Delivery, LogConfig, RunDescription, finish_all
+from molstream.training.config import PretrainConfig, flatten
+from molstream.training.launches import begin_launch, end_launch, read_launches
+from molstream.training.metrics import MetricsWriter, Record, last_step
+from molstream.training.processes import Place
+from molstream.training.progress import TrainingProgress
+from molstream.training.run import RunDirectory
+from molstream.training.sinks import SINKS, Delivery, LogConfig, RunDescription, finish_all
 
 
 class Recorder:

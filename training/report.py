@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import compose, to_yaml
-from preprocessing.errors import ConfigError, MolstreamError
-from training.config import flatten
-from training.figures import (
+from molstream.pipeline.config import compose, to_yaml
+from molstream.preprocessing.errors import ConfigError, MolstreamError
+from molstream.training.config import flatten
+from molstream.training.figures import (
     image,
     plot_dataset,
     plot_deciles,
@@ -21,7 +21,7 @@ from training.figures import (
     plot_losses,
     plot_progress,
 )
-from training.story import Story, launch_rows, per_process, read_story
+from molstream.training.story import Story, launch_rows, per_process, read_story
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import from_yaml, to_yaml
-from pipeline.shards.mixture import Mixture
-from preprocessing.errors import CheckpointError, ConfigError
-from training.checkpoint_store import CheckpointStore, open_store
-from training.config import PretrainConfig, differences
-from training.processes import Place
+from molstream.pipeline.config import from_yaml, to_yaml
+from molstream.pipeline.shards.mixture import Mixture
+from molstream.preprocessing.errors import CheckpointError, ConfigError
+from molstream.training.checkpoint_store import CheckpointStore, open_store
+from molstream.training.config import PretrainConfig, differences
+from molstream.training.processes import Place
 
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
 COMMAND_VARIABLE = "MOLSTREAM_COMMAND"

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.batch import MoleculeBatch
-from training.metrics import Record
-from training.models.layout import padding_share
-from training.processes import Place
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.metrics import Record
+from molstream.training.models.layout import padding_share
+from molstream.training.processes import Place
 
 
 @dataclass(frozen=True)

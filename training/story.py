@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.errors import DataError
-from training.config import PretrainConfig
-from training.diagnose import FILE as DIAGNOSTICS
-from training.evaluate_generated import GENERATED
-from training.gallery import read_gallery
-from training.launches import Launch, read_launches
-from training.metrics import Record, read_metrics
-from training.run import RunDirectory
+from molstream.preprocessing.errors import DataError
+from molstream.training.config import PretrainConfig
+from molstream.training.diagnose import FILE as DIAGNOSTICS
+from molstream.training.evaluate_generated import GENERATED
+from molstream.training.gallery import read_gallery
+from molstream.training.launches import Launch, read_launches
+from molstream.training.metrics import Record, read_metrics
+from molstream.training.run import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Story:
     generated: dict[str, dict[str, Any]]
     """JSON of `molstream evaluate conformers` and `bonds`, where they were run."""
     gallery: list[list[Any]]
-    """Molecules of the former, see :func:`training.gallery.read_gallery`."""
+    """Molecules of the former, see :func:`molstream.training.gallery.read_gallery`."""
     embedded: tuple[int, int] | None
     """Rows of the embeddings file, and how many of them failed."""
 

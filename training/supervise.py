@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import compose
-from preprocessing.errors import ConfigError, MolstreamError, TrainingError
-from training.config import PretrainConfig
-from training.host_link import HostLink, watch
-from training.hosts import Slots, describe_slots, filter_slots, num_slots, read_hostfile, share_lanes
-from training.lifecycle import Stop, graceful_stop
-from training.run import COMMAND_VARIABLE, RunDirectory
+from molstream.pipeline.config import compose
+from molstream.preprocessing.errors import ConfigError, MolstreamError, TrainingError
+from molstream.training.config import PretrainConfig
+from molstream.training.host_link import HostLink, watch
+from molstream.training.hosts import Slots, describe_slots, filter_slots, num_slots, read_hostfile, share_lanes
+from molstream.training.lifecycle import Stop, graceful_stop
+from molstream.training.run import COMMAND_VARIABLE, RunDirectory
 
 PORTS = 100
 """Every start takes another port, so that what is left of an old job never meets a new one; so many, then again."""

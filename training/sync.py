@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 from omegaconf import MISSING
 
-from pipeline.config import compose
-from preprocessing.errors import ConfigError, DataError, MolstreamError
-from training.launches import read_launches
-from training.metrics import last_step
-from training.recorder import open_deliveries
-from training.run import RunDirectory
-from training.sinks import check_sinks, finish_all
+from molstream.pipeline.config import compose
+from molstream.preprocessing.errors import ConfigError, DataError, MolstreamError
+from molstream.training.launches import read_launches
+from molstream.training.metrics import last_step
+from molstream.training.recorder import open_deliveries
+from molstream.training.run import RunDirectory
+from molstream.training.sinks import check_sinks, finish_all
 
 
 @dataclass(frozen=True)

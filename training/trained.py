@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import from_yaml
-from preprocessing.errors import CheckpointError
-from preprocessing.featurize import FeaturizeConfig
-from training.checkpoint import RunState, load_checkpoint
-from training.config import PretrainConfig
-from training.module import PretrainingModule, build_module
-from training.run import RunDirectory
-from training.weights import load_weights
+from molstream.pipeline.config import from_yaml
+from molstream.preprocessing.errors import CheckpointError
+from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.training.checkpoint import RunState, load_checkpoint
+from molstream.training.config import PretrainConfig
+from molstream.training.module import PretrainingModule, build_module
+from molstream.training.run import RunDirectory
+from molstream.training.weights import load_weights
 
 
 @dataclass(frozen=True)

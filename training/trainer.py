@@ -7,29 +7,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import to_yaml
-from pipeline.order import lanes_of_rank
-from pipeline.shards.mixture import Mixture
-from pipeline.shards.reader import ShardDataset
-from preprocessing.errors import ConfigError, TrainingError
-from training.checkpoint import KINDS, RunState, name_of, read_state, read_tensors
-from training.checkpoint_writer import CheckpointWriter, Retention
-from training.config import PretrainConfig
-from training.data.batch import MoleculeBatch
-from training.data.largest import largest_batch
-from training.data.stream import LaneStream
-from training.data.validation import ValidationStream
-from training.engine import Engine, EngineProgress
-from training.lifecycle import StepWatch, graceful_stop
-from training.metrics import is_finite, peak_memory_gib
-from training.models.transformer import compile_blocks
-from training.module import build_module, keyed_seed, num_parameters
-from training.optim import build_optimizer, learning_rate
-from training.processes import Place
-from training.recorder import recording
-from training.run import RunDirectory, command
-from training.step_records import StepRecords
-from training.weights import initial_weights
+from molstream.pipeline.config import to_yaml
+from molstream.pipeline.order import lanes_of_rank
+from molstream.pipeline.shards.mixture import Mixture
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.errors import ConfigError, TrainingError
+from molstream.training.checkpoint import KINDS, RunState, name_of, read_state, read_tensors
+from molstream.training.checkpoint_writer import CheckpointWriter, Retention
+from molstream.training.config import PretrainConfig
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.largest import largest_batch
+from molstream.training.data.stream import LaneStream
+from molstream.training.data.validation import ValidationStream
+from molstream.training.engine import Engine, EngineProgress
+from molstream.training.lifecycle import StepWatch, graceful_stop
+from molstream.training.metrics import is_finite, peak_memory_gib
+from molstream.training.models.transformer import compile_blocks
+from molstream.training.module import build_module, keyed_seed, num_parameters
+from molstream.training.optim import build_optimizer, learning_rate
+from molstream.training.processes import Place
+from molstream.training.recorder import recording
+from molstream.training.run import RunDirectory, command
+from molstream.training.step_records import StepRecords
+from molstream.training.weights import initial_weights
 
 
 class Trainer:

@@ -4,9 +4,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from preprocessing.errors import CheckpointError
-from training.checkpoint import read_tensors
-from training.checkpoint_store import local_folder
+from molstream.preprocessing.errors import CheckpointError
+from molstream.training.checkpoint import read_tensors
+from molstream.training.checkpoint_store import local_folder
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:

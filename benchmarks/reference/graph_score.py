@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import DenseGCNConv
 
-from training.models.config import GraphScoreConfig
-from training.models.schnet import NUM_ATOM_TYPES
+from molstream.training.models.config import GraphScoreConfig
+from molstream.training.models.schnet import NUM_ATOM_TYPES
 
 from .layers import perceptron
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.utils import scatter, to_dense_adj, to_dense_batch
 
-from training.data.batch import MoleculeBatch
-from training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDEConfig
-from training.models.encoders import ModelConfig
-from training.models.schnet import NUM_ATOM_TYPES
-from training.objectives.moleculesde import MoleculeSDEConfig
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDEConfig
+from molstream.training.models.encoders import ModelConfig
+from molstream.training.models.schnet import NUM_ATOM_TYPES
+from molstream.training.objectives.moleculesde import MoleculeSDEConfig
 
 from .encoders import GIN, SchNet
 from .graph_score import GraphScore, mask_atoms, mask_pairs
@@ -20,7 +20,7 @@ from .position_score import PositionScore, extended_edges
 
 @dataclass(frozen=True)
 class Draws:
-    """Everything random in a step but dropout, drawn in the order of ``training.objectives.moleculesde``."""
+    """Everything random in a step but dropout, drawn in the order of ``molstream.training.objectives.moleculesde``."""
 
     permutations: tuple[Tensor, Tensor]
     position_times: Tensor

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
+from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
 
 RENAMED = (
     (r"^(encoders|objective)\.", ""),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import TransformerConv
 from torch_geometric.utils import dense_to_sparse, scatter, to_dense_adj, to_dense_batch
 
-from training.models.config import PositionScoreConfig
+from molstream.training.models.config import PositionScoreConfig
 
 from .layers import perceptron
 

@@ -1,7 +1,7 @@
 """Adapters: well-known data sets whose files need more than their format to be read. One small file for each."""
 
-from pipeline.adapters import geom, md17, moleculenet, pcqm4mv2, qm9, qm9_npz
-from pipeline.formats.base import Format
+from molstream.pipeline.adapters import geom, md17, moleculenet, pcqm4mv2, qm9, qm9_npz
+from molstream.pipeline.formats.base import Format
 
 ADAPTERS: dict[str, tuple[Format, ...]] = {
     "pcqm4mv2": pcqm4mv2.FORMATS,

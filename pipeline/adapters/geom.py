@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import msgpack
 
-from pipeline.formats.base import Format, Layout, Molecule, RefusedError, by_bytes, geometry, target
-from pipeline.formats.text import named_targets
-from preprocessing.errors import DataError
+from molstream.pipeline.formats.base import Format, Layout, Molecule, RefusedError, by_bytes, geometry, target
+from molstream.pipeline.formats.text import named_targets
+from molstream.preprocessing.errors import DataError
 
 MAX_MOLECULE_BYTES = (1 << 31) - 1
 """A molecule with all its conformers takes some hundred megabytes at most."""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 
-from pipeline.files import written_whole
-from pipeline.formats.base import Layout, RefusedError
-from pipeline.formats.text import sdf_entries, sdf_parts
-from preprocessing.errors import DataError
+from molstream.pipeline.files import written_whole
+from molstream.pipeline.formats.base import Layout, RefusedError
+from molstream.pipeline.formats.text import sdf_entries, sdf_parts
+from molstream.preprocessing.errors import DataError
 
 BLOCK_END = b"M  END"
 

@@ -11,9 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.adapters.npz import Array, arrays, is_stored, unpack
-from pipeline.formats.base import Batches, Format, Layout, Molecule, Place, ReadConfig, RefusedError, geometry
-from preprocessing.errors import DataError
+from molstream.pipeline.adapters.npz import Array, arrays, is_stored, unpack
+from molstream.pipeline.formats.base import (
+    Batches,
+    Format,
+    Layout,
+    Molecule,
+    Place,
+    ReadConfig,
+    RefusedError,
+    geometry,
+)
+from molstream.preprocessing.errors import DataError
 
 NAMES = (("R", "coords"), ("F", "forces"), ("E", "energies"), ("z", "nuclear_charges"))
 

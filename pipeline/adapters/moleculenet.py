@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.compression import COMPRESSIONS, compression
-from pipeline.formats import SOURCES
-from pipeline.formats.base import Format, ReadConfig
-from pipeline.formats.tables import column_names
-from preprocessing.errors import ConfigError, DataError
+from molstream.pipeline.compression import COMPRESSIONS, compression
+from molstream.pipeline.formats import SOURCES
+from molstream.pipeline.formats.base import Format, ReadConfig
+from molstream.pipeline.formats.tables import column_names
+from molstream.preprocessing.errors import ConfigError, DataError
 
 SMILES = ("smiles", "mol")
 NO_TARGETS = (*SMILES, "mol_id", "num", "name")

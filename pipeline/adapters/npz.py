@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import written_whole
-from pipeline.formats.base import COPY_BYTES
-from preprocessing.errors import DataError
+from molstream.pipeline.files import written_whole
+from molstream.pipeline.formats.base import COPY_BYTES
+from molstream.preprocessing.errors import DataError
 
 LOCAL_HEADER_BYTES = 30
 """Of a zip member's own header, before its name and its extra field, whose lengths are its last four bytes."""

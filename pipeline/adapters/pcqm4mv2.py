@@ -14,10 +14,10 @@ from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
-from pipeline.adapters.join import joined
-from pipeline.formats import SOURCES
-from pipeline.formats.base import Format, ReadConfig
-from pipeline.formats.tables import column_names
+from molstream.pipeline.adapters.join import joined
+from molstream.pipeline.formats import SOURCES
+from molstream.pipeline.formats.base import Format, ReadConfig
+from molstream.pipeline.formats.tables import column_names
 
 GAP = "homolumogap"
 NUM_TRAIN = 3_378_606

@@ -16,10 +16,10 @@ from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
-from pipeline.adapters.join import item_names, joined
-from pipeline.compression import compression
-from pipeline.formats import SOURCES
-from pipeline.formats.base import Format, ReadConfig
+from molstream.pipeline.adapters.join import item_names, joined
+from molstream.pipeline.compression import compression
+from molstream.pipeline.formats import SOURCES
+from molstream.pipeline.formats.base import Format, ReadConfig
 
 TITLE = "mol_id"
 

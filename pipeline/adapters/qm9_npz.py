@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.adapters.npz import Array, arrays, is_stored, unpack
-from pipeline.formats.base import Batches, Format, Layout, Molecule, Place, ReadConfig, geometry
-from preprocessing.errors import DataError
+from molstream.pipeline.adapters.npz import Array, arrays, is_stored, unpack
+from molstream.pipeline.formats.base import Batches, Format, Layout, Molecule, Place, ReadConfig, geometry
+from molstream.preprocessing.errors import DataError
 
 NAMES = ("n_atoms", "Z", "pos", "smiles", "targets", "target_names")
 

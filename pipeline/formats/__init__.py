@@ -1,7 +1,7 @@
 """The file formats: one line for each."""
 
-from pipeline.formats.base import Format, by_bytes
-from pipeline.formats.columnar import (
+from molstream.pipeline.formats.base import Format, by_bytes
+from molstream.pipeline.formats.columnar import (
     arrow_batches,
     arrow_layout,
     is_arrow_file,
@@ -10,8 +10,16 @@ from pipeline.formats.columnar import (
     parse_row,
     unpack_arrow,
 )
-from pipeline.formats.tables import table
-from pipeline.formats.text import lines, named_targets, no_targets, parse_json, parse_line, parse_sdf, sdf_entries
+from molstream.pipeline.formats.tables import table
+from molstream.pipeline.formats.text import (
+    lines,
+    named_targets,
+    no_targets,
+    parse_json,
+    parse_line,
+    parse_sdf,
+    sdf_entries,
+)
 
 SOURCES: dict[str, Format] = {
     "csv": table(".csv", ","),

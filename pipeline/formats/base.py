@@ -14,8 +14,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from pipeline.files import written_whole
-from preprocessing.errors import ConfigError
+from molstream.pipeline.files import written_whole
+from molstream.preprocessing.errors import ConfigError
 
 COPY_BYTES = 1 << 18
 

@@ -11,10 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.files import written_whole
-from pipeline.formats.base import COPY_BYTES, Batches, Layout, Molecule, Place, ReadConfig, copy, decode, target
-from pipeline.formats.tables import find_columns
-from preprocessing.errors import DataError
+from molstream.pipeline.files import written_whole
+from molstream.pipeline.formats.base import (
+    COPY_BYTES,
+    Batches,
+    Layout,
+    Molecule,
+    Place,
+    ReadConfig,
+    copy,
+    decode,
+    target,
+)
+from molstream.pipeline.formats.tables import find_columns
+from molstream.preprocessing.errors import DataError
 
 BATCH_ROWS = 1 << 14
 """Most rows of a Parquet file that are decoded at a time."""

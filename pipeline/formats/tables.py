@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.formats.base import (
+from molstream.pipeline.formats.base import (
     DELIMITERS,
     Format,
     Layout,
@@ -21,7 +21,7 @@ from pipeline.formats.base import (
     decode,
     target,
 )
-from preprocessing.errors import DataError
+from molstream.preprocessing.errors import DataError
 
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "mol")
 """Names of SMILES columns that are guessed, in this order, whatever their case."""

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.formats.base import Layout, Molecule, ReadConfig, RefusedError, decode, geometry, target
-from preprocessing.errors import DataError
+from molstream.pipeline.formats.base import Layout, Molecule, ReadConfig, RefusedError, decode, geometry, target
+from molstream.preprocessing.errors import DataError
 
 ENTRY_END = b"$$$$"
 """How the last line of an SD file's entry starts."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.shards.columns import Columns
-from preprocessing.fields import FIELDS, SCHEMA_VERSION, Field, MoleculeSample
+from molstream.pipeline.shards.columns import Columns
+from molstream.preprocessing.fields import FIELDS, SCHEMA_VERSION, Field, MoleculeSample
 
 
 def _type(field: Field) -> pa.DataType:

@@ -7,7 +7,7 @@ from itertools import accumulate
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.fields import FIELDS, Field
+from molstream.preprocessing.fields import FIELDS, Field
 
 FIELD_BY_NAME = {field.name: field for field in FIELDS}
 

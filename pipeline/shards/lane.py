@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.background import Interruptible
-from pipeline.order import LaneEpoch, LaneOrder, Piece
-from pipeline.shards.columns import Columns
-from pipeline.shards.reader import ShardDataset, ShardFile
-from pipeline.steps import dealt
+from molstream.pipeline.background import Interruptible
+from molstream.pipeline.order import LaneEpoch, LaneOrder, Piece
+from molstream.pipeline.shards.columns import Columns
+from molstream.pipeline.shards.reader import ShardDataset, ShardFile
+from molstream.pipeline.steps import dealt
 
 Parts = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 """How steps divide positions of the lane's sequence: ``StepOrder.parts`` of the dataset and the lane."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.order import LaneOrder, keyed_rng
-from pipeline.shards.columns import Columns
-from pipeline.shards.manifest import Account, Manifest
-from pipeline.shards.reader import ShardDataset
-from pipeline.steps import Shares, StepOrder
-from preprocessing.errors import ConfigError
+from molstream.pipeline.order import LaneOrder, keyed_rng
+from molstream.pipeline.shards.columns import Columns
+from molstream.pipeline.shards.manifest import Account, Manifest
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.pipeline.steps import Shares, StepOrder
+from molstream.preprocessing.errors import ConfigError
 
 
 class Mixture:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.files import written_whole
-from pipeline.shards.codec import SCHEMA
-from pipeline.shards.containers import CONTAINERS, Blocks
-from pipeline.shards.manifest import Shard
+from molstream.pipeline.files import written_whole
+from molstream.pipeline.shards.codec import SCHEMA
+from molstream.pipeline.shards.containers import CONTAINERS, Blocks
+from molstream.pipeline.shards.manifest import Shard
 
 
 def shard_name(index: int, container: str) -> str:

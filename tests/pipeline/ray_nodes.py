@@ -117,7 +117,7 @@ class RayNodes:
     def sandboxes(self) -> list[int]:
         """Process ids of the workers' sandbox children."""
         found = processes(f"{self.token}-")
-        return [pid for pid, command in found.items() if "pipeline.sandbox_child" in command]
+        return [pid for pid, command in found.items() if "molstream.pipeline.sandbox_child" in command]
 
     def kill_node(self, node: int) -> None:
         """SIGKILL every process of a node."""

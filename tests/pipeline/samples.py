@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from pipeline.shards.codec import decode, encode
-from pipeline.shards.columns import Columns
-from pipeline.shards.manifest import Account, Manifest
-from pipeline.shards.writer import write_shard
-from preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample
+from molstream.pipeline.shards.codec import decode, encode
+from molstream.pipeline.shards.columns import Columns
+from molstream.pipeline.shards.manifest import Account, Manifest
+from molstream.pipeline.shards.writer import write_shard
+from molstream.preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample
 
 
 def random_sample(rng: np.random.Generator, num_targets: int, row: int) -> MoleculeSample:

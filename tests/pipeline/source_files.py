@@ -13,9 +13,9 @@ import zstandard
 from pyarrow import feather
 from rdkit import Chem
 
-from pipeline.inputs import find_files
-from pipeline.sources import ReadConfig, cut, open_sources, read_split
-from preprocessing.fields import RawMolecule
+from molstream.pipeline.inputs import find_files
+from molstream.pipeline.sources import ReadConfig, cut, open_sources, read_split
+from molstream.preprocessing.fields import RawMolecule
 
 SMILES = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "C/C=C/C", "N", "O=C(O)c1ccccc1"]
 COMPRESS = {

@@ -10,11 +10,11 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from pipeline.adapters import ADAPTERS, pcqm4mv2
-from pipeline.adapters.moleculenet import TASKS, benchmark_file
-from pipeline.sources import ReadConfig, cut, open_sources, read_split, target_names
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.fields import RawMolecule
+from molstream.pipeline.adapters import ADAPTERS, pcqm4mv2
+from molstream.pipeline.adapters.moleculenet import TASKS, benchmark_file
+from molstream.pipeline.sources import ReadConfig, cut, open_sources, read_split, target_names
+from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.preprocessing.fields import RawMolecule
 
 SMILES = ["CCO", "c1ccccc1", "C", "C/C=C/C", "N"]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bisect import Attempt, Call, died, survived
-from preprocessing.errors import DataError
+from molstream.pipeline.bisect import Attempt, Call, died, survived
+from molstream.preprocessing.errors import DataError
 
 
 def search(rows: int, kills) -> Call:

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pipeline import build
+from molstream.pipeline import build
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (1, 0, 1), (3,), (2, 2, 2), (1,) * 7, (10, 1), (0, 4, 9, 0, 2)])

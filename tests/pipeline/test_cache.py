@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.remote import Retries
-from pipeline.shards.cache import ShardCache
-from pipeline.shards.reader import ShardDataset
-from preprocessing.errors import DataError, RemoteError
-from preprocessing.fields import FIELDS
+from molstream.pipeline.remote import Retries
+from molstream.pipeline.shards.cache import ShardCache
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.errors import DataError, RemoteError
+from molstream.preprocessing.fields import FIELDS
 from tests.datasets import REPOSITORY
 from tests.object_store import Store, endpoint, failing_network, serving
 from tests.pipeline.samples import per_row, random_samples, write_dataset
@@ -144,8 +144,8 @@ def test_a_failing_network_changes_nothing_but_the_time(store, local, url, tmp_p
 READER = """
 import sys
 import numpy as np
-from pipeline.shards.cache import ShardCache
-from pipeline.shards.reader import ShardDataset
+from molstream.pipeline.shards.cache import ShardCache
+from molstream.pipeline.shards.reader import ShardDataset
 dataset = ShardDataset(sys.argv[1], ShardCache(sys.argv[2], int(sys.argv[3])))
 print("ready", flush=True)
 sys.stdin.readline()

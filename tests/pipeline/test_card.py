@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.build import _make_card
-from pipeline.card import EXAMPLES, GRID, NAME, write_card
-from pipeline.charts import WIDTH, bar_chart
-from pipeline.histograms import Bar, bars, element_bars, quantiles, seconds, share, time_bars
-from pipeline.rejections import examples, shown
-from pipeline.shards.manifest import read_manifest
-from pipeline.shards.reader import ShardDataset
-from preprocessing.errors import DataError
+from molstream.pipeline.build import _make_card
+from molstream.pipeline.card import EXAMPLES, GRID, NAME, write_card
+from molstream.pipeline.charts import WIDTH, bar_chart
+from molstream.pipeline.histograms import Bar, bars, element_bars, quantiles, seconds, share, time_bars
+from molstream.pipeline.rejections import examples, shown
+from molstream.pipeline.shards.manifest import read_manifest
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.errors import DataError
 from tests.pipeline.conftest import HOSTILE, REJECTED
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}

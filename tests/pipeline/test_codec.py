@@ -4,9 +4,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from pipeline.shards.codec import SCHEMA, decode, encode
-from pipeline.shards.columns import Columns
-from preprocessing.fields import FIELDS, SCHEMA_VERSION
+from molstream.pipeline.shards.codec import SCHEMA, decode, encode
+from molstream.pipeline.shards.columns import Columns
+from molstream.preprocessing.fields import FIELDS, SCHEMA_VERSION
 from tests.pipeline.samples import assert_all_same, sample_lists, varied
 
 

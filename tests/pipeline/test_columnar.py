@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources import ReadConfig, cut, open_sources, read_split
-from preprocessing.errors import DataError
+from molstream.pipeline.sources import ReadConfig, cut, open_sources, read_split
+from molstream.preprocessing.errors import DataError
 from tests.pipeline.source_files import FORMATS, SMILES, read, shown
 
 

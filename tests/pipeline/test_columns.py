@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.codec import encode
-from pipeline.shards.columns import Columns
-from preprocessing.fields import FIELDS
+from molstream.pipeline.shards.codec import encode
+from molstream.pipeline.shards.columns import Columns
+from molstream.preprocessing.fields import FIELDS
 from tests.pipeline.samples import per_row, varied
 
 NAMES = [field.name for field in FIELDS]

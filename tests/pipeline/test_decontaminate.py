@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.decontaminate import Benchmarks
+from molstream.pipeline.decontaminate import Benchmarks
 
 identity = st.one_of(st.sampled_from(["", "A", "B", "C"]), st.text(max_size=3))
 

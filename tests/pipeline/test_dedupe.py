@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dedupe import (
+from molstream.pipeline.dedupe import (
     KEY_DTYPE,
     duplicates_of,
     find_duplicates,

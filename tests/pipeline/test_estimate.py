@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import sampling
-from pipeline.config import compose
-from pipeline.estimate import DryRunConfig, Estimate, Sample, estimate
-from pipeline.plan import cut_sources, plan_sources
-from pipeline.sampling import Columns, Rows
-from pipeline.shards.manifest import read_manifest
+from molstream.pipeline import sampling
+from molstream.pipeline.config import compose
+from molstream.pipeline.estimate import DryRunConfig, Estimate, Sample, estimate
+from molstream.pipeline.plan import cut_sources, plan_sources
+from molstream.pipeline.sampling import Columns, Rows
+from molstream.pipeline.shards.manifest import read_manifest
 from tests.datasets import molecules, molstream
 
 QUICK = ("featurize.conformers.num_conformers=0",)

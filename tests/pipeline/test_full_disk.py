@@ -36,7 +36,7 @@ def started(source: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
     """The command, under way."""
     arguments = ("preprocess", f"input={source}", f"output={output}", *SETTINGS)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "training.cli", *arguments]
+    command = [sys.executable, "-m", "molstream.training.cli", *arguments]
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as job:
         try:
             yield job

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import compose
-from pipeline.inputs import find_files
-from pipeline.plan import PreprocessConfig
-from pipeline.sources import ReadConfig, cut, open_sources, read_split
-from preprocessing.errors import ConfigError, DataError
+from molstream.pipeline.config import compose
+from molstream.pipeline.inputs import find_files
+from molstream.pipeline.plan import PreprocessConfig
+from molstream.pipeline.sources import ReadConfig, cut, open_sources, read_split
+from molstream.preprocessing.errors import ConfigError, DataError
 from tests.datasets import REPOSITORY
 from tests.pipeline.source_files import FORMATS, SMILES, read, shown
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.inspect import SHARES, inspect_dataset, sparkline
-from pipeline.shards.manifest import read_manifest
-from pipeline.shards.reader import ShardDataset
+from molstream.pipeline.inspect import SHARES, inspect_dataset, sparkline
+from molstream.pipeline.shards.manifest import read_manifest
+from molstream.pipeline.shards.reader import ShardDataset
 
 
 @pytest.fixture(params=["nasty_dataset", "bare_dataset"])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bisect import Call
-from pipeline.job import RayConfig, cluster, run
-from preprocessing.errors import DataError
+from molstream.pipeline.bisect import Call
+from molstream.pipeline.job import RayConfig, cluster, run
+from molstream.preprocessing.errors import DataError
 
 ROWS = 12
 

@@ -11,7 +11,7 @@ import yaml
 
 from tests.datasets import REPOSITORY
 
-PACKAGES = ("preprocessing", "pipeline", "configs")
+PACKAGES = ("molstream", "preprocessing", "pipeline", "training", "configs")
 
 
 def launch(script: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

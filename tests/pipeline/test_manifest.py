@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards.containers import Block, Blocks
-from pipeline.shards.manifest import NAME, Account, Manifest, Shard, read_manifest
-from preprocessing.errors import DataError
+from molstream.pipeline.shards.containers import Block, Blocks
+from molstream.pipeline.shards.manifest import NAME, Account, Manifest, Shard, read_manifest
+from molstream.preprocessing.errors import DataError
 
 ONE = Account(6, 4, 1, {"unparsable": 1})
 TWO = Account(3, 1, 0, {"no_atoms": 1, "unparsable": 1})

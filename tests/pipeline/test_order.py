@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.order import LaneOrder, keyed_permutation, lanes_of_rank
-from preprocessing.errors import ConfigError
+from molstream.pipeline.order import LaneOrder, keyed_permutation, lanes_of_rank
+from molstream.preprocessing.errors import ConfigError
 
 PINNED = [3, 4, 7, 6, 1, 5, 2, 0]
 BLOCKS = [np.array([5, 5, 2]), np.array([5, 1]), np.array([5, 5, 5, 4]), np.array([3])]

@@ -16,10 +16,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.shards.codec import SCHEMA, decode
-from pipeline.shards.containers import CONTAINERS
-from pipeline.shards.manifest import NAME, Account, read_manifest
-from preprocessing.fields import MoleculeSample
+from molstream.pipeline.shards.codec import SCHEMA, decode
+from molstream.pipeline.shards.containers import CONTAINERS
+from molstream.pipeline.shards.manifest import NAME, Account, read_manifest
+from molstream.preprocessing.fields import MoleculeSample
 from tests.conftest import REPOSITORY
 from tests.datasets import molecules, molstream
 from tests.pipeline.ray_nodes import MARK, kill_all, processes
@@ -315,7 +315,15 @@ def test_too_many_rejections_fail_loudly_and_a_larger_bound_finishes_without_wor
 
 
 def start(source: Path, output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "training.cli", "preprocess", f"input={source}", f"output={output}", *SETTINGS]
+    command = [
+        sys.executable,
+        "-m",
+        "molstream.training.cli",
+        "preprocess",
+        f"input={source}",
+        f"output={output}",
+        *SETTINGS,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=pipe, stderr=pipe, text=True)

@@ -10,7 +10,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from pipeline.progress import JobProgress
+from molstream.pipeline.progress import JobProgress
 from tests.conftest import REPOSITORY
 
 
@@ -128,7 +128,7 @@ def test_the_panel_never_wraps(clock, width, expected, rejected):
 
 def test_on_a_terminal_the_panel_goes_and_the_last_line_stays():
     code = (
-        "import time\nfrom pipeline.progress import JobProgress\n"
+        "import time\nfrom molstream.pipeline.progress import JobProgress\n"
         "with JobProgress('conformers', 2, 200, 30.0) as p:\n"
         "    for _ in p.begun(range(2)):\n        p.advance(100, {'unparsable': 1}); time.sleep(0.4)\n"
     )

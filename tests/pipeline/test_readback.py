@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards.codec import SCHEMA, decode
-from pipeline.shards.containers import CONTAINERS
-from pipeline.shards.manifest import read_manifest
+from molstream.pipeline.shards.codec import SCHEMA, decode
+from molstream.pipeline.shards.containers import CONTAINERS
+from molstream.pipeline.shards.manifest import read_manifest
 from tests.datasets import REPOSITORY, molecules, molstream, write_csv
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import remote
-from pipeline.inputs import find_files
-from pipeline.sources import ReadConfig, cut, describe_sources, open_sources, read_split
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.fields import RawMolecule
+from molstream.pipeline import remote
+from molstream.pipeline.inputs import find_files
+from molstream.pipeline.sources import ReadConfig, cut, describe_sources, open_sources, read_split
+from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.preprocessing.fields import RawMolecule
 from tests.datasets import REPOSITORY, molstream
 from tests.object_store import Store, serving
 
@@ -156,7 +156,7 @@ def test_a_missing_backend_is_an_error_that_says_what_to_install():
     code = """
 import sys
 sys.modules["s3fs"] = None
-from pipeline.sources import ReadConfig, find_files
+from molstream.pipeline.sources import ReadConfig, find_files
 find_files(["s3://data/m.csv"], ReadConfig())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)

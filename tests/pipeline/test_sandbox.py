@@ -12,12 +12,12 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from pipeline.described import FACTS, records
-from pipeline.sandbox import Sandbox, SandboxConfig
-from pipeline.shards.codec import decode
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.featurize import Description, FeaturizeConfig, describe, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from molstream.pipeline.described import FACTS, records
+from molstream.pipeline.sandbox import Sandbox, SandboxConfig
+from molstream.pipeline.shards.codec import decode
+from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.preprocessing.featurize import Description, FeaturizeConfig, describe, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from tests.conftest import REPOSITORY
 from tests.pipeline.samples import assert_all_same
 
@@ -165,10 +165,10 @@ def wrapper(folder: Path) -> Path:
 
 def test_the_child_dies_with_its_parent():
     code = f"""
-from pipeline.described import records
-from pipeline.sandbox import Sandbox, SandboxConfig
-from preprocessing.featurize import FeaturizeConfig
-from preprocessing.fields import RawMolecule
+from molstream.pipeline.described import records
+from molstream.pipeline.sandbox import Sandbox, SandboxConfig
+from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.fields import RawMolecule
 with Sandbox(SandboxConfig(), FeaturizeConfig()) as sandbox:
     sandbox.describe([RawMolecule("C", "smiles", "a", 0)])
     print(sandbox.child_pid, flush=True)

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.shards.codec import SCHEMA, decode, encode
-from pipeline.shards.containers import CONTAINERS
-from pipeline.shards.manifest import Shard
-from pipeline.shards.reader import ShardDataset
-from pipeline.shards.writer import file_sha256, write_shard
-from preprocessing.errors import DataError
+from molstream.pipeline.shards.codec import SCHEMA, decode, encode
+from molstream.pipeline.shards.containers import CONTAINERS
+from molstream.pipeline.shards.manifest import Shard
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.pipeline.shards.writer import file_sha256, write_shard
+from molstream.preprocessing.errors import DataError
 from tests.pipeline.samples import assert_all_same, decoded, varied, write_dataset
 
 MOLECULES = varied(25)

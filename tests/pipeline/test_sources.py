@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from pipeline.sources import ReadConfig, cut, open_sources, read_split
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.fields import RawMolecule, Rejection
+from molstream.pipeline.sources import ReadConfig, cut, open_sources, read_split
+from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.preprocessing.fields import RawMolecule, Rejection
 from tests.pipeline.source_files import (
     COMPRESS,
     FORMATS,

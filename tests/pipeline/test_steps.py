@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.order import LaneOrder, keyed_permutation
-from pipeline.steps import Shares, StepOrder, dealt
-from preprocessing.errors import ConfigError
+from molstream.pipeline.order import LaneOrder, keyed_permutation
+from molstream.pipeline.steps import Shares, StepOrder, dealt
+from molstream.preprocessing.errors import ConfigError
 
 WEIGHTS = st.lists(st.sampled_from([0.001, 0.1, 0.3, 0.7, 1.0, 3.0, 1 / 3, 250.0]), min_size=1, max_size=5)
 

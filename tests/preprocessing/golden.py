@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import rdkit
 
-from preprocessing.featurize import FeaturizeConfig
-from preprocessing.fields import ConformerStatus, MoleculeSample
+from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.fields import ConformerStatus, MoleculeSample
 from tests.preprocessing.molecules import DIVERSE, sample
 
 PATH = Path(__file__).resolve().parent.parent / "golden" / "records.json"

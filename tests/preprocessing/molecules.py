@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from rdkit import rdBase
 
-from preprocessing.conformers import ConformerConfig
-from preprocessing.errors import MoleculeError
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule
-from preprocessing.standardize import StandardizeConfig, StandardizedMolecule, standardize
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.errors import MoleculeError
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule
+from molstream.preprocessing.standardize import StandardizeConfig, StandardizedMolecule, standardize
 
 FLAT = FeaturizeConfig(conformers=ConformerConfig(num_conformers=0))
 """Graphs only."""

@@ -5,10 +5,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from preprocessing.alignment import best_rmsd
-from preprocessing.conformers import ConformerConfig
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import RawMolecule
+from molstream.preprocessing.alignment import best_rmsd
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import RawMolecule
 
 
 def positions_of(smiles: str) -> tuple[str, np.ndarray]:

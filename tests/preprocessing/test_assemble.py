@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from preprocessing.assemble import assemble
-from preprocessing.conformers import ConformerConfig
-from preprocessing.errors import MoleculeError
-from preprocessing.featurize import FeaturizeConfig, describe, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule
+from molstream.preprocessing.assemble import assemble
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.errors import MoleculeError
+from molstream.preprocessing.featurize import FeaturizeConfig, describe, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from tests.datasets import DRUGS
 
 CHARGED = ("C[N+](C)(C)CC(=O)[O-]", "O=[N+]([O-])c1ccccc1", "C[n+]1ccccc1", "[C-]#[O+]", "CC(C)=[N+]=[N-]")

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
-from preprocessing.conformers import (
+from molstream.preprocessing.conformers import (
     FORCE_FIELDS,
     MAX_SYMMETRIES,
     ConformerConfig,
@@ -18,9 +18,9 @@ from preprocessing.conformers import (
     given_conformers,
     seed,
 )
-from preprocessing.errors import ConfigError
-from preprocessing.fields import ConformerStatus
-from preprocessing.geometry import GivenConformers
+from molstream.preprocessing.errors import ConfigError
+from molstream.preprocessing.fields import ConformerStatus
+from molstream.preprocessing.geometry import GivenConformers
 from tests.preprocessing.molecules import IMPOSSIBLE_STEREO, TRILAURIN, mol_blocks
 
 BRIEF = ConformerConfig(force_field="none", max_iterations=3, random_coordinates_max_iterations=3)
@@ -143,7 +143,7 @@ def test_pruning_of_a_highly_symmetric_molecule_is_bounded(monkeypatch):
     limits = []
     real = rdMolAlign.GetAllConformerBestRMS
     monkeypatch.setattr(
-        "preprocessing.conformers.rdMolAlign.GetAllConformerBestRMS",
+        "molstream.preprocessing.conformers.rdMolAlign.GetAllConformerBestRMS",
         lambda mol, **options: limits.append(options["maxMatches"]) or real(mol, **options),
     )
     result = generate("FC(F)(F)C(C(F)(F)F)(C(F)(F)F)C(F)(F)F", replace(PRUNED, num_conformers=3))
@@ -167,7 +167,7 @@ def test_what_is_not_finite_is_dropped_before_pruning(monkeypatch):
         positions[0, 0] = np.nan
         mol.GetConformers()[1].SetPositions(positions)
 
-    monkeypatch.setattr("preprocessing.conformers.rdDistGeom.EmbedMultipleConfs", spoiled)
+    monkeypatch.setattr("molstream.preprocessing.conformers.rdDistGeom.EmbedMultipleConfs", spoiled)
     for threshold in (0.0, 1e-6):
         config = ConformerConfig(num_conformers=4, force_field="none", rmsd_threshold=threshold)
         result = generate("OCCCCN", config)

@@ -10,10 +10,17 @@ import pytest
 from omegaconf import OmegaConf
 from rdkit import Chem, rdBase
 
-from preprocessing.conformers import ConformerConfig
-from preprocessing.errors import ConfigError
-from preprocessing.featurize import Description, FeaturizeConfig, add_conformers, describe, featurize, needs_embedding
-from preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample, RawMolecule, Rejection
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.errors import ConfigError
+from molstream.preprocessing.featurize import (
+    Description,
+    FeaturizeConfig,
+    add_conformers,
+    describe,
+    featurize,
+    needs_embedding,
+)
+from molstream.preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from tests.preprocessing.molecules import (
     DIVERSE,
     FAST,
@@ -75,8 +82,8 @@ def test_another_process_gives_the_same_bytes():
     """Hash randomization, import order and the history of the process do not matter."""
     text = "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O"
     code = (
-        "import sys; from preprocessing.featurize import FeaturizeConfig, featurize;"
-        "from preprocessing.fields import RawMolecule;"
+        "import sys; from molstream.preprocessing.featurize import FeaturizeConfig, featurize;"
+        "from molstream.preprocessing.fields import RawMolecule;"
         f"s = featurize(RawMolecule({text!r}, 'smiles', 'test.smi', 0), FeaturizeConfig());"
         "sys.stdout.write((s.atom_features.tobytes() + s.bond_index.tobytes() + s.positions.tobytes()).hex())"
     )

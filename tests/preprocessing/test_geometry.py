@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from preprocessing.conformers import ConformerConfig
-from preprocessing.errors import MoleculeError
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule
-from preprocessing.standardize import StandardizeConfig, StandardizedMolecule
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.errors import MoleculeError
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule
+from molstream.preprocessing.standardize import StandardizeConfig, StandardizedMolecule
 from tests.preprocessing.molecules import DIVERSE, same_bytes, standardized
 
 ALL = FeaturizeConfig(hydrogens="all", conformers=ConformerConfig(num_conformers=0))
@@ -286,7 +286,7 @@ def test_keys_of_others_are_not_looked_at():
 
 def test_bond_orders_are_not_searched_for_ever(monkeypatch):
     """Their number grows exponentially with the number of unsaturated atoms."""
-    monkeypatch.setattr("preprocessing.geometry.MAX_BOND_ORDER_ITERATIONS", 1)
+    monkeypatch.setattr("molstream.preprocessing.geometry.MAX_BOND_ORDER_ITERATIONS", 1)
     error = refused(json.dumps(as_record(embedded("O=C1C=CC(=O)C=C1"))))
     assert error.reason == "no_bonds"
     assert "terations" in error.detail

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from preprocessing.graph import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES, atom_features, bonds
-from preprocessing.standardize import StandardizedMolecule
+from molstream.preprocessing.graph import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES, atom_features, bonds
+from molstream.preprocessing.standardize import StandardizedMolecule
 from tests.preprocessing.molecules import DIVERSE, pubchem_substances, smiles_record, standardized, zinc
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from preprocessing.graph import bonds
-from preprocessing.pairwise import UNREACHABLE, extended_edges, shortest_path_distances
+from molstream.preprocessing.graph import bonds
+from molstream.preprocessing.pairwise import UNREACHABLE, extended_edges, shortest_path_distances
 from tests.preprocessing.molecules import DIVERSE
 
 MOLECULES = [*DIVERSE.values(), "C", "[Na+].[Cl-]", "CCO.c1ccccc1", "C" * 60, "C1CCCCCCCCCCCCCCCCCCCC1"]

@@ -18,9 +18,9 @@ import pytest
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
-from preprocessing.conformers import ConformerConfig
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from tests.preprocessing.molecules import mol_blocks
 
 TOLERANCE = 1e-4

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.scaffold import murcko_scaffold, scaffold_split
+from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.preprocessing.scaffold import murcko_scaffold, scaffold_split
 from tests.preprocessing.molecules import zinc
 
 PARTS = ("train", "valid", "test")

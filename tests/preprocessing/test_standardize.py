@@ -12,10 +12,10 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from preprocessing.alignment import with_conformers
-from preprocessing.errors import MoleculeError, rdkit_errors
-from preprocessing.fields import RawMolecule
-from preprocessing.standardize import StandardizeConfig, StandardizedMolecule, _tools, standardize
+from molstream.preprocessing.alignment import with_conformers
+from molstream.preprocessing.errors import MoleculeError, rdkit_errors
+from molstream.preprocessing.fields import RawMolecule
+from molstream.preprocessing.standardize import StandardizeConfig, StandardizedMolecule, _tools, standardize
 from tests.preprocessing.molecules import DIVERSE, mol_blocks, pubchem_substances, smiles_record, standardized, zinc
 
 
@@ -315,7 +315,7 @@ def test_rules_that_chase_each_other_end(monkeypatch):
     """A standardizer without a fixed point, here one that toggles a charge, still gives one form for a whole circle."""
     forms = {"C[NH3+]": "CN", "CN": "C[NH3+]"}
     monkeypatch.setattr(
-        "preprocessing.standardize._steps",
+        "molstream.preprocessing.standardize._steps",
         lambda mol, config: [("neutralise", Chem.MolFromSmiles(forms[Chem.MolToSmiles(mol)]))],
     )
     results = {(parent(text).smiles, parent(text).changes) for text in forms}
@@ -327,7 +327,7 @@ def test_ordinary_molecules_are_not_changed_by_the_steps_they_skip(shared_data, 
     texts = zinc(shared_data)[::250] + pubchem_substances(shared_data)[::250]
     expected = [standardized(smiles_record(text)) for text in texts]
     monkeypatch.setattr(
-        "preprocessing.standardize._tools",
+        "molstream.preprocessing.standardize._tools",
         functools.cache(lambda: replace(_tools(), unusual=Chem.MolFromSmarts("*"))),
     )
     for text, before in zip(texts, expected, strict=True):

@@ -46,7 +46,7 @@ UNTIMED = ("train/", "optim/", "data/")
 
 def molstream(tree: Path, folder: Path, *arguments: str) -> str:
     """Run a command of the molstream in ``tree`` from ``folder``; returns its stdout."""
-    module = "molstream" if (tree / "molstream").is_dir() else "training.cli"
+    module = "molstream" if (tree / "molstream").is_dir() else "molstream.training.cli"
     environment = {**os.environ, "PYTHONPATH": str(tree), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", module, *arguments]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)

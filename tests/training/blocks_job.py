@@ -2,8 +2,8 @@
 
 import sys
 
-from training import pretrain
-from training.models import graph, layers
+from molstream.training import pretrain
+from molstream.training.models import graph, layers
 
 if __name__ == "__main__":
     layers.ROWS_OF_BLOCK, graph.ATOMS_OF_BLOCK = 16, 20

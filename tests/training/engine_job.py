@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import RunState, load_checkpoint, name_of
-from training.checkpoint_store import FolderStore
-from training.checkpoint_writer import CheckpointWriter, Retention
-from training.engine import Engine, EngineConfig, EngineProgress
-from training.muon import MuonAdamW
-from training.processes import end_process, start_processes, stop_processes
+from molstream.training.checkpoint import RunState, load_checkpoint, name_of
+from molstream.training.checkpoint_store import FolderStore
+from molstream.training.checkpoint_writer import CheckpointWriter, Retention
+from molstream.training.engine import Engine, EngineConfig, EngineProgress
+from molstream.training.muon import MuonAdamW
+from molstream.training.processes import end_process, start_processes, stop_processes
 
 LANES, MICRO_BATCH = 4, 5
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from molstream.training.engine import Engine, EngineConfig
+from molstream.training.module import build_module
+from molstream.training.objectives import ObjectiveConfig
+from molstream.training.optim import OptimConfig, build_optimizer
+from molstream.training.processes import end_process, start_processes, stop_processes
 from tests.training.molecules import DRUGS, model_config, molecule_batch, seeded
-from training.engine import Engine, EngineConfig
-from training.module import build_module
-from training.objectives import ObjectiveConfig
-from training.optim import OptimConfig, build_optimizer
-from training.processes import end_process, start_processes, stop_processes
 
 
 class PeakBytes(TorchDispatchMode):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.diffusion.draws import normal
-from training.diffusion.sde import SDE
+from molstream.training.diffusion.draws import normal
+from molstream.training.diffusion.sde import SDE
 
 F64 = torch.float64
 

@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.models.encoders import ModelConfig
+from molstream.training.module import num_parameters as num_parameters
 from tests.datasets import DRUGS as DRUGS
 from tests.pipeline.samples import write_dataset
-from training.data.batch import MoleculeBatch
-from training.models.encoders import ModelConfig
-from training.module import num_parameters as num_parameters
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

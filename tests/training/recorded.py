@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from training.metrics import MetricsWriter, Record
-from training.sinks import RunDescription
+from molstream.training.metrics import MetricsWriter, Record
+from molstream.training.sinks import RunDescription
 
 
 def record(step: int, offset: float = 0.0) -> Record:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from preprocessing.errors import CheckpointError
+from molstream.preprocessing.errors import CheckpointError
+from molstream.training.checkpoint import MARKER, RunState, checkpoints, damage, load_checkpoint, name_of
+from molstream.training.checkpoint_store import CheckpointStore, FolderStore
+from molstream.training.checkpoint_writer import CheckpointWriter, Retention
+from molstream.training.processes import Place
 from tests.training.processes import ENVIRONMENT, REPOSITORY
-from training.checkpoint import MARKER, RunState, checkpoints, damage, load_checkpoint, name_of
-from training.checkpoint_store import CheckpointStore, FolderStore
-from training.checkpoint_writer import CheckpointWriter, Retention
-from training.processes import Place
 
 STATE = RunState(
     step=3, optimizer_steps=3, seed=0, lanes=4, micro_batch=2, world_size=1, zero_stage=1, dataset_fingerprint="f"
@@ -136,8 +136,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from tests.training.test_checkpoint import STATE, tensors, writer
-from training.checkpoint_store import FolderStore
-from training.checkpoint_writer import Retention
+from molstream.training.checkpoint_store import FolderStore
+from molstream.training.checkpoint_writer import Retention
 store = FolderStore(Path(sys.argv[1]))
 saving = writer(store, Retention(last=3))
 print("ready", flush=True)

@@ -7,15 +7,15 @@ import fsspec
 import pytest
 import torch
 
-from pipeline.remote import Retries
-from preprocessing.errors import CheckpointError
+from molstream.pipeline.remote import Retries
+from molstream.preprocessing.errors import CheckpointError
+from molstream.training.checkpoint import MARKER, load_checkpoint, name_of
+from molstream.training.checkpoint_store import RemoteStore, local_folder
+from molstream.training.checkpoint_writer import Retention
+from molstream.training.inspect import main
+from molstream.training.weights import initial_weights
 from tests.object_store import Store, endpoint, failing_network, serving
 from tests.training.test_checkpoint import STATE, save, tensors, writer
-from training.checkpoint import MARKER, load_checkpoint, name_of
-from training.checkpoint_store import RemoteStore, local_folder
-from training.checkpoint_writer import Retention
-from training.inspect import main
-from training.weights import initial_weights
 
 FAST = Retries(attempts=30, first_wait_s=0.01, longest_wait_s=0.05)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from molstream.training.models.transformer import compile_blocks
+from molstream.training.module import PretrainingModule, build_module
+from molstream.training.objectives import ObjectiveConfig
 from tests.training.molecules import AWKWARD, DRUGS, model_config, molecule_batch, seeded
-from training.models.transformer import compile_blocks
-from training.module import PretrainingModule, build_module
-from training.objectives import ObjectiveConfig
 
 BATCHES = (DRUGS[:4], DRUGS[4:14], DRUGS[14:21], AWKWARD, [*DRUGS[:3], "C" * 40])
 

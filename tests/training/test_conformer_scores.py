@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from preprocessing.conformers import ConformerConfig
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import RawMolecule
-from training.conformer_scores import ensemble_score, handedness, posebusters_validity, score_conformers
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import RawMolecule
+from molstream.training.conformer_scores import ensemble_score, handedness, posebusters_validity, score_conformers
 
 ALANINE = "C[C@H](N)C(=O)O"
 

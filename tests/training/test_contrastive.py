@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from molstream.training.objectives.contrastive import CONTRASTIVE, ebm_nce, ebm_nce_shift, info_nce
 from tests.training.molecules import seeded
-from training.objectives.contrastive import CONTRASTIVE, ebm_nce, ebm_nce_shift, info_nce
 
 
 def rows(count=40, width=8, scale=1.0):

@@ -8,10 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from preprocessing.errors import DataError
-from tests.datasets import molstream
-from tests.training.molecules import DRUGS, model_config, molecule_batch, paper_tiny, seeded
-from training.diagnostics import (
+from molstream.preprocessing.errors import DataError
+from molstream.training.diagnostics import (
     alignment,
     by_decile,
     diagnose,
@@ -20,8 +18,10 @@ from training.diagnostics import (
     information_bound,
     uniformity,
 )
-from training.module import build_module, keyed_seed
-from training.objectives import OBJECTIVES, ObjectiveConfig
+from molstream.training.module import build_module, keyed_seed
+from molstream.training.objectives import OBJECTIVES, ObjectiveConfig
+from tests.datasets import molstream
+from tests.training.molecules import DRUGS, model_config, molecule_batch, paper_tiny, seeded
 
 BRANCHES = ("contrast", "2D to 3D", "3D to 2D")
 COEFFICIENTS = {

@@ -6,12 +6,9 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 import torch
 
-from preprocessing.errors import ConfigError
-from tests.datasets import molstream
-from tests.training.molecules import DRUGS, model_config, molecule_batch, num_parameters, seeded
-from tests.training.processes import run_ranks
-from training import doctor
-from training.costs import (
+from molstream.preprocessing.errors import ConfigError
+from molstream.training import doctor
+from molstream.training.costs import (
     TRUNKS,
     CostConfig,
     count_flops,
@@ -21,12 +18,15 @@ from training.costs import (
     parameters_by_part,
     typical_batch,
 )
-from training.models.encoders import ModelConfig
-from training.models.graph import molecule_pairs
-from training.models.layout import bucketed
-from training.models.transformer import Block, TransformerConfig
-from training.module import build_module
-from training.objectives import OBJECTIVES, ObjectiveConfig
+from molstream.training.models.encoders import ModelConfig
+from molstream.training.models.graph import molecule_pairs
+from molstream.training.models.layout import bucketed
+from molstream.training.models.transformer import Block, TransformerConfig
+from molstream.training.module import build_module
+from molstream.training.objectives import OBJECTIVES, ObjectiveConfig
+from tests.datasets import molstream
+from tests.training.molecules import DRUGS, model_config, molecule_batch, num_parameters, seeded
+from tests.training.processes import run_ranks
 
 TINY = model_config("tiny")
 

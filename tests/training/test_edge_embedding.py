@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from molstream.training.diffusion.edge_embedding import EDGES_OF_BLOCK, EdgeNorm, RectifiedEnds
+from molstream.training.models.graph import Incidence, extended_edges
 from tests.training.molecules import DRUGS, molecule_batch, seeded
-from training.diffusion.edge_embedding import EDGES_OF_BLOCK, EdgeNorm, RectifiedEnds
-from training.models.graph import Incidence, extended_edges
 
 WIDTH, OUT = 12, 5
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from molstream.training.checkpoint import checkpoints, load_checkpoint, name_of
+from molstream.training.figures import RUN_COLOURS, figure
+from molstream.training.hub import ExportConfig, export_run
+from molstream.training.metrics import read_metrics
 from tests.training.processes import run_ranks, start_ranks
-from training.checkpoint import checkpoints, load_checkpoint, name_of
-from training.figures import RUN_COLOURS, figure
-from training.hub import ExportConfig, export_run
-from training.metrics import read_metrics
 
 STEPS = 200
 KILLS = 5

@@ -16,11 +16,11 @@ from sklearn.base import clone
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 
-from preprocessing.errors import CheckpointError, ConfigError, DataError
+from molstream.preprocessing.errors import CheckpointError, ConfigError, DataError
+from molstream.training.checkpoint import checkpoints, load_checkpoint
+from molstream.training.embed import MoleculeEmbedder
+from molstream.training.hub import load_export
 from tests.datasets import REPOSITORY, SMILES, molstream
-from training.checkpoint import checkpoints, load_checkpoint
-from training.embed import MoleculeEmbedder
-from training.hub import load_export
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_fresh_process_without_ray_and_deepspeed_gets_the_same_vectors(embedde
         BLOCKER
         + f"""
 import numpy as np
-from training.embed import MoleculeEmbedder
+from molstream.training.embed import MoleculeEmbedder
 embedder = MoleculeEmbedder.from_pretrained({str(export)!r})
 np.save({str(tmp_path / "vectors.npy")!r}, embedder.transform(["CCO", "c1ccccc1"]))
 """
@@ -146,7 +146,9 @@ np.save({str(tmp_path / "vectors.npy")!r}, embedder.transform(["CCO", "c1ccccc1"
 
 
 def test_a_missing_extra_is_named(tmp_path):
-    script = BLOCKER + 'from training.cli import main; sys.exit(main(["preprocess", "input=a.csv", "output=b"]))'
+    script = (
+        BLOCKER + 'from molstream.training.cli import main; sys.exit(main(["preprocess", "input=a.csv", "output=b"]))'
+    )
     (tmp_path / "a.csv").write_text("smiles\nC\n")
     result = subprocess.run(
         [sys.executable, "-c", script],

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.errors import CheckpointError, ConfigError
+from molstream.preprocessing.errors import CheckpointError, ConfigError
+from molstream.training.checkpoint import KINDS, load_checkpoint, name_of
+from molstream.training.engine import EngineConfig, EngineProgress
+from molstream.training.weights import load_weights
 from tests.training.engine_job import LANES, MICRO_BATCH, Network
 from tests.training.processes import run_ranks
-from training.checkpoint import KINDS, load_checkpoint, name_of
-from training.engine import EngineConfig, EngineProgress
-from training.weights import load_weights
 
 
 def train(world_size, source, target, **options):

@@ -8,8 +8,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 
+from molstream.training.evaluate import ecfp4
 from tests.datasets import molecules, molstream
-from training.evaluate import ecfp4
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,8 @@ def test_help_is_quick_to_import():
     import subprocess
     import sys
 
-    script = "import sys, training.cli; print([m for m in ('torch', 'ray', 'rdkit', 'hydra') if m in sys.modules])"
+    script = (
+        "import sys, molstream.training.cli; print([m for m in ('torch', 'ray', 'rdkit', 'hydra') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing import pairwise
+from molstream.preprocessing import pairwise
+from molstream.training.models.graph import extended_edges, segment_mean, segment_sum, to_dense
 from tests.training.molecules import AWKWARD, DRUGS, molecule_batch
-from training.models.graph import extended_edges, segment_mean, segment_sum, to_dense
 
 
 def by_networkx(edge_index, num_nodes, max_hops):

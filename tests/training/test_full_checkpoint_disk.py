@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from molstream.training.checkpoint import checkpoints, damage, name_of
+from molstream.training.checkpoint_writer import Retention
+from molstream.training.metrics import read_metrics
 from tests.training.processes import run_ranks, start_ranks
 from tests.training.test_checkpoint import STATE, tensors, writer
-from training.checkpoint import checkpoints, damage, name_of
-from training.checkpoint_writer import Retention
-from training.metrics import read_metrics
 
 STEPS = 24
 SETTINGS = ("model=tiny", "data.lanes=2", "data.micro_batch=4", f"steps={STEPS}", "save_every=2", "log_every=1")

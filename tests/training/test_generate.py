@@ -10,18 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 
-from pipeline.shards.codec import SCHEMA, samples
-from pipeline.shards.reader import ShardDataset
-from preprocessing.errors import CheckpointError, ConfigError
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule
-from preprocessing.standardize import StandardizeConfig
+from molstream.pipeline.shards.codec import SCHEMA, samples
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.errors import CheckpointError, ConfigError
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule
+from molstream.preprocessing.standardize import StandardizeConfig
+from molstream.training.diffusion.sampling import SAMPLERS, SamplerConfig
+from molstream.training.evaluate_generated import in_every
+from molstream.training.gallery import read_gallery
+from molstream.training.generate import MoleculeGenerator
 from tests.datasets import molstream
 from tests.training.molecules import AWKWARD
-from training.diffusion.sampling import SAMPLERS, SamplerConfig
-from training.evaluate_generated import in_every
-from training.gallery import read_gallery
-from training.generate import MoleculeGenerator
 
 KEEP_ALL = FeaturizeConfig(standardize=StandardizeConfig(largest_fragment=False, neutralise=False))
 """Salts stay salts, and ions ions."""

@@ -3,8 +3,8 @@
 import torch
 from torch_geometric.nn import GINEConv
 
+from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES, GIN, GINConfig
 from tests.training.molecules import AWKWARD, DRUGS, molecule_batch, num_parameters, seeded
-from training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES, GIN, GINConfig
 
 SMALL = GINConfig(hidden=24, num_layers=3)
 
@@ -20,7 +20,7 @@ def test_number_of_parameters_is_the_papers():
 
 
 def test_vocabularies_are_those_of_the_featurizer():
-    from preprocessing import graph
+    from molstream.preprocessing import graph
 
     assert ATOM_VOCABULARY_SIZES == graph.ATOM_VOCABULARY_SIZES
     assert BOND_VOCABULARY_SIZES == graph.BOND_VOCABULARY_SIZES

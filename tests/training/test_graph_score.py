@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from molstream.training.diffusion.graph_score import GraphScore
+from molstream.training.models import layers
+from molstream.training.models.config import GraphScoreConfig
 from tests.training.molecules import num_parameters, seeded
-from training.diffusion.graph_score import GraphScore
-from training.models import layers
-from training.models.config import GraphScoreConfig
 
 SMALL = GraphScoreConfig(hidden=8, num_layers=3, num_heads=2, hidden_channels=3, final_channels=2)
 WIDTH, TYPES = 10, 7

@@ -3,9 +3,9 @@
 import pytest
 from deepspeed.launcher.runner import fetch_hostfile, parse_inclusion_exclusion
 
-from pipeline.order import lanes_of_rank
-from preprocessing.errors import ConfigError
-from training.hosts import describe_slots, filter_slots, num_slots, read_hostfile, share_lanes
+from molstream.pipeline.order import lanes_of_rank
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.hosts import describe_slots, filter_slots, num_slots, read_hostfile, share_lanes
 
 
 @pytest.fixture

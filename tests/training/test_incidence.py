@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
+from molstream.training.models import graph
+from molstream.training.models.graph import Incidence, blocks_of_atoms
 from tests.training.molecules import seeded
-from training.models import graph
-from training.models.graph import Incidence, blocks_of_atoms
 
 INDEX = torch.tensor([4, 0, 4, 2, 2, 4])
 NUM_ROWS = 6

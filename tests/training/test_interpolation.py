@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from molstream.training.models.interpolation import Interpolation, grid, num_nodes
+from molstream.training.models.layers import cosine_envelope, gaussian_basis
+from molstream.training.models.schnet import Interaction, SchNetConfig
 from tests.training.molecules import seeded
-from training.models.interpolation import Interpolation, grid, num_nodes
-from training.models.layers import cosine_envelope, gaussian_basis
-from training.models.schnet import Interaction, SchNetConfig
 
 
 def filters(interaction: Interaction, distance: torch.Tensor, config: SchNetConfig) -> torch.Tensor:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from molstream.training.data.largest import largest_batch
+from molstream.training.module import build_module
+from molstream.training.objectives.table import ObjectiveConfig
 from tests.training.molecules import model_config, seeded
-from training.data.largest import largest_batch
-from training.module import build_module
-from training.objectives.table import ObjectiveConfig
 
 
 def histograms(heavy_atoms: dict[str, int], atoms_per_heavy_atom: float = 1.0) -> dict[str, dict[str, int]]:

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from molstream.training.figures import plot_losses, plot_progress
+from molstream.training.launches import read_launches
+from molstream.training.metrics import last_step, read_metrics
+from molstream.training.story import launch_rows, per_process, read_story
 from tests.datasets import molstream
 from tests.training.processes import ENVIRONMENT, REPOSITORY, run_ranks, start_ranks
-from training.figures import plot_losses, plot_progress
-from training.launches import read_launches
-from training.metrics import last_step, read_metrics
-from training.story import launch_rows, per_process, read_story
 
 KILLED_AT, STOPPED_AT, STEPS = 5, 8, 12
 LOG_LINE = re.compile(

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, RDLogger
 
-from training.models.graph import molecule_pairs
-from training.models.layout import MASKED, MAX_PADDING_SHARE, bucket_limits, bucketed, padding_share
+from molstream.training.models.graph import molecule_pairs
+from molstream.training.models.layout import MASKED, MAX_PADDING_SHARE, bucket_limits, bucketed, padding_share
 
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=9)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from molstream.training.checkpoint import checkpoints
 from tests.training.processes import ENVIRONMENT, REPOSITORY, run_ranks, start_ranks
 from tests.training.test_pretrain import arguments, losses, losses_or_nothing
-from training.checkpoint import checkpoints
 
 STEPS = 60
 
@@ -98,7 +98,17 @@ def is_rank(process: psutil.Process) -> bool:
 
 def supervised(*words: str, own: tuple[str, ...] = ()) -> list[str | Path]:
     """Two processes on this machine under the supervisor, of the three that it is told it could use."""
-    return [sys.executable, "-m", "training.cli", "supervise", *own, "deepspeed", "--num_accelerators", "3", *words]
+    return [
+        sys.executable,
+        "-m",
+        "molstream.training.cli",
+        "supervise",
+        *own,
+        "deepspeed",
+        "--num_accelerators",
+        "3",
+        *words,
+    ]
 
 
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(dataset, tmp_path, undisturbed):
@@ -200,7 +210,7 @@ def test_the_supervisor_gives_up_after_starts_that_bring_no_checkpoint(dataset, 
     ],
 )
 def test_what_cannot_be_supervised_is_refused_before_any_host_is_reached(words, message):
-    with Program([sys.executable, "-m", "training.cli", *words]) as program:
+    with Program([sys.executable, "-m", "molstream.training.cli", *words]) as program:
         code, output = program.end()
     assert code == 2
     assert message in output
@@ -237,7 +247,7 @@ def test_a_torchrun_whose_restarts_would_fail_is_refused(dataset, tmp_path):
 def test_groups_that_deepspeed_makes_have_the_time_out_of_the_run():
     program = """
 import deepspeed.comm, torch
-from training.processes import start_processes
+from molstream.training.processes import start_processes
 start_processes(33)
 group = deepspeed.comm.new_group([0])
 print(group._get_backend(torch.device("cpu")).options._timeout.total_seconds())

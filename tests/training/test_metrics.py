@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from molstream.training.metrics import FILE, MetricsReader, MetricsWriter, last_step, log_line, read_metrics
 from tests.training.recorded import record, write_records
-from training.metrics import FILE, MetricsReader, MetricsWriter, last_step, log_line, read_metrics
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 57, 98, 99, 100])

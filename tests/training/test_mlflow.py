@@ -5,13 +5,13 @@ import socket
 
 import pytest
 
+from molstream.training.launches import read_launches
+from molstream.training.metrics import MetricsWriter, read_metrics
+from molstream.training.sinks import SINKS, Delivery, finish_all
 from tests.datasets import molstream
 from tests.training.mlflow_server import MLflowServer, requires_mlflow
 from tests.training.recorded import Told, description, record, write_records
 from tests.training.test_sinks import hand_over, wait_for
-from training.launches import read_launches
-from training.metrics import MetricsWriter, read_metrics
-from training.sinks import SINKS, Delivery, finish_all
 
 pytestmark = requires_mlflow
 

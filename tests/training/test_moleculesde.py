@@ -7,8 +7,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from preprocessing.errors import ConfigError
-from preprocessing.fields import FIELDS
+from molstream.preprocessing.errors import ConfigError
+from molstream.preprocessing.fields import FIELDS
+from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES
+from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.models.graph import extended_edges
+from molstream.training.objectives import OBJECTIVES, ObjectiveConfig, build_objective
+from molstream.training.objectives.base import graph_mean
+from molstream.training.objectives.contrastive import CONTRASTIVE, ebm_nce
+from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
 from tests.training.molecules import (
     AWKWARD,
     CONFIGS,
@@ -19,13 +26,6 @@ from tests.training.molecules import (
     paper_tiny,
     seeded,
 )
-from training.diffusion.sde import GRAPH_SDES, POSITION_SDES
-from training.models.encoders import Encoders, ModelConfig
-from training.models.graph import extended_edges
-from training.objectives import OBJECTIVES, ObjectiveConfig, build_objective
-from training.objectives.base import graph_mean
-from training.objectives.contrastive import CONTRASTIVE, ebm_nce
-from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
 
 MODEL_WIDTH = paper_tiny().hidden_3d
 
@@ -230,7 +230,7 @@ def test_graph_loss_scales_with_the_share_of_the_padded_layout(monkeypatch):
     alone, both = molecule_batch([small]), molecule_batch([small, large], [True, False])
     alone, both = (replace(batch, pos=batch.pos.double()) for batch in (alone, both))
     # The same time and the same noise at the same atoms, whatever the padding.
-    from training.objectives import moleculesde
+    from molstream.training.objectives import moleculesde
 
     noise_x = torch.randn(n_large, 119, generator=seeded())
     noise_a = torch.randn(n_large, n_large, generator=seeded()).triu(1)
@@ -248,7 +248,7 @@ def test_graph_loss_scales_with_the_share_of_the_padded_layout(monkeypatch):
 
 
 def test_anneal_power_multiplies_by_the_noise_level(monkeypatch):
-    from training.objectives import moleculesde
+    from molstream.training.objectives import moleculesde
 
     monkeypatch.setattr(moleculesde, "antithetic_times", lambda g, *_: torch.full((g,), 0.5))
     plain, annealed = (build(anneal_power=power) for power in (0.0, 2.0))

@@ -6,17 +6,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from preprocessing.errors import ConfigError
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.diffusion.bond_transformer import (
+    BondTransformer,
+    noise_of_classes,
+    one_hot_bonds,
+    one_hot_charges,
+)
+from molstream.training.diffusion.position_transformer import PositionTransformer, centred
+from molstream.training.diffusion.score_trunk import NoiseLevel, noise_level, precondition
+from molstream.training.diffusion.sde import SDES, SDEConfig
+from molstream.training.diffusion.weighting import WEIGHTINGS
+from molstream.training.models.encoders import Encoders
+from molstream.training.models.graph import molecule_pairs
+from molstream.training.models.relations import topology
+from molstream.training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
 from tests.training.molecules import AWKWARD, DRUGS, model_config, molecule_batch, seeded
-from training.diffusion.bond_transformer import BondTransformer, noise_of_classes, one_hot_bonds, one_hot_charges
-from training.diffusion.position_transformer import PositionTransformer, centred
-from training.diffusion.score_trunk import NoiseLevel, noise_level, precondition
-from training.diffusion.sde import SDES, SDEConfig
-from training.diffusion.weighting import WEIGHTINGS
-from training.models.encoders import Encoders
-from training.models.graph import molecule_pairs
-from training.models.relations import topology
-from training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
 
 MODEL = model_config("tiny")
 

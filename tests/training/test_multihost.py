@@ -64,7 +64,7 @@ def test_a_job_goes_on_with_the_hosts_that_are_left_and_takes_back_those_that_re
     log = run_dir / "log.txt"
     with Hosts(tmp_path / "hosts", 3) as hosts:
         shell = f"remote_shell={shlex.quote(hosts.ssh)}"
-        own = [sys.executable, "-m", "training.cli", "supervise", shell, "host_timeout_s=24"]
+        own = [sys.executable, "-m", "molstream.training.cli", "supervise", shell, "host_timeout_s=24"]
         launcher = ["deepspeed", "--hostfile", hostfile(tmp_path / "hostfile", {"node1": 1, "node2": 1, "node3": 2})]
         with Program(hosts.enter("node1", [*own, *launcher, *command(dataset, run_dir)])) as program:
             program.wait_for_step(run_dir, 7)

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from molstream.training.checkpoint import load_checkpoint, name_of
+from molstream.training.muon import MuonAdamW, is_muon, orthogonalized
+from molstream.training.optim import OptimConfig, build_optimizer
 from tests.training.engine_job import LANES, MICRO_BATCH, Network
 from tests.training.test_engine import assert_equal_state, train
-from training.checkpoint import load_checkpoint, name_of
-from training.muon import MuonAdamW, is_muon, orthogonalized
-from training.optim import OptimConfig, build_optimizer
 
 
 @pytest.fixture(scope="module")

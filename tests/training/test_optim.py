@@ -5,8 +5,8 @@ import math
 import pytest
 from torch import nn
 
-from preprocessing.errors import ConfigError
-from training.optim import OptimConfig, build_optimizer, learning_rate
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.optim import OptimConfig, build_optimizer, learning_rate
 
 
 def test_warm_up_then_cosine_to_the_floor():

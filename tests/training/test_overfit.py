@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.featurize import FeaturizeConfig, featurize
-from preprocessing.fields import MoleculeSample, RawMolecule
-from training.conformer_scores import score_conformers
-from training.data.collate import collate_samples
-from training.diffusion.sampling import SamplerConfig
-from training.generate import MoleculeGenerator
-from training.models.config import ScoreTransformerConfig
-from training.models.encoders import ModelConfig
-from training.models.transformer import TransformerConfig
-from training.module import PretrainingModule, build_module, keyed_seed
-from training.objectives.table import ObjectiveConfig
-from training.trained import Trained
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule
+from molstream.training.conformer_scores import score_conformers
+from molstream.training.data.collate import collate_samples
+from molstream.training.diffusion.sampling import SamplerConfig
+from molstream.training.generate import MoleculeGenerator
+from molstream.training.models.config import ScoreTransformerConfig
+from molstream.training.models.encoders import ModelConfig
+from molstream.training.models.transformer import TransformerConfig
+from molstream.training.module import PretrainingModule, build_module, keyed_seed
+from molstream.training.objectives.table import ObjectiveConfig
+from molstream.training.trained import Trained
 
 QM9_SIZE = (
     "CC(=O)N1CCC1",

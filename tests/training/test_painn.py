@@ -6,6 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from molstream.training.models.encoders import Encoders
+from molstream.training.models.painn import COINCIDENT, PaiNN, PaiNNConfig
+from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
 from tests.training.molecules import (
     AWKWARD,
     DRUGS,
@@ -16,9 +19,6 @@ from tests.training.molecules import (
     rotation,
     seeded,
 )
-from training.models.encoders import Encoders
-from training.models.painn import COINCIDENT, PaiNN, PaiNNConfig
-from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
 
 SMALL = PaiNNConfig(hidden=12, num_interactions=3, num_gaussians=7, cutoff=3.5)
 

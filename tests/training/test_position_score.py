@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore, pair_geometry
+from molstream.training.models import graph
+from molstream.training.models.config import PositionScoreConfig
+from molstream.training.models.graph import extended_edges
 from tests.training.molecules import AWKWARD, DRUGS, molecule_batch, num_parameters, rotation, seeded
-from training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore, pair_geometry
-from training.models import graph
-from training.models.config import PositionScoreConfig
-from training.models.graph import extended_edges
 
 SMALL = PositionScoreConfig(hidden=8, edge_hidden=12, num_heads=2, readout_hidden=10)
 WIDTH = 14

@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
+from molstream.training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
 from tests.training.molecules import (
     AWKWARD,
     DRUGS,
@@ -13,9 +16,6 @@ from tests.training.molecules import (
     num_parameters,
     seeded,
 )
-from training.models.encoders import Encoders, ModelConfig
-from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
-from training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from molstream.training.checkpoint import checkpoints, load_checkpoint
+from molstream.training.metrics import read_metrics
 from tests.training.processes import ENVIRONMENT, REPOSITORY, free_port, run_ranks, start_ranks
-from training.checkpoint import checkpoints, load_checkpoint
-from training.metrics import read_metrics
 
 SETTINGS = [
     "experiment=paper",

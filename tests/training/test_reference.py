@@ -8,14 +8,14 @@ import torch
 from benchmarks.reference.moleculesde import ReferenceMoleculeSDE, draw
 from benchmarks.reference.parameters import as_reference
 from benchmarks.reference.position_score import extended_edges
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.draws import symmetric_normal
+from molstream.training.diffusion.graph_score import mask_pairs
+from molstream.training.models.encoders import ModelConfig
+from molstream.training.module import PretrainingModule, build_module
+from molstream.training.objectives import ObjectiveConfig
+from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig, dense_graph
 from tests.training.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, paper_tiny, seeded
-from training.data.batch import MoleculeBatch
-from training.diffusion.draws import symmetric_normal
-from training.diffusion.graph_score import mask_pairs
-from training.models.encoders import ModelConfig
-from training.module import PretrainingModule, build_module
-from training.objectives import ObjectiveConfig
-from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig, dense_graph
 
 TERMS = ("contrastive", "position_score", "graph_score_x", "graph_score_adj")
 

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from molstream.training.models import gin as gin_module
+from molstream.training.models import refinement
+from molstream.training.models.gin import GIN, GINConfig
+from molstream.training.models.refinement import Kinds, refined_views, whole_view
 from tests.training.molecules import AWKWARD, DRUGS, molecule_batch, seeded
-from training.models import gin as gin_module
-from training.models import refinement
-from training.models.gin import GIN, GINConfig
-from training.models.refinement import Kinds, refined_views, whole_view
 
 SMALL = GINConfig(hidden=24, num_layers=4)
 ALIKE = ["CCCCCCCC", "CCCCCC", "c1ccccc1", "c1ccccc1C", "CC(C)(C)C", "CC(C)C", *AWKWARD, *DRUGS[:4], *DRUGS[:2]]

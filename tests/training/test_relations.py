@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from tests.training.molecules import AWKWARD, DRUGS, molecule_batch, rotation, seeded
-from training.models.graph import molecule_pairs
-from training.models.layers import gaussian_basis
-from training.models.paths import shortest_paths
-from training.models.relations import (
+from molstream.training.models.graph import molecule_pairs
+from molstream.training.models.layers import gaussian_basis
+from molstream.training.models.paths import shortest_paths
+from molstream.training.models.relations import (
     CHIRAL_RADIUS,
     Chirality,
     GeometricRelation,
@@ -21,6 +20,7 @@ from training.models.relations import (
     pair_vectors,
     topology,
 )
+from tests.training.molecules import AWKWARD, DRUGS, molecule_batch, rotation, seeded
 
 FUSED = ("c1ccc2cc3ccccc3cc2c1", "C1CC2CCC1CC2", "C12C3C4C1C5C2C3C45", "C1=CC=CCCCC1", "O=C1CCCCC1")
 """Rings, so that many atoms are joined by several shortest paths over different bonds."""

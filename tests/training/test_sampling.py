@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from preprocessing.errors import ConfigError
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.diffusion.draws import normal, symmetric_normal
+from molstream.training.diffusion.sampling import SAMPLERS, Diffused, SamplerConfig, sample
+from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDE, SDES, SDEConfig
+from molstream.training.diffusion.time_grid import SIGNAL_FLOOR, angular, time_grid, uniform
 from tests.training.mixtures import F64, Mixture, gaussian, marginal
 from tests.training.molecules import seeded
-from training.diffusion.draws import normal, symmetric_normal
-from training.diffusion.sampling import SAMPLERS, Diffused, SamplerConfig, sample
-from training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDE, SDES, SDEConfig
-from training.diffusion.time_grid import SIGNAL_FLOOR, angular, time_grid, uniform
 
 STEPS = {
     "predictor_corrector": 400,

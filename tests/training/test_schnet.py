@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch_geometric.nn.models.schnet import GaussianSmearing, InteractionBlock
 
+from molstream.training.models import graph
+from molstream.training.models import schnet as schnet_module
+from molstream.training.models.graph import molecule_pairs, radius_pairs
+from molstream.training.models.interpolation import Interpolation
+from molstream.training.models.schnet import Pairs, SchNet, SchNetConfig
 from tests.training.molecules import AWKWARD, DRUGS, molecule_batch, num_parameters, seeded
-from training.models import graph
-from training.models import schnet as schnet_module
-from training.models.graph import molecule_pairs, radius_pairs
-from training.models.interpolation import Interpolation
-from training.models.schnet import Pairs, SchNet, SchNetConfig
 
 SMALL = SchNetConfig(hidden=20, num_filters=12, num_interactions=2, num_gaussians=11, cutoff=4.0)
 

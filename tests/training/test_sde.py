@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from preprocessing.errors import ConfigError
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal
+from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDES, SDEConfig, named_sde
 from tests.training.molecules import seeded
-from training.diffusion.draws import antithetic_times, normal, symmetric_normal
-from training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDES, SDEConfig, named_sde
 
 EVERY_SDE = [
     pytest.param(config, id=f"{direction}-{name}")

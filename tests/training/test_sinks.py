@@ -6,11 +6,11 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from preprocessing.errors import ConfigError
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.metrics import MetricsWriter
+from molstream.training.sinks import SINKS, Delivery, LogConfig, check_sinks, finish_all
+from molstream.training.sinks.base import SinkError
 from tests.training.recorded import Told, description, record, write_records
-from training.metrics import MetricsWriter
-from training.sinks import SINKS, Delivery, LogConfig, check_sinks, finish_all
-from training.sinks.base import SinkError
 
 
 def hand_over(folder, name, restored, ended="finished", **tags):

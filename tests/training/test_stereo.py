@@ -5,10 +5,17 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from preprocessing.geometry import smiles_order
-from preprocessing.graph import atom_features, bonds
+from molstream.preprocessing.geometry import smiles_order
+from molstream.preprocessing.graph import atom_features, bonds
+from molstream.training.models.stereo import (
+    CHIRALITY,
+    CLOCKWISE,
+    COUNTERCLOCKWISE,
+    Stereocentres,
+    handedness,
+    stereocentres,
+)
 from tests.training.molecules import AWKWARD, molecule_batch, rotation, seeded
-from training.models.stereo import CHIRALITY, CLOCKWISE, COUNTERCLOCKWISE, Stereocentres, handedness, stereocentres
 
 CHIRAL = (
     "C[C@H](N)C(=O)O",

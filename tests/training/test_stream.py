@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.order import lanes_of_rank
-from pipeline.shards.mixture import Mixture
-from pipeline.shards.reader import ShardDataset
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.fields import FIELDS
+from molstream.pipeline.order import lanes_of_rank
+from molstream.pipeline.shards.mixture import Mixture
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.preprocessing.fields import FIELDS
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.stream import LaneStream, conformer_draw
 from tests.pipeline.samples import random_samples, write_dataset
-from training.data.batch import MoleculeBatch
-from training.data.stream import LaneStream, conformer_draw
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.remote import Retries
-from pipeline.shards.cache import ShardCache
-from pipeline.shards.mixture import Mixture
-from pipeline.shards.reader import ShardDataset
+from molstream.pipeline.remote import Retries
+from molstream.pipeline.shards.cache import ShardCache
+from molstream.pipeline.shards.mixture import Mixture
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.training.data.stream import LaneStream
 from tests.object_store import Store, endpoint, failing_network, serving
 from tests.pipeline.samples import random_samples, write_dataset
-from training.data.stream import LaneStream
 
 LANES, MICRO_BATCH, STEPS = 4, 5, 30
 

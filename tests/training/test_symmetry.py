@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import nn
 
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.bond_transformer import BondTransformer, one_hot_bonds, one_hot_charges
+from molstream.training.diffusion.graph_score import GraphScore
+from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
+from molstream.training.diffusion.position_transformer import PositionTransformer
+from molstream.training.diffusion.score_trunk import NoiseLevel
+from molstream.training.models.encoders import ENCODERS_2D, ENCODERS_3D
+from molstream.training.models.graph import extended_edges, molecule_pairs
+from molstream.training.models.relations import topology
+from molstream.training.models.stereo import CHIRALITY, CLOCKWISE, COUNTERCLOCKWISE
+from molstream.training.models.symmetry import Symmetry
+from molstream.training.objectives.moleculesde import dense_graph
 from tests.training.molecules import AWKWARD, DRUGS, model_config, molecule_batch, permuted, rotation, seeded, with_pos
-from training.data.batch import MoleculeBatch
-from training.diffusion.bond_transformer import BondTransformer, one_hot_bonds, one_hot_charges
-from training.diffusion.graph_score import GraphScore
-from training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
-from training.diffusion.position_transformer import PositionTransformer
-from training.diffusion.score_trunk import NoiseLevel
-from training.models.encoders import ENCODERS_2D, ENCODERS_3D
-from training.models.graph import extended_edges, molecule_pairs
-from training.models.relations import topology
-from training.models.stereo import CHIRALITY, CLOCKWISE, COUNTERCLOCKWISE
-from training.models.symmetry import Symmetry
-from training.objectives.moleculesde import dense_graph
 
 MODEL = model_config("tiny")
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-11}

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.order import lanes_of_rank
-from pipeline.shards.reader import ShardDataset
+from molstream.pipeline.order import lanes_of_rank
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.training.data.collate import COLLATED_FIELDS, collate
+from molstream.training.data.validation import ValidationStream
+from molstream.training.module import keyed_seed
 from tests.pipeline.samples import random_samples, write_dataset
-from training.data.collate import COLLATED_FIELDS, collate
-from training.data.validation import ValidationStream
-from training.module import keyed_seed
 
 LANES = 4
 

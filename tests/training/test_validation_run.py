@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.shards.reader import ShardDataset
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.training.checkpoint import load_checkpoint, name_of
+from molstream.training.config import PretrainConfig
+from molstream.training.data.collate import COLLATED_FIELDS, collate
+from molstream.training.metrics import Record, read_metrics
+from molstream.training.module import build_module, keyed_seed
+from molstream.training.run import RunDirectory
 from tests.training.molecules import DRUGS, write_featurized
 from tests.training.processes import run_ranks
-from training.checkpoint import load_checkpoint, name_of
-from training.config import PretrainConfig
-from training.data.collate import COLLATED_FIELDS, collate
-from training.metrics import Record, read_metrics
-from training.module import build_module, keyed_seed
-from training.run import RunDirectory
 
 MICRO_BATCH = 4
 SETTINGS = ("model=tiny", "data.lanes=4", f"data.micro_batch={MICRO_BATCH}", "data.window_blocks=2", "steps=6")

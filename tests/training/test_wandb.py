@@ -41,7 +41,7 @@ import sys
 from pathlib import Path
 from tests.training.recorded import Told, description
 from tests.training.test_sinks import wait_for
-from training.sinks import SINKS, Delivery, check_sinks, finish_all
+from molstream.training.sinks import SINKS, Delivery, check_sinks, finish_all
 check_sinks(["wandb"])
 folder, told = Path(sys.argv[1]), Told()
 delivery = Delivery("wandb", SINKS["wandb"](description(folder)), folder, 0, told)
@@ -149,7 +149,7 @@ def test_no_secret_reaches_the_run_directory(tmp_path):
 def test_without_a_key_nothing_starts_and_nobody_is_asked(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     environment |= {"NETRC": str(tmp_path / "none"), "WANDB_CONFIG_DIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
-    script = "from training.sinks import check_sinks; check_sinks(['wandb'])"
+    script = "from molstream.training.sinks import check_sinks; check_sinks(['wandb'])"
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert "ConfigError" in result.stderr

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.shards.codec import encode
-from pipeline.shards.columns import Columns
-from preprocessing.fields import MoleculeSample
-from training.data.batch import MoleculeBatch
+from molstream.pipeline.shards.codec import encode
+from molstream.pipeline.shards.columns import Columns
+from molstream.preprocessing.fields import MoleculeSample
+from molstream.training.data.batch import MoleculeBatch
 
 COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions", "targets")
 """Stored fields that a batch is made of; the others (strings, provenance) are not even decompressed."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from training.data.batch import MoleculeBatch
-from training.models.graph import segment_mean
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.models.graph import segment_mean
 
 CARBON, SP3, FOUR_BONDS = 5, 2, 4
 

@@ -1,11 +1,11 @@
 """The datasets that a configuration names, opened."""
 
-from pipeline.remote import is_url
-from pipeline.shards.cache import ShardCache
-from pipeline.shards.mixture import Mixture
-from pipeline.shards.reader import ShardDataset
-from preprocessing.errors import ConfigError
-from training.data.config import DataConfig
+from molstream.pipeline.remote import is_url
+from molstream.pipeline.shards.cache import ShardCache
+from molstream.pipeline.shards.mixture import Mixture
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.data.config import DataConfig
 
 
 def open_data(config: DataConfig) -> Mixture:

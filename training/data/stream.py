@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.background import ahead
-from pipeline.order import keyed_bits
-from pipeline.shards.columns import Columns
-from pipeline.shards.lane import LaneReader
-from pipeline.shards.mixture import Mixture
-from pipeline.steps import StepOrder
-from training.data.batch import MoleculeBatch
-from training.data.collate import COLLATED_FIELDS, collate
+from molstream.pipeline.background import ahead
+from molstream.pipeline.order import keyed_bits
+from molstream.pipeline.shards.columns import Columns
+from molstream.pipeline.shards.lane import LaneReader
+from molstream.pipeline.shards.mixture import Mixture
+from molstream.pipeline.steps import StepOrder
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import COLLATED_FIELDS, collate
 
 
 class LaneStream:

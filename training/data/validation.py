@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.background import ahead
-from pipeline.shards.columns import Columns
-from pipeline.shards.reader import ShardDataset
-from training.data.batch import MoleculeBatch
-from training.data.collate import COLLATED_FIELDS, collate
+from molstream.pipeline.background import ahead
+from molstream.pipeline.shards.columns import Columns
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import COLLATED_FIELDS, collate
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Bonds are diffused as one-hot classes of every unordered atom pair, so that they are symmetric and know no padding;
 formal charges as one-hot classes of every atom. Elements are not diffused: positions come with them. Symbols of
-shapes: ``n`` atoms, ``p`` unordered pairs in the order of :func:`~training.models.graph.molecule_pairs`.
+shapes: ``n`` atoms, ``p`` unordered pairs in the order of :func:`~molstream.training.models.graph.molecule_pairs`.
 """
 
 from typing import ClassVar
@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.data.batch import MoleculeBatch
-from training.diffusion.score_trunk import NoiseEmbedding, NoiseLevel
-from training.models.config import ScoreTransformerConfig
-from training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
-from training.models.graph import in_float32, molecule_pairs
-from training.models.layout import bucketed
-from training.models.relations import GeometricRelation, linear, pair_vectors
-from training.models.symmetry import INVARIANT, Symmetry
-from training.models.transformer import Trunk
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.score_trunk import NoiseEmbedding, NoiseLevel
+from molstream.training.models.config import ScoreTransformerConfig
+from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
+from molstream.training.models.graph import in_float32, molecule_pairs
+from molstream.training.models.layout import bucketed
+from molstream.training.models.relations import GeometricRelation, linear, pair_vectors
+from molstream.training.models.symmetry import INVARIANT, Symmetry
+from molstream.training.models.transformer import Trunk
 
 NUM_BOND_CLASSES = 1 + BOND_VOCABULARY_SIZES[0]
 """No bond, then OGB's bond types."""

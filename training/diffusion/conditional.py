@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.diffusion.draws import normal
-from training.diffusion.sampling import Diffused, JointScore, SamplerConfig, Tensors, sample, silent
-from training.diffusion.sde import SDE
-from training.models.graph import segment_sum
+from molstream.training.diffusion.draws import normal
+from molstream.training.diffusion.sampling import Diffused, JointScore, SamplerConfig, Tensors, sample, silent
+from molstream.training.diffusion.sde import SDE
+from molstream.training.models.graph import segment_sum
 
 
 def unchanged(x: Tensor) -> Tensor:

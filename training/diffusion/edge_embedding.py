@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.models.graph import Incidence, in_float32
-from training.models.layers import BatchNorm
+from molstream.training.models.graph import Incidence, in_float32
+from molstream.training.models.layers import BatchNorm
 
 EDGES_OF_BLOCK = 1024
 """Edges that a CPU works on at a time: their wide rows fit into its second-level cache."""
 
 
 class EdgeNorm(BatchNorm):
-    """:class:`~training.models.layers.BatchNorm` of u_r + v_c over all directed edges (r, c)."""
+    """:class:`~molstream.training.models.layers.BatchNorm` of u_r + v_c over all directed edges (r, c)."""
 
     def of_ends(self, u: Tensor, v: Tensor, source: Incidence, target: Incidence) -> tuple[Tensor, Tensor]:
         """u' and v' [n, d], such that u'_r + v'_c is the normalised u_r + v_c, like u and v [n, d].

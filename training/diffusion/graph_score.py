@@ -16,12 +16,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from training.models.config import GraphScoreConfig
-from training.models.graph import in_float32, molecule_pairs, to_dense
-from training.models.layers import Blockwise, in_blocks, tanh, xavier_linear
-from training.models.layout import bucketed
-from training.models.schnet import NUM_ATOM_TYPES
-from training.models.symmetry import INVARIANT, Symmetry
+from molstream.training.models.config import GraphScoreConfig
+from molstream.training.models.graph import in_float32, molecule_pairs, to_dense
+from molstream.training.models.layers import Blockwise, in_blocks, tanh, xavier_linear
+from molstream.training.models.layout import bucketed
+from molstream.training.models.schnet import NUM_ATOM_TYPES
+from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 
 def mlp(widths: list[int], activation: type[nn.Module]) -> nn.Sequential:

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.diffusion.edge_embedding import EdgeNorm, RectifiedEnds
-from training.models.config import PositionScoreConfig
-from training.models.graph import Incidence, blocks_of_atoms, in_float32
-from training.models.layers import Blockwise, dropout, xavier_linear
-from training.models.symmetry import Symmetry
+from molstream.training.diffusion.edge_embedding import EdgeNorm, RectifiedEnds
+from molstream.training.models.config import PositionScoreConfig
+from molstream.training.models.graph import Incidence, blocks_of_atoms, in_float32
+from molstream.training.models.layers import Blockwise, dropout, xavier_linear
+from molstream.training.models.symmetry import Symmetry
 
 EPS = 1e-6
 """Added to lengths before dividing by them, as in the original: a collinear pair then has e2 = e3 = 0."""

@@ -2,8 +2,8 @@
 
 Atoms attend to all atoms of their molecule, biased by paths along bonds and by the noised distances; then every pair
 that bonds hold close, or that bonds do not join at all, contributes a vector in its own frame, as in the paper
-(:mod:`~training.diffusion.position_score`). Stereocentres are told how far they are from their specified handedness,
-and have vectors of their own that lead there (:mod:`~training.models.stereo`). Geometry is float32 whatever the
+(``position_score``). Stereocentres are told how far they are from their specified handedness,
+and have vectors of their own that lead there (``stereo``). Geometry is float32 whatever the
 precision of the network. Symbols of shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``q`` those of them that are
 read out, ``s`` stereocentres, ``g`` molecules.
 """
@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.data.batch import MoleculeBatch
-from training.diffusion.position_score import PairGeometry, PairLinear, both_directions, pair_geometry
-from training.diffusion.score_trunk import NoiseEmbedding, NoiseLevel, precondition
-from training.models.config import ScoreTransformerConfig
-from training.models.graph import in_float32, segment_mean, segment_sum
-from training.models.layers import gaussian_basis
-from training.models.layout import bucketed
-from training.models.relations import (
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.position_score import PairGeometry, PairLinear, both_directions, pair_geometry
+from molstream.training.diffusion.score_trunk import NoiseEmbedding, NoiseLevel, precondition
+from molstream.training.models.config import ScoreTransformerConfig
+from molstream.training.models.graph import in_float32, segment_mean, segment_sum
+from molstream.training.models.layers import gaussian_basis
+from molstream.training.models.layout import bucketed
+from molstream.training.models.relations import (
     BASIS_NORM,
     MAX_DISTANCE,
     NUM_GAUSSIANS,
@@ -33,9 +33,9 @@ from training.models.relations import (
     linear,
     pair_vectors,
 )
-from training.models.stereo import Handedness, Stereocentres, handedness, stereocentres
-from training.models.symmetry import Symmetry
-from training.models.transformer import Trunk
+from molstream.training.models.stereo import Handedness, Stereocentres, handedness, stereocentres
+from molstream.training.models.symmetry import Symmetry
+from molstream.training.models.transformer import Trunk
 
 MAX_SCALED_DISTANCE = 8.0
 """Distances are seen in angstrom and relative to the size of the noised molecule; the latter up to so much."""

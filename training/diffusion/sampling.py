@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from preprocessing.errors import ConfigError
-from training.diffusion.sde import SDE
-from training.diffusion.time_grid import Level, Point, Spacing, angular, points, time_grid, uniform
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.diffusion.sde import SDE
+from molstream.training.diffusion.time_grid import Level, Point, Spacing, angular, points, time_grid, uniform
 
 Tensors = tuple[Tensor, ...]
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.diffusion.sde import SDE
-from training.models.relations import linear
+from molstream.training.diffusion.sde import SDE
+from molstream.training.models.relations import linear
 
 NUM_FREQUENCIES = 32
 """Number of frequencies that the noise level is seen through."""

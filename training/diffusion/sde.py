@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from preprocessing.errors import ConfigError
-from training.diffusion.draws import normal
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.diffusion.draws import normal
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x, t) to the gradient of log p_t at x, same shape as x."""

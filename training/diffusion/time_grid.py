@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from preprocessing.errors import ConfigError
-from training.diffusion.sde import SDE
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.diffusion.sde import SDE
 
 SIGNAL_FLOOR = 1e-3
 """Factor on x_0 below which noise counts as pure: prior and marginal then agree to this fraction of x_0."""

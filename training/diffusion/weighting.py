@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from training.diffusion.score_trunk import NoiseLevel
-from training.diffusion.sde import SDE
+from molstream.training.diffusion.score_trunk import NoiseLevel
+from molstream.training.diffusion.sde import SDE
 
 MIN_SNR_GAMMA = 5.0
 """Signal-to-noise ratio above which :func:`min_snr` stops to weight by it (Hang et al. 2023, section 3.4)."""

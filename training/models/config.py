@@ -11,7 +11,7 @@ from .transformer import TransformerConfig
 
 @dataclass
 class PositionScoreConfig:
-    """Sizes of :class:`training.diffusion.position_score.PositionScore` (2D to 3D)."""
+    """Sizes of :class:`molstream.training.diffusion.position_score.PositionScore` (2D to 3D)."""
 
     hidden: int = 32
     """Width of atom and edge attributes; also the number of Fourier frequencies."""
@@ -31,7 +31,7 @@ class PositionScoreConfig:
 
 @dataclass
 class GraphScoreConfig:
-    """Sizes of :class:`training.diffusion.graph_score.GraphScore` (3D to 2D)."""
+    """Sizes of :class:`molstream.training.diffusion.graph_score.GraphScore` (3D to 2D)."""
 
     hidden: int = 16
     """Width of the atom attributes inside the layers; queries and keys are twice as wide."""
@@ -47,7 +47,7 @@ class GraphScoreConfig:
 
 @dataclass
 class ScoreTransformerConfig:
-    """Sizes of a score network of our form (:mod:`training.diffusion.position_transformer`, ``bond_transformer``)."""
+    """Sizes of a score network of our form (``position_transformer``, ``bond_transformer``)."""
 
     trunk: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(hidden=192, num_layers=5, num_heads=3, feed_forward=512)

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from preprocessing.errors import ConfigError
-from training.data.batch import MoleculeBatch
-from training.diffusion.conditional import Conditional
-from training.models.encoders import Encoders
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.conditional import Conditional
+from molstream.training.models.encoders import Encoders
 
 GENERATING = "Give a run of objective=moleculesde_corrected, which generates both."
 """What to do where an objective cannot generate."""
@@ -81,7 +81,7 @@ class Objective(nn.Module, ABC):
     def bond_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
         """What is known of the bonds and charges of ``batch``, given its elements and positions.
 
-        Its parts are those of :func:`training.diffusion.bond_transformer.decode`.
+        Its parts are those of :func:`molstream.training.diffusion.bond_transformer.decode`.
 
         Raises:
             ConfigError: the objective does not learn it.

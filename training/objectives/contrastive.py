@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.batch import MoleculeBatch
-from training.models.encoders import Encoders
-from training.models.graph import in_float32
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.models.encoders import Encoders
+from molstream.training.models.graph import in_float32
 
 CONTRASTIVE_LEVELS = ("atom", "molecule")
 """What the rows of x and y stand for."""

@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from preprocessing.errors import ConfigError
-from training.data.batch import MoleculeBatch
-from training.diffusion.conditional import Conditional, Part
-from training.diffusion.draws import antithetic_times, normal, symmetric_normal
-from training.diffusion.graph_score import GraphScore, mask_pairs
-from training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
-from training.diffusion.sampling import Tensors
-from training.diffusion.sde import GRAPH_SDES, POSITION_SDES, named_sde
-from training.models.encoders import Encoders, ModelConfig
-from training.models.graph import extended_edges, in_float32, segment_mean, to_dense
-from training.models.schnet import NUM_ATOM_TYPES
-from training.objectives.base import Objective, Term, denoising_term
-from training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.conditional import Conditional, Part
+from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal
+from molstream.training.diffusion.graph_score import GraphScore, mask_pairs
+from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
+from molstream.training.diffusion.sampling import Tensors
+from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, named_sde
+from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.models.graph import extended_edges, in_float32, segment_mean, to_dense
+from molstream.training.models.schnet import NUM_ATOM_TYPES
+from molstream.training.objectives.base import Objective, Term, denoising_term
+from molstream.training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """MoleculeSDE in our form: contrast and two diffusions, corrected and scaled up.
 
-What differs from the faithful form (:mod:`~training.objectives.moleculesde`) is listed in ``docs/deviations.md``: score
+What differs from the faithful form (``moleculesde``) is listed in ``docs/deviations.md``: score
 networks know the noise level and grow with the model; the losses have the weighting std * score + noise, in which every
 noise level counts; noise in positions has mean zero in every molecule, so that translation is exact; every molecule
 counts the same, whatever it is batched with; bonds are diffused as classes, and atoms without any take part.
@@ -14,27 +14,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from preprocessing.errors import ConfigError
-from training.data.batch import MoleculeBatch
-from training.diffusion.bond_transformer import (
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.bond_transformer import (
     NUM_BOND_CLASSES,
     NUM_CHARGE_CLASSES,
     BondTransformer,
     one_hot_bonds,
     one_hot_charges,
 )
-from training.diffusion.conditional import Conditional, Part
-from training.diffusion.draws import antithetic_uniform_times, normal
-from training.diffusion.position_transformer import PositionTransformer, centred
-from training.diffusion.sampling import Tensors
-from training.diffusion.score_trunk import NoiseLevel, noise_level
-from training.diffusion.sde import SDE, SDES, SDEConfig
-from training.diffusion.weighting import WEIGHTINGS
-from training.models.encoders import Encoders, ModelConfig
-from training.models.graph import in_float32, molecule_pairs, segment_mean
-from training.models.relations import topology
-from training.objectives.base import Objective, Term, denoising_term
-from training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
+from molstream.training.diffusion.conditional import Conditional, Part
+from molstream.training.diffusion.draws import antithetic_uniform_times, normal
+from molstream.training.diffusion.position_transformer import PositionTransformer, centred
+from molstream.training.diffusion.sampling import Tensors
+from molstream.training.diffusion.score_trunk import NoiseLevel, noise_level
+from molstream.training.diffusion.sde import SDE, SDES, SDEConfig
+from molstream.training.diffusion.weighting import WEIGHTINGS
+from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.models.graph import in_float32, molecule_pairs, segment_mean
+from molstream.training.models.relations import topology
+from molstream.training.objectives.base import Objective, Term, denoising_term
+from molstream.training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
 
 MIN_TIME = 1e-3
 """Times are drawn from here to 1: below, VP has no noise that float32 could tell."""

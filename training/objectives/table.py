@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from preprocessing.errors import ConfigError
-from training.models.encoders import ModelConfig
-from training.objectives.base import Objective
-from training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
-from training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.models.encoders import ModelConfig
+from molstream.training.objectives.base import Objective
+from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
+from molstream.training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from preprocessing.errors import ConfigError
-from training.sinks.base import RunDescription, Sink
-from training.sinks.config import LogConfig
-from training.sinks.delivery import Delivery, finish_all
-from training.sinks.mlflow import MLflowSink
-from training.sinks.tensorboard import TensorBoardSink
-from training.sinks.wandb import WandbSink
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.sinks.base import RunDescription, Sink
+from molstream.training.sinks.config import LogConfig
+from molstream.training.sinks.delivery import Delivery, finish_all
+from molstream.training.sinks.mlflow import MLflowSink
+from molstream.training.sinks.tensorboard import TensorBoardSink
+from molstream.training.sinks.wandb import WandbSink
 
 __all__ = ["SINKS", "Delivery", "LogConfig", "RunDescription", "Sink", "check_sinks", "finish_all"]
 

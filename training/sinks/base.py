@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from preprocessing.errors import MolstreamError
-from training.metrics import Record
+from molstream.preprocessing.errors import MolstreamError
+from molstream.training.metrics import Record
 
 GRACE_S = 20
 """Seconds that the end of a run waits for its sinks: a scheduler that asks a job to stop waits about 30."""

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.files import write_atomically
-from training.metrics import MetricsReader, last_step
-from training.sinks.base import GRACE_S, Sink, SinkError, kinds
+from molstream.pipeline.files import write_atomically
+from molstream.training.metrics import MetricsReader, last_step
+from molstream.training.sinks.base import GRACE_S, Sink, SinkError, kinds
 
 BATCH = 100
 """Records that are handed over at a time."""

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from preprocessing.errors import ConfigError
-from training.metrics import NOT_METRICS, Record
-from training.sinks.base import RunDescription, SinkError, kinds
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.metrics import NOT_METRICS, Record
+from molstream.training.sinks.base import RunDescription, SinkError, kinds
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

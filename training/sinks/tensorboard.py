@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
-from preprocessing.errors import ConfigError
-from training.metrics import NOT_METRICS, Record
-from training.sinks.base import RunDescription, SinkError, kinds
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.metrics import NOT_METRICS, Record
+from molstream.training.sinks.base import RunDescription, SinkError, kinds
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from preprocessing.errors import ConfigError
-from training.metrics import NOT_METRICS, Record
-from training.sinks.base import GRACE_S, RunDescription, SinkError, kinds
+from molstream.preprocessing.errors import ConfigError
+from molstream.training.metrics import NOT_METRICS, Record
+from molstream.training.sinks.base import GRACE_S, RunDescription, SinkError, kinds
 
 if TYPE_CHECKING:
     from wandb import Run, Settings

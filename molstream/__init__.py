@@ -1,0 +1,1 @@
+"""Raw molecule files to a pretrained, published 2D/3D molecular encoder, at any scale."""
