@@ -35,7 +35,7 @@ test-all: setup
 	$(PYTEST)
 
 golden: setup
-	$(BIN)/python -m tests.preprocessing.golden
+	$(BIN)/python -m tests.support.golden_records
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -8,9 +8,10 @@ deepspeed.precision=bf16). It runs on GPUs where there are any, else on CPU proc
 
 **step**: for every number of processes and ZeRO stage a job in which two sides take turns. Both train the same module
 on the same batches, already in memory, with the same draws, AdamW, accumulation over lanes and clipping: ours by
-``molstream.training.engine``, the other as PyTorch's tutorials do, in DistributedDataParallel where there are several processes.
-Their losses are compared first. ``vs_pytorch`` is PyTorch's time over ours, the median of the turns' ratios. Memory is
-the most that a process had before the other side was made: allocated on its GPU, or resident with all libraries.
+``molstream.training.engine``, the other as PyTorch's tutorials do, in DistributedDataParallel where there are several
+processes. Their losses are compared first. ``vs_pytorch`` is PyTorch's time over ours, the median of the turns'
+ratios. Memory is the most that a process had before the other side was made: allocated on its GPU, or resident with
+all libraries.
 
 **saving**: the whole command, `training/pretrain.py`, with and without a checkpoint every 50 steps, taking turns; the
 time from the end of step 10 to that of step 60 (one save, and ten steps for what is written in the background), and
@@ -35,17 +36,18 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from molstream.pipeline.config import compose
-from molstream.pipeline.order import lanes_of_rank
+from molstream.config import compose
+from molstream.pipeline.order.lanes import lanes_of_rank
+from molstream.randomness import keyed_seed
 from molstream.training.config import PretrainConfig
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.data.sources import open_data
+from molstream.training.data.datasets import open_data
 from molstream.training.data.stream import LaneStream
-from molstream.training.engine import PRECISIONS, Engine
-from molstream.training.metrics import peak_memory_gib, read_metrics
-from molstream.training.module import build_module, keyed_seed, num_parameters
-from molstream.training.optim import build_optimizer
-from molstream.training.processes import Place, end_process, start_processes, stop_processes
+from molstream.training.distributed.context import Place, end_process, start_processes, stop_processes
+from molstream.training.engine.engine import PRECISIONS, Engine
+from molstream.training.metrics.records import peak_memory_gib, read_metrics
+from molstream.training.module import build_module, num_parameters, run_children_once
+from molstream.training.optim.optimizer import build_optimizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULTS = ("model=small", "data.lanes=8", "data.micro_batch=8", "optim.gradient_clipping=1.0")
@@ -174,6 +176,8 @@ def load(config: PretrainConfig, place: Place, steps: int) -> list[Lanes]:
 def our_side(config: PretrainConfig, place: Place) -> Step:
     """As the trainer does it."""
     module = build_module(config.model, config.objective, config.seed)
+    if config.deepspeed.zero_stage == 3:
+        run_children_once(module)
     optimizer, scales = build_optimizer(module, config.optim, module.objective.learning_rate_scale)
     data = config.data
     engine = Engine(

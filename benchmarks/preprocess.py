@@ -130,7 +130,7 @@ def family(driver: int) -> list[tuple[str, int]]:
             waiting.append(pid)
             with suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"molstream.pipeline.sandbox_child" in command:
+                if b"molstream.pipeline.sandbox.child" in command:
                     found.append(("sandbox", pid))
                 elif command.startswith(b"ray::") and not command.rstrip(b"\0").endswith(b"Agent"):
                     found.append(("worker", pid))

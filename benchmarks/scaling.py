@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
+from molstream.io.files import write_atomically
 from molstream.pipeline import build
-from molstream.pipeline.dedupe import KEY_DTYPE, duplicates_of, keys_path, write_array
-from molstream.pipeline.files import write_atomically
 from molstream.pipeline.plan import PreprocessConfig
 from molstream.pipeline.shards.containers import Block, Blocks
 from molstream.pipeline.shards.manifest import NAME, Account, Shard
 from molstream.pipeline.shards.writer import shard_name
-from molstream.pipeline.stages import SplitCommit, SplitTask
-from molstream.pipeline.tally import Tally, Timing
+from molstream.pipeline.stages.dedup import KEY_DTYPE, duplicates_of, keys_path, write_array
+from molstream.pipeline.stages.split import SplitCommit, SplitTask
+from molstream.pipeline.stages.tally import Tally, Timing
 
 BYTES_PER_MOLECULE = 400
 

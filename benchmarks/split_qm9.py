@@ -14,7 +14,7 @@ import numpy as np
 
 
 def main() -> None:
-    """Write both files, with the arrays of the first (see ``pipeline/adapters/qm9_npz.py``)."""
+    """Write both files, with the arrays of the first (see ``pipeline/readers/datasets/qm9_npz.py``)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path)
     parser.add_argument("train", type=Path)

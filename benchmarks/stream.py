@@ -35,10 +35,10 @@ from stream_peers import PEERS, frames
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 
+from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.shards.codec import SCHEMA
 from molstream.pipeline.shards.containers import CONTAINERS
 from molstream.pipeline.shards.manifest import Account, Manifest
-from molstream.pipeline.shards.mixture import Mixture
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.pipeline.shards.writer import write_shard
 from molstream.training.data.batch import MoleculeBatch

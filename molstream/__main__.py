@@ -2,7 +2,7 @@
 
 import sys
 
-from molstream.training.cli import main
+from molstream.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,11 +13,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from molstream.config import compose, from_yaml
+from molstream.errors import ConfigError, DataError
+from molstream.io.files import exclusive, write_atomically
 from molstream.pipeline.build import make
-from molstream.pipeline.config import compose, from_yaml
-from molstream.pipeline.files import exclusive, write_atomically
-from molstream.pipeline.inspect import inspect_dataset
-from molstream.pipeline.job import RayConfig
+from molstream.pipeline.executor.ray import RayConfig
 from molstream.pipeline.plan import (
     APPENDING,
     PLAN,
@@ -31,9 +31,9 @@ from molstream.pipeline.plan import (
     read_plan,
 )
 from molstream.pipeline.preprocess import reported
+from molstream.pipeline.readers.split import target_names
+from molstream.pipeline.reports.inspect import inspect_dataset
 from molstream.pipeline.shards.manifest import Manifest, read_manifest
-from molstream.pipeline.sources import target_names
-from molstream.preprocessing.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)

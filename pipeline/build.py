@@ -16,20 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from molstream.pipeline import job
-from molstream.pipeline.bisect import Call
-from molstream.pipeline.card import NAME as CARD
-from molstream.pipeline.card import TIMING, write_card
-from molstream.pipeline.decontaminate import Benchmarks
-from molstream.pipeline.dedupe import find_duplicates, num_buckets
-from molstream.pipeline.files import UNFINISHED, exclusive, write_atomically, written_whole
+from molstream.errors import DataError, MolstreamError
+from molstream.io.files import UNFINISHED, exclusive, write_atomically, written_whole
+from molstream.pipeline.executor import ray as job
 from molstream.pipeline.plan import APPENDING, WORK, Plan, PreprocessConfig, make_plan
-from molstream.pipeline.progress import JobProgress
+from molstream.pipeline.readers.split import InputSplit
+from molstream.pipeline.reports.card import NAME as CARD
+from molstream.pipeline.reports.card import TIMING, write_card
+from molstream.pipeline.reports.progress import JobProgress
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
 from molstream.pipeline.shards.manifest import Account, Manifest, Shard
 from molstream.pipeline.shards.reader import ShardDataset
-from molstream.pipeline.sources import InputSplit
-from molstream.pipeline.stages import (
+from molstream.pipeline.stages.bisect import Call
+from molstream.pipeline.stages.decontaminate import Benchmarks
+from molstream.pipeline.stages.dedup import find_duplicates, num_buckets
+from molstream.pipeline.stages.split import (
     DROPPED,
     Decontamination,
     SplitCommit,
@@ -40,8 +41,7 @@ from molstream.pipeline.stages import (
     read_described,
     write_split,
 )
-from molstream.pipeline.tally import Tally, Timing
-from molstream.preprocessing.errors import DataError, MolstreamError
+from molstream.pipeline.stages.tally import Tally, Timing
 
 BENCHMARKS = "benchmarks.npy"
 

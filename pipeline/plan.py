@@ -11,18 +11,18 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from molstream.pipeline.adapters.moleculenet import benchmark_file
-from molstream.pipeline.decontaminate import BY, MAX_SETS
-from molstream.pipeline.files import write_atomically
-from molstream.pipeline.formats.base import ReadConfig
-from molstream.pipeline.inputs import find_files
-from molstream.pipeline.job import RayConfig
-from molstream.pipeline.sandbox import SandboxConfig
+from molstream.errors import ConfigError
+from molstream.io.files import write_atomically
+from molstream.pipeline.executor.ray import RayConfig
+from molstream.pipeline.readers.base import ReadConfig
+from molstream.pipeline.readers.datasets.moleculenet import benchmark_file
+from molstream.pipeline.readers.discover import find_files
+from molstream.pipeline.readers.split import InputSplit, SourceFile, cut, describe_sources, prepare, target_names
+from molstream.pipeline.sandbox.parent import SandboxConfig
 from molstream.pipeline.shards.containers import CONTAINERS
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
-from molstream.pipeline.sources import InputSplit, SourceFile, cut, describe_sources, prepare, target_names
-from molstream.pipeline.stages import IDENTITIES
-from molstream.preprocessing.errors import ConfigError
+from molstream.pipeline.stages.decontaminate import BY, MAX_SETS
+from molstream.pipeline.stages.split import IDENTITIES
 from molstream.preprocessing.featurize import FeaturizeConfig
 from molstream.preprocessing.fields import SCHEMA_VERSION
 

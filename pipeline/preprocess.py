@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from molstream.config import compose
+from molstream.errors import ConfigError, DataError, MolstreamError
 from molstream.pipeline.build import build
-from molstream.pipeline.config import compose
-from molstream.pipeline.estimate import DryRunConfig, command_line, estimate
-from molstream.pipeline.inspect import inspect_dataset
-from molstream.pipeline.job import interrupt_on_sigterm
+from molstream.pipeline.executor.ray import interrupt_on_sigterm
 from molstream.pipeline.plan import PreprocessConfig
-from molstream.preprocessing.errors import ConfigError, DataError, MolstreamError
+from molstream.pipeline.reports.estimate import DryRunConfig, command_line, estimate
+from molstream.pipeline.reports.inspect import inspect_dataset
 
 DRY_RUN = "--dry-run"
 

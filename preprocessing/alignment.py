@@ -4,7 +4,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
 
-from molstream.preprocessing.errors import rdkit_errors
+from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 MAX_SYMMETRIES = 10_000
 """Most numberings of equivalent atoms that are tried."""

@@ -7,7 +7,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import BondType
 
-from molstream.preprocessing.errors import MoleculeError
+from molstream.errors import MoleculeError
 from molstream.preprocessing.graph import ATOM_VOCABULARIES, BOND_VOCABULARIES, MISC
 
 MAX_HYDROGENS = 4

@@ -11,7 +11,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
-from molstream.preprocessing.errors import ConfigError
+from molstream.errors import ConfigError
 from molstream.preprocessing.fields import ConformerStatus
 from molstream.preprocessing.geometry import GivenConformers
 

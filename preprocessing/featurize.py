@@ -11,10 +11,11 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
 
+from molstream.errors import ConfigError, MoleculeError
 from molstream.preprocessing.conformers import ConformerConfig, Conformers, conformers, given_conformers
-from molstream.preprocessing.errors import ConfigError, MoleculeError, rdkit_errors
 from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from molstream.preprocessing.graph import atom_features, bonds
+from molstream.preprocessing.rdkit_errors import rdkit_errors
 from molstream.preprocessing.standardize import StandardizeConfig, standardize
 
 HYDROGENS = ("heavy", "all")

@@ -19,8 +19,9 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDetermineBonds, rdMolDescriptors
 
+from molstream.errors import MoleculeError
 from molstream.preprocessing.alignment import MAX_SYMMETRIES
-from molstream.preprocessing.errors import MoleculeError, rdkit_errors
+from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 MIN_ATOM_DISTANCE = 0.5
 """Angstrom: a given geometry with a closer pair of atoms is no geometry (the shortest bond, H-H, has 0.74)."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rdkit import Chem, rdBase
 
-from molstream.preprocessing.errors import MoleculeError, rdkit_errors
+from molstream.errors import MoleculeError
 from molstream.preprocessing.fields import Format
 from molstream.preprocessing.geometry import (
     GeometryRecord,
@@ -13,6 +13,7 @@ from molstream.preprocessing.geometry import (
     is_geometry,
     smiles_order,
 )
+from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 
 @dataclass(frozen=True)

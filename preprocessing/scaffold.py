@@ -7,7 +7,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.errors import ConfigError, DataError
 
 
 def murcko_scaffold(mol: Chem.Mol, include_chirality: bool = True) -> str:

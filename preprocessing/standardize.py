@@ -14,10 +14,11 @@ from dataclasses import dataclass, fields
 from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from molstream.preprocessing.errors import MoleculeError, rdkit_errors
+from molstream.errors import MoleculeError
 from molstream.preprocessing.fields import Format
 from molstream.preprocessing.geometry import GivenConformers, handed_as_written
 from molstream.preprocessing.parse import Parsed, parse, remove_hydrogens, reread
+from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 MAX_TAUTOMERS = 1000
 """Most tautomers, and most transformations, that are tried for a molecule (RDKit's own limits)."""

@@ -9,8 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.datasets import REPOSITORY, molecules, molstream, write_csv
-from tests.disk import Disk, mounted
+from tests.support.datasets import REPOSITORY, molecules, molstream, write_csv
+from tests.support.disk import Disk, mounted
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ import pytest
 from molstream.pipeline.shards.codec import SCHEMA, samples
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.preprocessing.fields import MoleculeSample
-from tests.datasets import REPOSITORY
 from tests.support import road
+from tests.support.datasets import REPOSITORY
 from tests.support.road import GOLDEN
 
 

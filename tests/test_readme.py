@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import REPOSITORY, molecules, write_csv
+from tests.support.datasets import REPOSITORY, molecules, write_csv
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

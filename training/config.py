@@ -6,13 +6,13 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from molstream.preprocessing.errors import ConfigError
+from molstream.errors import ConfigError
 from molstream.training.data.config import DataConfig
-from molstream.training.engine import EngineConfig
+from molstream.training.engine.engine import EngineConfig
+from molstream.training.metrics.loggers.config import LogConfig
 from molstream.training.models.encoders import ModelConfig
 from molstream.training.objectives.table import ObjectiveConfig
-from molstream.training.optim import OptimConfig
-from molstream.training.sinks import LogConfig
+from molstream.training.optim.optimizer import OptimConfig
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """What is trained: shared encoders and one objective with its heads, as a single module for the engine."""
 
-import numpy as np
 import torch
 from torch import nn
 
-from molstream.preprocessing.errors import ConfigError
+from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.models.layers import Blockwise
 from molstream.training.objectives.base import ObjectiveOutput
 from molstream.training.objectives.table import ObjectiveConfig, build_objective
 
@@ -22,6 +22,13 @@ class PretrainingModule(nn.Module):
     def forward(self, batch: MoleculeBatch, generator: torch.Generator) -> ObjectiveOutput:
         """Loss and metrics of one micro-batch; every draw comes from ``generator``."""
         return self.objective(batch, self.encoders, generator)
+
+
+def run_children_once(module: nn.Module) -> None:
+    """Have networks run every child once per forward, as ZeRO 3 needs; see :class:`Blockwise`."""
+    for network in module.modules():
+        if isinstance(network, Blockwise):
+            network.blockwise = False
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -41,8 +48,3 @@ def build_module(model: ModelConfig, objective: ObjectiveConfig, seed: int) -> P
             return PretrainingModule(model, objective)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-
-
-def keyed_seed(*key: int) -> int:
-    """A 63-bit seed that belongs to a tuple of non-negative integers."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -10,15 +10,15 @@ if __package__ in (None, ""):
     # Run by path, as the deepspeed launcher does: the repository is not on sys.path then, its training/ folder is.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from molstream.pipeline.config import compose
-from molstream.pipeline.files import FULL
-from molstream.preprocessing.errors import ConfigError, MolstreamError, TrainingError
+from molstream.config import compose
+from molstream.errors import ConfigError, MolstreamError, TrainingError
+from molstream.io.files import FULL
 from molstream.training.config import PretrainConfig
-from molstream.training.data.sources import open_data, open_validation
-from molstream.training.lifecycle import describe_process
-from molstream.training.processes import Place, end_process, start_processes, stop_processes
-from molstream.training.run import RunDirectory
-from molstream.training.sinks import check_sinks
+from molstream.training.data.datasets import open_data, open_validation
+from molstream.training.distributed.context import Place, end_process, start_processes, stop_processes
+from molstream.training.distributed.watchdog import describe_process
+from molstream.training.metrics.loggers import check_sinks
+from molstream.training.run.directory import RunDirectory
 from molstream.training.trainer import Trainer
 
 

@@ -7,29 +7,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molstream.pipeline.config import to_yaml
-from molstream.pipeline.order import lanes_of_rank
-from molstream.pipeline.shards.mixture import Mixture
+from molstream.config import to_yaml
+from molstream.errors import ConfigError, TrainingError
+from molstream.pipeline.order.lanes import lanes_of_rank
+from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.shards.reader import ShardDataset
-from molstream.preprocessing.errors import ConfigError, TrainingError
-from molstream.training.checkpoint import KINDS, RunState, name_of, read_state, read_tensors
-from molstream.training.checkpoint_writer import CheckpointWriter, Retention
+from molstream.randomness import keyed_seed
+from molstream.training.checkpoint.format import KINDS, RunState, name_of, read_state, read_tensors
+from molstream.training.checkpoint.load import initial_weights
+from molstream.training.checkpoint.writer import CheckpointWriter, Retention
 from molstream.training.config import PretrainConfig
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.data.largest import largest_batch
+from molstream.training.data.largest_batch import largest_batch
 from molstream.training.data.stream import LaneStream
 from molstream.training.data.validation import ValidationStream
-from molstream.training.engine import Engine, EngineProgress
-from molstream.training.lifecycle import StepWatch, graceful_stop
-from molstream.training.metrics import is_finite, peak_memory_gib
+from molstream.training.distributed.context import Place
+from molstream.training.distributed.signals import graceful_stop
+from molstream.training.distributed.watchdog import StepWatch
+from molstream.training.engine.engine import Engine, EngineProgress
+from molstream.training.metrics.recorder import recording
+from molstream.training.metrics.records import is_finite, peak_memory_gib
+from molstream.training.metrics.steps import StepRecords
 from molstream.training.models.transformer import compile_blocks
-from molstream.training.module import build_module, keyed_seed, num_parameters
-from molstream.training.optim import build_optimizer, learning_rate
-from molstream.training.processes import Place
-from molstream.training.recorder import recording
-from molstream.training.run import RunDirectory, command
-from molstream.training.step_records import StepRecords
-from molstream.training.weights import initial_weights
+from molstream.training.module import build_module, num_parameters, run_children_once
+from molstream.training.optim.optimizer import build_optimizer
+from molstream.training.optim.schedule import learning_rate
+from molstream.training.run.directory import RunDirectory, command
 
 
 class Trainer:
@@ -62,6 +65,8 @@ class Trainer:
         self._sizes = {name: num_parameters(child) for name, child in module.named_children()}
         if config.compile:
             compile_blocks(module)
+        if config.deepspeed.zero_stage == 3:
+            run_children_once(module)
         _require_fields(module.objective.required_fields, dataset)
         optimizer, self._scales = build_optimizer(module, config.optim, module.objective.learning_rate_scale)
         self.engine = Engine(

@@ -1,0 +1,1 @@
+"""Shard files and the manifest: written, read, cached and verified."""

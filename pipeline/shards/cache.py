@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from molstream.pipeline.remote import Retries, copy, shown
+from molstream.errors import ConfigError, DataError, RemoteError
+from molstream.io.remote import Retries, copy, shown
 from molstream.pipeline.shards.manifest import Shard
-from molstream.preprocessing.errors import ConfigError, DataError, RemoteError
 
 DEFAULT_FOLDER = "~/.cache/molstream"
 DEFAULT_GIB = 100.0

@@ -4,10 +4,10 @@ import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from molstream.pipeline.remote import is_url, read, shown
+from molstream.errors import DataError
+from molstream.io.remote import is_url, read, shown
 from molstream.pipeline.shards.cache import ShardCache, difference
 from molstream.pipeline.shards.manifest import NAME, Manifest, Shard, parse_manifest, read_manifest
-from molstream.preprocessing.errors import DataError
 
 
 class ShardFiles(ABC):

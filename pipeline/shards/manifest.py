@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from molstream.pipeline.files import write_atomically
+from molstream.errors import DataError
+from molstream.io.files import write_atomically
 from molstream.pipeline.shards.containers import Blocks
-from molstream.preprocessing.errors import DataError
 from molstream.preprocessing.fields import SCHEMA_VERSION, ConformerStatus
 
 FORMAT_VERSION = 2
@@ -128,7 +128,7 @@ class Manifest:
     benchmarks: dict[str, int]
     """Decontaminated rows by the benchmark set that holds them, every set named; a row may be in several."""
     histograms: dict[str, dict[str, int]]
-    """Counts for reports, as :class:`~molstream.pipeline.tally.Tally` makes them."""
+    """Counts for reports, as :class:`~molstream.pipeline.stages.tally.Tally` makes them."""
     fingerprint: str = ""
     """sha256 of all of the above; goes into every run and export."""
 

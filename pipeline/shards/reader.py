@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from molstream.errors import DataError
 from molstream.pipeline.shards.cache import ShardCache
 from molstream.pipeline.shards.codec import SCHEMA
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.containers import CONTAINERS
 from molstream.pipeline.shards.files import files_at
-from molstream.preprocessing.errors import DataError
 
 
 class ShardDataset:

@@ -1,12 +1,12 @@
 """A shard file, written block by block: there whole, synced and under its name, or not at all."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
-from molstream.pipeline.files import written_whole
+from molstream.io.files import written_whole
+from molstream.io.hashing import file_sha256
 from molstream.pipeline.shards.codec import SCHEMA
 from molstream.pipeline.shards.containers import CONTAINERS, Blocks
 from molstream.pipeline.shards.manifest import Shard
@@ -44,12 +44,6 @@ def write_shard(
         sha256=file_sha256(target),
         blocks=Blocks.of(blocks),
     )
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _blocks(batches: Iterable[pa.RecordBatch], block_rows: int) -> Iterator[pa.RecordBatch]:

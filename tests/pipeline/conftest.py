@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import molecules, molstream
+from tests.support.datasets import molecules, molstream
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "junk & more", "C\x1b[31mred\u202egnitset")
 """Unparsable, and harmful where they are shown as they are."""

@@ -15,7 +15,7 @@ import pytest
 
 from molstream.pipeline.shards.manifest import NAME, read_manifest
 from tests.conftest import REPOSITORY
-from tests.datasets import molecules, molstream
+from tests.support.datasets import molecules, molstream
 
 SETTINGS = ("rows_per_shard=10", "featurize.conformers.force_field=none", "ray.num_cpus=2")
 
@@ -97,7 +97,7 @@ def test_the_result_is_that_of_preparing_all_files_at_once(files, at_once, datas
 @pytest.mark.slow
 def test_killed_at_a_random_moment_it_goes_on_and_the_dataset_is_readable_all_the_time(files, at_once, dataset):
     before = read_manifest(dataset)
-    command = [sys.executable, "-m", "molstream.training.cli", "append", f"input={files[1]}", f"output={dataset}"]
+    command = [sys.executable, "-m", "molstream.cli.main", "append", f"input={files[1]}", f"output={dataset}"]
     pattern, pause = random.choice(["*.keys.npy", "*.commit.json"]), random.uniform(0, 0.3)
     print(f"kill {pause:.2f} s after the first {pattern}")
     with subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}) as job:

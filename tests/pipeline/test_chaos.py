@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from molstream.pipeline.shards.manifest import read_manifest
-from tests.datasets import REPOSITORY, molstream
-from tests.pipeline.outcome import assert_same_outcome
-from tests.pipeline.ray_nodes import RayNodes, processes
+from tests.support.datasets import REPOSITORY, molstream
+from tests.support.outcome import assert_same_outcome
+from tests.support.ray_nodes import RayNodes, processes
 
 KINDS = ("driver", "worker", "sandbox", "node")
 BAD = ("junk", "CN(C)(C)(C)C", "", "*CC", "C1CC")
@@ -58,7 +58,7 @@ class Job:
         self._nodes, self._output, self._at_risk = nodes, output, nodes_at_risk
         settings = (f"rows_per_shard={ROWS_PER_SHARD}", f"ray.address={nodes.address}")
         arguments = ("preprocess", f"input={source}", f"output={output}", *settings)
-        self._command = [sys.executable, "-m", "molstream.training.cli", *arguments]
+        self._command = [sys.executable, "-m", "molstream.cli.main", *arguments]
         self._log = output.with_suffix(".log")
         self.start()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import REPOSITORY, molecules, molstream, write_csv
-from tests.pipeline.outcome import assert_same_outcome
+from tests.support.datasets import REPOSITORY, molecules, molstream, write_csv
+from tests.support.outcome import assert_same_outcome
 
 SETTINGS = ("target_columns=[value]", "rows_per_shard=2", "ray.num_cpus=2")
 PATIENCE_S = 120.0
@@ -36,7 +36,7 @@ def started(source: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
     """The command, under way."""
     arguments = ("preprocess", f"input={source}", f"output={output}", *SETTINGS)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "molstream.training.cli", *arguments]
+    command = [sys.executable, "-m", "molstream.cli.main", *arguments]
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as job:
         try:
             yield job

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.datasets import REPOSITORY
+from tests.support.datasets import REPOSITORY
 
 PACKAGES = ("molstream", "preprocessing", "pipeline", "training", "configs")
 

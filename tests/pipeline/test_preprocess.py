@@ -21,9 +21,9 @@ from molstream.pipeline.shards.containers import CONTAINERS
 from molstream.pipeline.shards.manifest import NAME, Account, read_manifest
 from molstream.preprocessing.fields import MoleculeSample
 from tests.conftest import REPOSITORY
-from tests.datasets import molecules, molstream
-from tests.pipeline.ray_nodes import MARK, kill_all, processes
-from tests.pipeline.samples import assert_all_same
+from tests.support.datasets import molecules, molstream
+from tests.support.ray_nodes import MARK, kill_all, processes
+from tests.support.samples import assert_all_same
 
 REJECTED = {
     "junk": "unparsable",
@@ -318,7 +318,7 @@ def start(source: Path, output: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
-        "molstream.training.cli",
+        "molstream.cli.main",
         "preprocess",
         f"input={source}",
         f"output={output}",

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from molstream.errors import MoleculeError
 from molstream.preprocessing.assemble import assemble
 from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.errors import MoleculeError
 from molstream.preprocessing.featurize import FeaturizeConfig, describe, featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
-from tests.datasets import DRUGS
+from tests.support.datasets import DRUGS
 
 CHARGED = ("C[N+](C)(C)CC(=O)[O-]", "O=[N+]([O-])c1ccccc1", "C[n+]1ccccc1", "[C-]#[O+]", "CC(C)=[N+]=[N-]")
 HETEROCYCLES = ("c1cc[nH]c1", "Cc1cnc[nH]1", "c1ccc2[nH]ccc2c1", "O=c1cc[nH]c(=O)[nH]1", "Nc1ncnc2nc[nH]c12", "c1ccsc1")

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
+from molstream.errors import ConfigError
 from molstream.preprocessing.conformers import (
     FORCE_FIELDS,
     MAX_SYMMETRIES,
@@ -18,10 +19,9 @@ from molstream.preprocessing.conformers import (
     given_conformers,
     seed,
 )
-from molstream.preprocessing.errors import ConfigError
 from molstream.preprocessing.fields import ConformerStatus
 from molstream.preprocessing.geometry import GivenConformers
-from tests.preprocessing.molecules import IMPOSSIBLE_STEREO, TRILAURIN, mol_blocks
+from tests.support.diverse import IMPOSSIBLE_STEREO, TRILAURIN, mol_blocks
 
 BRIEF = ConformerConfig(force_field="none", max_iterations=3, random_coordinates_max_iterations=3)
 

@@ -10,8 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 from rdkit import Chem, rdBase
 
+from molstream.errors import ConfigError
 from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.errors import ConfigError
 from molstream.preprocessing.featurize import (
     Description,
     FeaturizeConfig,
@@ -21,7 +21,7 @@ from molstream.preprocessing.featurize import (
     needs_embedding,
 )
 from molstream.preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample, RawMolecule, Rejection
-from tests.preprocessing.molecules import (
+from tests.support.diverse import (
     DIVERSE,
     FAST,
     FLAT,

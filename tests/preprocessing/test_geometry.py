@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
+from molstream.errors import MoleculeError
 from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.errors import MoleculeError
 from molstream.preprocessing.featurize import FeaturizeConfig, featurize
 from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule
 from molstream.preprocessing.standardize import StandardizeConfig, StandardizedMolecule
-from tests.preprocessing.molecules import DIVERSE, same_bytes, standardized
+from tests.support.diverse import DIVERSE, same_bytes, standardized
 
 ALL = FeaturizeConfig(hydrogens="all", conformers=ConformerConfig(num_conformers=0))
 HEAVY = FeaturizeConfig(conformers=ConformerConfig(num_conformers=0))

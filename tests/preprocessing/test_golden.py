@@ -5,8 +5,8 @@ import json
 import pytest
 import rdkit
 
-from tests.preprocessing import golden
-from tests.preprocessing.molecules import DIVERSE
+from tests.support import golden_records as golden
+from tests.support.diverse import DIVERSE
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from rdkit import Chem
 
 from molstream.preprocessing.graph import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES, atom_features, bonds
 from molstream.preprocessing.standardize import StandardizedMolecule
-from tests.preprocessing.molecules import DIVERSE, pubchem_substances, smiles_record, standardized, zinc
+from tests.support.diverse import DIVERSE, pubchem_substances, smiles_record, standardized, zinc
 
 
 @pytest.fixture(scope="module")

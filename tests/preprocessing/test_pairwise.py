@@ -7,7 +7,7 @@ from rdkit import Chem
 
 from molstream.preprocessing.graph import bonds
 from molstream.preprocessing.pairwise import UNREACHABLE, extended_edges, shortest_path_distances
-from tests.preprocessing.molecules import DIVERSE
+from tests.support.diverse import DIVERSE
 
 MOLECULES = [*DIVERSE.values(), "C", "[Na+].[Cl-]", "CCO.c1ccccc1", "C" * 60, "C1CCCCCCCCCCCCCCCCCCCC1"]
 

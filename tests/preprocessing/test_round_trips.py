@@ -21,7 +21,7 @@ from rdkit.Chem import rdDetermineBonds
 from molstream.preprocessing.conformers import ConformerConfig
 from molstream.preprocessing.featurize import FeaturizeConfig, featurize
 from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
-from tests.preprocessing.molecules import mol_blocks
+from tests.support.diverse import mol_blocks
 
 TOLERANCE = 1e-4
 """Angstrom; float32 positions and the four decimals of a mol block leave less."""

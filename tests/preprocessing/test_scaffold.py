@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from molstream.preprocessing.errors import ConfigError, DataError
+from molstream.errors import ConfigError, DataError
 from molstream.preprocessing.scaffold import murcko_scaffold, scaffold_split
-from tests.preprocessing.molecules import zinc
+from tests.support.diverse import zinc
 
 PARTS = ("train", "valid", "test")
 

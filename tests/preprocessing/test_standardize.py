@@ -12,11 +12,12 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
+from molstream.errors import MoleculeError
 from molstream.preprocessing.alignment import with_conformers
-from molstream.preprocessing.errors import MoleculeError, rdkit_errors
 from molstream.preprocessing.fields import RawMolecule
+from molstream.preprocessing.rdkit_errors import rdkit_errors
 from molstream.preprocessing.standardize import StandardizeConfig, StandardizedMolecule, _tools, standardize
-from tests.preprocessing.molecules import DIVERSE, mol_blocks, pubchem_substances, smiles_record, standardized, zinc
+from tests.support.diverse import DIVERSE, mol_blocks, pubchem_substances, smiles_record, standardized, zinc
 
 
 def parent(text: str, format: Literal["smiles", "molblock"] = "smiles", **changes: bool) -> StandardizedMolecule:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from tests.datasets import REPOSITORY, molecules
+from tests.support.datasets import REPOSITORY, molecules
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "road"
 EMBEDDED = 50
@@ -46,7 +46,7 @@ UNTIMED = ("train/", "optim/", "data/")
 
 def molstream(tree: Path, folder: Path, *arguments: str) -> str:
     """Run a command of the molstream in ``tree`` from ``folder``; returns its stdout."""
-    module = "molstream" if (tree / "molstream").is_dir() else "molstream.training.cli"
+    module = "molstream" if (tree / "molstream").is_dir() else "molstream.cli.main"
     environment = {**os.environ, "PYTHONPATH": str(tree), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", module, *arguments]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)

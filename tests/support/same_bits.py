@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from tests.datasets import REPOSITORY
 from tests.support import road
+from tests.support.datasets import REPOSITORY
 
 
 def walked(commit: str, folder: Path) -> np.ndarray:

@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from molstream.training.checkpoint import checkpoints, load_checkpoint, name_of
-from molstream.training.figures import RUN_COLOURS, figure
-from molstream.training.hub import ExportConfig, export_run
-from molstream.training.metrics import read_metrics
-from tests.training.processes import run_ranks, start_ranks
+from molstream.training.checkpoint.format import checkpoints, load_checkpoint, name_of
+from molstream.training.inference.export import ExportConfig, export_run
+from molstream.training.metrics.records import read_metrics
+from molstream.training.report.figures import RUN_COLOURS, figure
+from tests.support.processes import run_ranks, start_ranks
 
 STEPS = 200
 KILLS = 5

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from molstream.pipeline.shards.mixture import Mixture
-from molstream.preprocessing.errors import CheckpointError
-from molstream.training.data.sources import open_data
+from molstream.errors import CheckpointError
+from molstream.pipeline.order.mixture import Mixture
+from molstream.training.data.datasets import open_data
 from molstream.training.data.stream import LaneStream
-from molstream.training.metrics import read_metrics
-from molstream.training.run import RunDirectory
-from tests.training.molecules import DRUGS, write_featurized
-from tests.training.processes import run_ranks
+from molstream.training.metrics.records import read_metrics
+from molstream.training.run.directory import RunDirectory
+from tests.support.molecules import DRUGS, write_featurized
+from tests.support.processes import run_ranks
 
 LANES, STEPS, WEIGHTS = 4, 8, (5, 3)
 SETTINGS = ("model=tiny", f"data.lanes={LANES}", "data.micro_batch=4", "data.window_blocks=2", f"steps={STEPS}")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from molstream.training.checkpoint import checkpoints, load_checkpoint
-from molstream.training.metrics import read_metrics
-from tests.training.processes import ENVIRONMENT, REPOSITORY, free_port, run_ranks, start_ranks
+from molstream.training.checkpoint.format import checkpoints, load_checkpoint
+from molstream.training.metrics.records import read_metrics
+from tests.support.processes import ENVIRONMENT, REPOSITORY, free_port, run_ranks, start_ranks
 
 SETTINGS = [
     "experiment=paper",
@@ -52,7 +52,7 @@ def whole_run(dataset, tmp_path_factory):
 def test_at_zero_3_processes_go_through_the_same_modules_whatever_their_batches(dataset, tmp_path):
     """All of them gather a module's weights together: one that had more blocks than another would wait for ever."""
     for world_size in (1, 2):
-        job = ["-m", "tests.training.blocks_job", *arguments(dataset, tmp_path / f"{world_size}", "steps=3")[1:]]
+        job = ["-m", "tests.support.blocks_job", *arguments(dataset, tmp_path / f"{world_size}", "steps=3")[1:]]
         run_ranks(world_size, [*job, "deepspeed.zero_stage=3", "deepspeed.bucket_size=500"], timeout=120)
     assert losses(tmp_path / "2") == losses(tmp_path / "1")
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from molstream.pipeline.shards.reader import ShardDataset
-from molstream.training.checkpoint import load_checkpoint, name_of
+from molstream.randomness import keyed_seed
+from molstream.training.checkpoint.format import load_checkpoint, name_of
 from molstream.training.config import PretrainConfig
 from molstream.training.data.collate import COLLATED_FIELDS, collate
-from molstream.training.metrics import Record, read_metrics
-from molstream.training.module import build_module, keyed_seed
-from molstream.training.run import RunDirectory
-from tests.training.molecules import DRUGS, write_featurized
-from tests.training.processes import run_ranks
+from molstream.training.metrics.records import Record, read_metrics
+from molstream.training.module import build_module
+from molstream.training.run.directory import RunDirectory
+from tests.support.molecules import DRUGS, write_featurized
+from tests.support.processes import run_ranks
 
 MICRO_BATCH = 4
 SETTINGS = ("model=tiny", "data.lanes=4", f"data.micro_batch={MICRO_BATCH}", "data.window_blocks=2", "steps=6")

@@ -1,0 +1,1 @@
+"""From shards to batches: collation, the lane stream, validation."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from molstream.errors import ConfigError
 from molstream.pipeline.shards.cache import DEFAULT_FOLDER, DEFAULT_GIB
-from molstream.preprocessing.errors import ConfigError
 
 
 @dataclass(frozen=True)

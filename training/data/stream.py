@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from molstream.pipeline.background import ahead
-from molstream.pipeline.order import keyed_bits
+from molstream.io.background import ahead
+from molstream.pipeline.order.lane_reader import LaneReader
+from molstream.pipeline.order.mixture import Mixture
+from molstream.pipeline.order.steps import StepOrder
 from molstream.pipeline.shards.columns import Columns
-from molstream.pipeline.shards.lane import LaneReader
-from molstream.pipeline.shards.mixture import Mixture
-from molstream.pipeline.steps import StepOrder
+from molstream.randomness import keyed_bits
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import COLLATED_FIELDS, collate
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molstream.pipeline.background import ahead
+from molstream.io.background import ahead
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.training.data.batch import MoleculeBatch

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from molstream.preprocessing.errors import ConfigError
+from molstream.errors import ConfigError
 from molstream.training.diffusion.sde import SDE
 from molstream.training.diffusion.time_grid import Level, Point, Spacing, angular, points, time_grid, uniform
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from molstream.preprocessing.errors import ConfigError
+from molstream.errors import ConfigError
 from molstream.training.diffusion.draws import normal
 
 Score = Callable[[Tensor, Tensor], Tensor]

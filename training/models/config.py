@@ -6,7 +6,7 @@ and an export does not, are in ``training/diffusion``.
 
 from dataclasses import dataclass, field
 
-from .transformer import TransformerConfig
+from molstream.training.models.transformer import TransformerConfig
 
 
 @dataclass

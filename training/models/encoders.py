@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .config import GraphScoreConfig, PositionScoreConfig, ScoreTransformerConfig
-from .gin import GIN, GINConfig
-from .painn import PaiNN, PaiNNConfig
-from .schnet import SchNet, SchNetConfig
-from .transformer import GeometryTransformer, GraphTransformer, TransformerConfig
+from molstream.training.models.config import GraphScoreConfig, PositionScoreConfig, ScoreTransformerConfig
+from molstream.training.models.gin import GIN, GINConfig
+from molstream.training.models.painn import PaiNN, PaiNNConfig
+from molstream.training.models.schnet import SchNet, SchNetConfig
+from molstream.training.models.transformer import GeometryTransformer, GraphTransformer, TransformerConfig
 
 
 @dataclass

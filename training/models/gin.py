@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .graph import READOUTS
-from .layers import BatchNorm, CategoricalEmbedding, Linear, dropout
-from .refinement import Kinds, View, refined_views, whole_view
-from .symmetry import INVARIANT, Symmetry
+from molstream.training.models.graph import READOUTS
+from molstream.training.models.layers import BatchNorm, CategoricalEmbedding, Linear, dropout
+from molstream.training.models.refinement import Kinds, View, refined_views, whole_view
+from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 ATOM_VOCABULARY_SIZES = (119, 5, 12, 12, 10, 6, 6, 2, 2)
 """Number of values of the nine OGB atom columns (ogb >= 1.3, where chirality has a fifth value, misc)."""

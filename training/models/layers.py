@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .graph import in_float32
+from molstream.training.models.graph import in_float32
 
 ROWS_OF_BLOCK = 1024
 """Rows that :func:`in_blocks` gives a CPU at a time."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .graph import expand
+from molstream.training.models.graph import expand
 
 MAX_PADDING_SHARE = 0.08
 """At most this share of a batch's attention entries is padding."""

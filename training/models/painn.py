@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .graph import READOUTS, in_float32, radius_pairs, segment_sum
-from .layers import cosine_envelope, gaussian_basis, xavier_linear
-from .schnet import NUM_ATOM_TYPES
-from .symmetry import INVARIANT, Symmetry
+from molstream.training.models.graph import READOUTS, in_float32, radius_pairs, segment_sum
+from molstream.training.models.layers import cosine_envelope, gaussian_basis, xavier_linear
+from molstream.training.models.schnet import NUM_ATOM_TYPES
+from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 EPS = 1e-8
 """Added to the squared length of a vector feature before its root, as in the original."""

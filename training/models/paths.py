@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .graph import expand
+from molstream.training.models.graph import expand
 
 
 class ShortestPaths(NamedTuple):

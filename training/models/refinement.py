@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .graph import Incidence, segment_sum
+from molstream.training.models.graph import Incidence, segment_sum
 
 MERGED_SHARE = 0.8
 """A layer merges atoms where no more than this share of them differ: more is not worth the search."""

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .gin import BOND_VOCABULARY_SIZES
-from .graph import in_float32, molecule_pairs, segment_sum
-from .layers import CategoricalEmbedding, cosine_envelope, gaussian_basis
-from .paths import shortest_paths
-from .schnet import NUM_ATOM_TYPES
+from molstream.training.models.gin import BOND_VOCABULARY_SIZES
+from molstream.training.models.graph import in_float32, molecule_pairs, segment_sum
+from molstream.training.models.layers import CategoricalEmbedding, cosine_envelope, gaussian_basis
+from molstream.training.models.paths import shortest_paths
+from molstream.training.models.schnet import NUM_ATOM_TYPES
 
 MAX_HOPS = 16
 """Path distances up to so many bonds are told apart; then come "further" and "not connected"."""

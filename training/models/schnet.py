@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .graph import READOUTS, Incidence, blocks_of_atoms, in_float32, radius_pairs
-from .interpolation import Interpolation, grid, num_nodes
-from .layers import Blockwise, ShiftedSoftplus, cosine_envelope, gaussian_basis, xavier_linear
-from .symmetry import INVARIANT, Symmetry
+from molstream.training.models.graph import READOUTS, Incidence, blocks_of_atoms, in_float32, radius_pairs
+from molstream.training.models.interpolation import Interpolation, grid, num_nodes
+from molstream.training.models.layers import Blockwise, ShiftedSoftplus, cosine_envelope, gaussian_basis, xavier_linear
+from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 NUM_ATOM_TYPES = 119
 """Atomic numbers 1 to 118 as 0 to 117, then misc: column 0 of the OGB atom features."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .graph import in_float32
+from molstream.training.models.graph import in_float32
 
 CHIRALITY = 1
 """Column of the OGB atom features."""

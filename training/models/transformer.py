@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .gin import ATOM_VOCABULARY_SIZES
-from .graph import READOUTS
-from .layers import CategoricalEmbedding, dropout
-from .layout import Layout, bucketed
-from .relations import (
+from molstream.training.models.gin import ATOM_VOCABULARY_SIZES
+from molstream.training.models.graph import READOUTS
+from molstream.training.models.layers import CategoricalEmbedding, dropout
+from molstream.training.models.layout import Layout, bucketed
+from molstream.training.models.relations import (
     NUM_PSEUDOSCALARS,
     Chirality,
     GeometricRelation,
@@ -26,8 +26,8 @@ from .relations import (
     pair_vectors,
     topology,
 )
-from .schnet import NUM_ATOM_TYPES
-from .symmetry import CHIRAL, INVARIANT, Symmetry
+from molstream.training.models.schnet import NUM_ATOM_TYPES
+from molstream.training.models.symmetry import CHIRAL, INVARIANT, Symmetry
 
 NUM_DEGREES = 12
 """Number of values of an atom's number of neighbours in the bond graph: 0 to 10, then more."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from molstream.preprocessing.errors import ConfigError
+from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.conditional import Conditional
 from molstream.training.models.encoders import Encoders

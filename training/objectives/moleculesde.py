@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from molstream.preprocessing.errors import ConfigError
+from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.conditional import Conditional, Part
 from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal

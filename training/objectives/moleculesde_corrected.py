@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from molstream.preprocessing.errors import ConfigError
+from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.bond_transformer import (
     NUM_BOND_CLASSES,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from molstream.preprocessing.errors import ConfigError
+from molstream.errors import ConfigError
 from molstream.training.models.encoders import ModelConfig
 from molstream.training.objectives.base import Objective
 from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig

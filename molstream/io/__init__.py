@@ -1,0 +1,1 @@
+"""Files, URLs and threads: atomic writes, fsspec, work ahead of need."""

@@ -1,0 +1,79 @@
+"""Writing files so that a crash at any moment leaves the old content or the new, never half of it."""
+
+import errno
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from molstream.errors import DataError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""``errno`` of an :class:`OSError` where a disk, or the user's share of it, has no room."""
+UNFINISHED = ".writing-*"
+"""Pattern of temporary names: what a process that was killed leaves behind."""
+
+
+def sync(path: Path) -> None:
+    """Force a file's content, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Has an :class:`OSError` name the file: one that fails while it is written (a full disk) does not say which."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; synced and renamed to ``path`` at the end if it is there, removed on an error.
+
+    No two writers share a temporary name, not even of the same file: a task that outlived its driver does no harm.
+    """
+    temporary = path.with_name(f".writing-{uuid.uuid4().hex[:12]}-{path.name}")
+    try:
+        with naming(path):
+            yield temporary
+            if temporary.exists():
+                sync(temporary)
+                temporary.rename(path)
+                sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """The only process at work in ``folder``; the lock goes with the process, however that ends.
+
+    Raises:
+        DataError: another process is.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"another process is at work in {folder}: wait for it, or stop it, then try again."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is there with all its content or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,1 @@
+"""Where tasks run: Ray, on this machine or a cluster."""

@@ -1,0 +1,217 @@
+"""Tasks on Ray: the only module that imports ray. One split is one task; a task that is lost is tried again."""
+
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from molstream.config import PACKAGE
+from molstream.errors import ConfigError, DataError, MolstreamError
+from molstream.pipeline.stages.bisect import Attempt, Call, died, survived
+
+IN_FLIGHT_PER_CPU = 2
+"""Tasks that are handed to Ray per core: enough to keep every core busy, few enough to bound the driver's memory."""
+
+OBJECT_STORE_BYTES = 128 << 20
+"""Shared memory of a local Ray: only plans and accounts pass through it, molecules never do."""
+
+CONNECT_S = 10.0
+"""Patience with a cluster that does not answer."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """Where the work is done."""
+
+    address: str = "local"
+    """`local` starts Ray on this machine; `auto` or an address joins a running cluster."""
+    num_cpus: int | None = None
+    """Cores of a local Ray; all of them by default."""
+
+    def __post_init__(self) -> None:
+        if self.num_cpus is not None and self.num_cpus < 1:
+            raise ConfigError(f"ray.num_cpus={self.num_cpus}: expected at least 1.")
+
+
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM end the command as Ctrl-C does. Ray sets a handler of its own as it starts, and none as it ends."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def cluster(config: RayConfig) -> Iterator[None]:
+    """A Ray of our own, which leaves nothing behind, or a connection to one that runs.
+
+    Raises:
+        ConfigError: no Ray answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # The first driver would wait for the first workers, and for ever if one dies as it starts (ray#40131).
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    if config.address == "local":
+        # Ray would write a token to the user's home, and warn about it; one in the environment serves as well.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Every sandbox has its own bound, and the system ends a sandbox first; Ray would end a whole worker.
+        os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    root = str(PACKAGE.parent)
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    variables = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    with ExitStack() as stack, ExitStack() as starting:
+        if config.address == "local":
+            # A folder of our own: Ray's default belongs to whoever came first on a machine of several users.
+            folder = stack.enter_context(TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True))
+            options |= {
+                "num_cpus": config.num_cpus,
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_temp_dir": folder,
+                # Loopback: a Ray of one machine must not depend on, or be reachable through, its network.
+                "_node_ip_address": "127.0.0.1",
+            }
+            # Inherited, they cost nothing; a runtime environment costs every worker 1.4 s.
+            starting.enter_context(_environment(variables))
+        else:
+            options["runtime_env"] = {"env_vars": variables}
+        try:
+            # What Ray itself would look at first.
+            address = os.environ.get("RAY_ADDRESS", "auto") if config.address == "auto" else config.address
+            if ":" in address:
+                # Asked to join what is not there, Ray waits for a minute and then ends the process.
+                host, port = address.removeprefix("ray://").rsplit(":", 1)
+                socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+            ray.init(address=address, **options)
+        except (OSError, ValueError, AuthenticationError) as error:
+            raise ConfigError(
+                f"ray.address={config.address}: no Ray cluster answers ({error}). Start one (`ray up "
+                "infra/cluster.yaml`, or `ray start --head`), or leave the address out to use this machine."
+            ) from error
+        except Exception as error:
+            # Where its processes are not up in 30 s Ray raises just that, and no subclass.
+            if type(error) is not Exception:
+                raise
+            raise DataError(
+                f"Ray does not start on this machine: {error} Nothing has been done yet. Is it short of memory, of "
+                "processes, or very busy? `molstream doctor` tells what it has."
+            ) from error
+        stack.callback(interrupt_on_sigterm)
+        stack.callback(ray.shutdown)
+        interrupt_on_sigterm()
+        if config.address == "local":
+            # The workers start together, before any stage takes the time.
+            ray.get([ray.remote(_begin).remote() for _ in range(_num_cpus(ray))])
+        starting.close()
+        yield
+
+
+def run(
+    function: Callable[..., Result],
+    calls: Iterable[Call],
+    done: Callable[[Call, Result], None],
+    tick: Callable[[], None],
+) -> None:
+    """Call ``function`` with the arguments of every call as a Ray task, within :func:`cluster`.
+
+    A bounded number is in flight. A task whose node is lost is tried again; one whose worker dies is searched for the
+    rows that kill it (``bisect``): ``function`` then gets the keyword ``only`` or ``avoid``.
+
+    Args:
+        done: called as each one ends.
+        tick: called at least once a second.
+
+    Raises:
+        MolstreamError, OSError: the first that a task raises.
+        DataError: Ray itself is at its end.
+    """
+    import ray
+    from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayError, RayTaskError
+    from ray.exceptions import WorkerCrashedError as WorkerDiedError
+
+    remote = ray.remote(num_cpus=1, max_retries=0, retry_exceptions=False)(function)
+    bound = IN_FLIGHT_PER_CPU * _num_cpus(ray)
+    waiting, again = iter(calls), deque[Attempt]()
+    running: dict[Any, Attempt] = {}
+    # Nothing is cancelled on the way out: with its driver, Ray ends the tasks by itself, and a forced cancel that meets
+    # the answer of its task aborts the process (a failed check in Ray's task manager).
+    while True:
+        while len(running) < bound and (attempt := _next(waiting, again)) is not None:
+            running[remote.remote(*attempt.call.arguments, **_keywords(attempt))] = attempt
+        if not running:
+            return
+        finished, _ = ray.wait(list(running), timeout=1.0)
+        for reference in finished:
+            attempt = running.pop(reference)
+            try:
+                result = ray.get(reference)
+            except (WorkerDiedError, OutOfMemoryError):
+                again += died(attempt)
+            except (NodeDiedError, ObjectLostError):
+                again.append(attempt)
+            except RayTaskError as error:
+                if isinstance(error.cause, MolstreamError | OSError):
+                    raise error.cause from None
+                raise
+            except RayError as error:
+                raise DataError(
+                    f"Ray cannot go on: {' '.join(str(error).split())}. The work so far is kept; the same command "
+                    "continues."
+                ) from error
+            else:
+                if attempt.only is None:
+                    done(attempt.call, result)
+                else:
+                    again += survived(attempt)
+        tick()
+
+
+def _num_cpus(ray: Any) -> int:
+    """Cores of the cluster that we are connected to."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _begin() -> None:
+    """The first task of a worker: to load what the others need."""
+    import molstream.pipeline.stages.split  # noqa: F401
+
+
+def _next(waiting: Iterator[Call], again: deque[Attempt]) -> Attempt | None:
+    if again:
+        return again.popleft()
+    call = next(waiting, None)
+    return None if call is None else Attempt(call)
+
+
+def _keywords(attempt: Attempt) -> dict[str, Any]:
+    if attempt.only is not None:
+        return {"only": attempt.only}
+    return {"avoid": tuple(sorted(attempt.call.culprits))} if attempt.call.culprits else {}

@@ -1,0 +1,164 @@
+"""One dataset, or several by weight, as what a run is trained on."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from molstream.errors import ConfigError
+from molstream.pipeline.order.lanes import LaneOrder
+from molstream.pipeline.order.steps import Shares, StepOrder
+from molstream.pipeline.shards.columns import Columns
+from molstream.pipeline.shards.manifest import Account, Manifest
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.randomness import keyed_rng
+
+
+class Mixture:
+    """Datasets and the share of each in every step; a single dataset is a mixture of one.
+
+    A molecule's position counts over all datasets, one after the other.
+
+    Args:
+        datasets: at least one.
+        weights: of each, above 0.
+
+    Raises:
+        ConfigError: the datasets do not have the same targets and atoms, or a weight is no positive number.
+    """
+
+    def __init__(self, datasets: Sequence[ShardDataset], weights: Sequence[float] = (1.0,)):
+        self.datasets, self.weights = list(datasets), list(weights)
+        self._exact = Shares(weights).weights
+        self.first = np.cumsum([0, *(dataset.num_rows for dataset in datasets)]).tolist()[:-1]
+        """Position of the first molecule of every dataset."""
+        for dataset in self.datasets[1:]:
+            self.require_same(dataset)
+
+    def require_same(self, dataset: ShardDataset) -> None:
+        """Make sure that another dataset's molecules can stand in one batch with these.
+
+        Raises:
+            ConfigError: it has other targets, or other atoms.
+        """
+        ours, other = self.datasets[0].manifest, dataset.manifest
+        for name, expected, got in (
+            ("targets", list(ours.target_names), list(other.target_names)),
+            ("hydrogens", ours.hydrogens, other.hydrogens),
+        ):
+            if got != expected:
+                raise ConfigError(
+                    f"{dataset.path} has {name} {got}, {self.datasets[0].path} has {expected}: what is trained on and "
+                    "validated with must agree. Preprocess one of them with the target_columns and "
+                    "featurize.hydrogens of the other."
+                )
+
+    @property
+    def path(self) -> str:
+        """Folders or URLs, to be shown."""
+        return ", ".join(dataset.path for dataset in self.datasets)
+
+    @property
+    def num_rows(self) -> int:
+        """Molecules in all datasets."""
+        return sum(dataset.num_rows for dataset in self.datasets)
+
+    @property
+    def num_with_conformer(self) -> int:
+        """Molecules that have at least one conformer."""
+        return sum(dataset.manifest.num_with_conformer for dataset in self.datasets)
+
+    @property
+    def hydrogens(self) -> str:
+        """Which atoms are stored: heavy or all."""
+        return self.datasets[0].manifest.hydrogens
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """What all datasets have as targets."""
+        return self.datasets[0].manifest.target_names
+
+    @property
+    def fingerprint(self) -> str:
+        """The dataset's; of several, a sha256 of theirs and of the weights."""
+        prints = [dataset.manifest.fingerprint for dataset in self.datasets]
+        if len(prints) == 1:
+            return prints[0]
+        text = json.dumps([[name, str(weight)] for name, weight in zip(prints, self._exact, strict=True)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """What a run, a report or a model card says of the data: a manifest without its lists of shards and splits.
+
+        Of several datasets, counts and histograms are those of all, ``config`` is the first one's, and ``mix`` says
+        which they were.
+        """
+        manifests = [dataset.manifest for dataset in self.datasets]
+        record = manifests[0].to_dict()
+        del record["shards"], record["splits"]
+        if len(manifests) == 1:
+            return record
+        return {
+            **record,
+            "counts": Account.total([manifest.counts for manifest in manifests]).to_dict(),
+            **{
+                name: _sum([getattr(manifest, name) for manifest in manifests])
+                for name in ("conformer_status", "changes", "benchmarks")
+            },
+            "histograms": _sum_histograms(manifests),
+            "mix": [
+                {"path": dataset.path, "weight": weight, "fingerprint": dataset.manifest.fingerprint}
+                for dataset, weight in zip(self.datasets, self.weights, strict=True)
+            ],
+            "fingerprint": self.fingerprint,
+        }
+
+    def order(
+        self, seed: int, lanes: int, micro_batch: int, window_blocks: int, length_buckets: bool = False
+    ) -> StepOrder:
+        """The order of a run; the first of several datasets is keyed by the seed itself, the others by their place too.
+
+        Raises:
+            ConfigError: a number that cannot be, or too few molecules for a global batch.
+        """
+        # An epoch of a single dataset ends with a step; those of several end where they do.
+        multiple = micro_batch if len(self.datasets) == 1 else 1
+        orders = [
+            LaneOrder(dataset.block_rows, _seed(seed, place), lanes, multiple, window_blocks)
+            for place, dataset in enumerate(self.datasets)
+        ]
+        return StepOrder(orders, self.weights, micro_batch, length_buckets)
+
+    def read_rows(self, index: np.ndarray, names: Sequence[str]) -> Columns:
+        """The named fields of the molecules at these positions.
+
+        Raises:
+            DataError: a shard is gone or damaged.
+        """
+        index = np.asarray(index, np.int64)
+        owner = np.searchsorted(self.first, index, side="right") - 1
+        places = [np.flatnonzero(owner == k) for k in range(len(self.datasets))]
+        parts = [
+            dataset.read_rows(index[place] - first, names)
+            for dataset, first, place in zip(self.datasets, self.first, places, strict=True)
+            if len(place)
+        ]
+        return Columns.concat(parts).take(np.argsort(np.concatenate(places), kind="stable"))
+
+
+def _seed(seed: int, place: int) -> int:
+    if place == 0:
+        return seed
+    return int(keyed_rng(seed, place).random_raw() >> 1)
+
+
+def _sum(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    names = dict.fromkeys(name for count in counts for name in count)
+    return {name: sum(count.get(name, 0) for count in counts) for name in names}
+
+
+def _sum_histograms(manifests: Sequence[Manifest]) -> dict[str, dict[str, int]]:
+    names = dict.fromkeys(name for manifest in manifests for name in manifest.histograms)
+    return {name: _sum([manifest.histograms.get(name, {}) for manifest in manifests]) for name in names}

@@ -1,0 +1,34 @@
+"""The file formats: one line for each."""
+
+from molstream.pipeline.readers.base import Format, by_bytes
+from molstream.pipeline.readers.columnar import (
+    arrow_batches,
+    arrow_layout,
+    is_arrow_file,
+    parquet_batches,
+    parquet_layout,
+    parse_row,
+    unpack_arrow,
+)
+from molstream.pipeline.readers.delimited import table
+from molstream.pipeline.readers.text import (
+    lines,
+    named_targets,
+    no_targets,
+    parse_json,
+    parse_line,
+    parse_sdf,
+    sdf_entries,
+)
+
+SOURCES: dict[str, Format] = {
+    "csv": table(".csv", ","),
+    "tsv": table(".tsv", "\t"),
+    "smi": Format((".smi", ".smiles", ".txt"), no_targets, by_bytes(lines), parse_line),
+    "sdf": Format((".sdf", ".sd", ".mol"), named_targets, by_bytes(sdf_entries), parse_sdf),
+    "jsonl": Format((".jsonl", ".ndjson"), named_targets, by_bytes(lines), parse_json),
+    "parquet": Format((".parquet", ".pq"), parquet_layout, parquet_batches, parse_row),
+    "arrow": Format(
+        (".arrow", ".feather", ".ipc"), arrow_layout, arrow_batches, parse_row, is_arrow_file, unpack_arrow
+    ),
+}

@@ -1,0 +1,216 @@
+"""What a format is: how the records of a file are found again, and what molecule is in each.
+
+A record is what a row of the accounts is: a record of a CSV file (which may span lines), a line of SMILES, an SDF
+entry, a row of a Parquet file. Every record is bytes, also where the file holds columns or arrays: so one piece of code
+cuts files into splits, checks that a split is still what it was, and shows a record that is refused.
+"""
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from molstream.errors import ConfigError
+from molstream.io.files import written_whole
+
+COPY_BYTES = 1 << 18
+
+DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+"""Names of delimiters that are awkward to write on a command line."""
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """How the input is read."""
+
+    format: str = "auto"
+    """`auto` tells it by the name of each file; else a file format, or the name of a data set (an adapter)."""
+    smiles_column: str | None = None
+    """Column of the SMILES in tables, by name (by number from 0 with `header=false`); guessed by name by default."""
+    target_columns: list[str] = field(default_factory=list)
+    """Columns (SDF data items, JSON keys) that are stored as targets; an adapter's own by default."""
+    delimiter: str | None = None
+    """Between columns of text tables: tab, comma, semicolon, pipe, space or a character; by default the format's."""
+    header: bool = True
+    """Whether the first record of a text table names its columns; else they are numbered from 0."""
+    max_conformers: int = 10
+    """Conformers of a molecule that are read from a source with several: those of lowest energy."""
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None and len(DELIMITERS.get(self.delimiter, self.delimiter)) != 1:
+            raise ConfigError(f"delimiter={self.delimiter}: expected a character or one of {', '.join(DELIMITERS)}.")
+        if self.max_conformers < 1:
+            raise ConfigError(f"max_conformers={self.max_conformers}: expected at least 1.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is read of every record of a file, and where it is."""
+
+    start: int = 0
+    """First byte behind the header."""
+    delimiter: str = ""
+    """Of text tables."""
+    num_columns: int = 0
+    """Of tables."""
+    smiles: int = -1
+    """Column of the SMILES."""
+    columns: tuple[int, ...] = ()
+    """Columns of the targets."""
+    targets: tuple[str, ...] = ()
+    """Names of the targets."""
+    max_conformers: int = 0
+    """Conformers that are kept of a molecule."""
+
+
+class Place(NamedTuple):
+    """Where a record is, such that it can be read without what is before it."""
+
+    start: int
+    """A byte; or the number of a row group, a batch or a row."""
+    skip: int = 0
+    """Records between ``start`` and this one."""
+
+
+class Molecule(NamedTuple):
+    """The content of a record."""
+
+    text: str
+    format: Literal["smiles", "molblock", "geometry"]
+    targets: tuple[float, ...]
+
+
+class RefusedError(Exception):
+    """A record that cannot be read."""
+
+    def __init__(self, reason: str, detail: str, shown: str | None = None):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+        self.shown = shown
+        """What the accounts show of a record that is not text."""
+
+
+Batches = Iterator[tuple[Place, Sequence[bytes]]]
+
+
+def copy(streams: Sequence[BufferedReader], plain: Path) -> None:
+    """Write what a compressed file holds."""
+    with written_whole(plain) as temporary, temporary.open("wb") as target:
+        shutil.copyfileobj(streams[0], target, COPY_BYTES)
+
+
+def is_plain(path: Path) -> bool:
+    """Uncompressed text is read as it is."""
+    return True
+
+
+def no_companions(given: str) -> list[str]:
+    """One file stands for itself."""
+    return []
+
+
+def as_asked(config: ReadConfig, where: str, path: Path) -> ReadConfig:
+    """A format has no columns of its own."""
+    return config
+
+
+class Format(NamedTuple):
+    """How the files of one kind are read."""
+
+    endings: tuple[str, ...]
+    """Of file names, before that of a compression."""
+    layout: Callable[[str, Path, ReadConfig], Layout]
+    """Looks at the head of a file, which messages call by its first argument; may raise ``DataError``."""
+    batches: Callable[[str, Layout, Place, int], Batches]
+    """The records of a file from a place on, in batches, each with its place; it should be of about so many records."""
+    parse: Callable[[bytes, Layout], Molecule]
+    """The molecule in a record; may raise :class:`RefusedError`."""
+    is_plain: Callable[[Path], bool] = is_plain
+    """Whether an uncompressed file can be read as it is; otherwise it is unpacked."""
+    unpack: Callable[[Sequence[BufferedReader], Path], None] = copy
+    """Makes the plain file of a file, given as a stream, and its companion, if there is one: whole or not at all."""
+    companions: Callable[[str], list[str]] = no_companions
+    """Names, of which the first that exists holds more of the same records, row by row; empty if none is needed."""
+    configure: Callable[[ReadConfig, str, Path], ReadConfig] = as_asked
+    """The configuration with the columns that a data set has by default."""
+
+
+def by_bytes(records: Callable[[BinaryIO, Layout], Iterator[bytes]]) -> Callable[[str, Layout, Place, int], Batches]:
+    """The batches of a format whose records follow each other byte by byte.
+
+    Args:
+        records: complete records from the position of the file on; where a record ends must depend on nothing before
+            its start.
+    """
+
+    def batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
+        with open(path, "rb") as file:
+            start = file.seek(place.start)
+            found = records(file, layout)
+            while batch := list(itertools.islice(found, rows)):
+                yield Place(start), batch
+                start += sum(map(len, batch))
+
+    return batches
+
+
+def runs(form: Format, path: str, layout: Layout, place: Place, rows: int) -> Iterator[tuple[Place, list[bytes]]]:
+    """Consecutive records from a place on, ``rows`` at a time whatever the format's batches; the last may be fewer."""
+    waiting: list[bytes] = []
+    first = place
+    for at, batch in form.batches(path, layout, place, rows):
+        taken = 0
+        while taken < len(batch):
+            if not waiting:
+                first = Place(at.start, at.skip + taken)
+            part = batch[taken : taken + rows - len(waiting)]
+            waiting += part
+            taken += len(part)
+            if len(waiting) == rows:
+                yield first, waiting
+                waiting = []
+    if waiting:
+        yield first, waiting
+
+
+def decode(record: bytes) -> str:
+    """The text of a record.
+
+    Raises:
+        RefusedError: it is not UTF-8.
+    """
+    try:
+        return record.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise RefusedError(
+            "undecodable_bytes", f"not UTF-8: {error.reason} at byte {error.start} of the record"
+        ) from error
+
+
+def target(cell: Any) -> float:
+    """A target's value; NaN where there is none.
+
+    Raises:
+        RefusedError: it is no number.
+    """
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return float("nan")
+    try:
+        return float(cell)
+    except (ValueError, TypeError, OverflowError):
+        raise RefusedError("bad_target", f"the target {cell!r} is not a number; leave missing values empty") from None
+
+
+GEOMETRY_KEYS = ("smiles", "charge", "numbers", "positions", "energies", "forces")
+"""Of a geometry record, a line of JSON: atomic numbers [n], positions [c][n][3] in angstrom of c conformers, energies
+[c] in kcal/mol, forces [c][n][3] in kcal/mol/angstrom; what is unknown is left out."""
+
+
+def geometry(record: dict[str, Any]) -> str:
+    """The text of a molecule that is given by its atoms and their positions."""
+    return json.dumps({key: record[key] for key in GEOMETRY_KEYS if record.get(key) is not None}, separators=(",", ":"))

@@ -1,0 +1,171 @@
+"""Parquet and Arrow IPC files: only the columns that are wanted are read, from the row group or batch that has them.
+
+A row becomes one line of text, as if it had stood in a text file: the molecule, then its targets, parted by tabs.
+"""
+
+from collections.abc import Sequence
+from io import BufferedReader
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from molstream.errors import DataError
+from molstream.io.files import written_whole
+from molstream.pipeline.readers.base import (
+    COPY_BYTES,
+    Batches,
+    Layout,
+    Molecule,
+    Place,
+    ReadConfig,
+    copy,
+    decode,
+    target,
+)
+from molstream.pipeline.readers.delimited import find_columns
+
+BATCH_ROWS = 1 << 14
+"""Most rows of a Parquet file that are decoded at a time."""
+
+ARROW_FILE = b"ARROW1"
+"""How an IPC file starts; an IPC stream, which has no index of its batches, does not."""
+FEATHER_V1 = b"FEA1"
+
+
+def parse_row(record: bytes, layout: Layout) -> Molecule:
+    """The inverse of :func:`_rows`."""
+    text, *values = record[:-1].rsplit(b"\t", len(layout.columns))
+    return Molecule(decode(text).strip(), "smiles", tuple(target(decode(value)) for value in values))
+
+
+def _rows(batch: pa.RecordBatch, layout: Layout) -> list[bytes]:
+    """The rows as text, with a tab behind every cell; a null is an empty cell."""
+    position = {column: k for k, column in enumerate(_columns(layout))}
+    molecule, *targets = (_as_bytes(batch.column(position[column])) for column in (layout.smiles, *layout.columns))
+    # Only the molecule's own text may have tabs.
+    cells = [molecule, *(pc.replace_substring(values, b"\t", b" ") for values in targets)]  # pyright: ignore[reportAttributeAccessIssue]
+    end, tab = pa.scalar(b"", pa.large_binary()), pa.scalar(b"\t", pa.large_binary())
+    joined = pc.binary_join_element_wise(*cells, end, tab, null_handling="replace", null_replacement=b"")  # pyright: ignore[reportAttributeAccessIssue]
+    return joined.to_pylist()
+
+
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """Text as it is, numbers in their shortest form."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.uint8())
+    if pa.types.is_float16(column.type):
+        column = column.cast(pa.float32())
+    if not _is_text(column.type):
+        column = column.cast(pa.large_string())
+    return column.cast(pa.large_binary())
+
+
+def _columns(layout: Layout) -> list[int]:
+    """The columns that are read, in the order of the file."""
+    return sorted({layout.smiles, *layout.columns})
+
+
+def _layout(where: str, schema: pa.Schema, config: ReadConfig) -> Layout:
+    smiles, columns = find_columns(where, schema.names, config)
+    if not _is_text(schema.types[smiles]):
+        raise DataError(f"{where}: the column '{schema.names[smiles]}' holds {schema.types[smiles]}, expected text.")
+    for column in columns:
+        kind = schema.types[column]
+        if not (_is_text(kind) or _is_number(kind)):
+            raise DataError(f"{where}: the column '{schema.names[column]}' holds {kind}, expected numbers.")
+    return Layout(smiles=smiles, columns=columns, num_columns=len(schema.names), targets=tuple(config.target_columns))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    texts = (types.is_string, types.is_large_string, types.is_string_view)
+    binaries = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_null)
+    return any(test(kind) for test in (*texts, *binaries))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _is_number(kind.value_type)
+    return any(test(kind) for test in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
+
+
+# --- Parquet --------------------------------------------------------------------------------------------------------
+
+
+def parquet_layout(where: str, path: Path, config: ReadConfig) -> Layout:
+    """The columns of a Parquet file."""
+    try:
+        return _layout(where, pq.read_schema(path), config)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{where} is no Parquet file, or damaged: {error}.") from error
+
+
+def parquet_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
+    """Rows of the row groups; ``start`` counts these. Inside a row group, pages are decoded one after the other."""
+    with pq.ParquetFile(path, buffer_size=COPY_BYTES, pre_buffer=False) as file:
+        names = [file.schema_arrow.names[column] for column in _columns(layout)]
+        for group in range(place.start, file.num_row_groups):
+            done = 0
+            wanted = place.skip if group == place.start else 0
+            for batch in file.iter_batches(min(max(rows, 1), BATCH_ROWS), row_groups=[group], columns=names):
+                if done + batch.num_rows > wanted:
+                    part = batch.slice(max(0, wanted - done))
+                    yield Place(group, done + batch.num_rows - part.num_rows), _rows(part, layout)
+                done += batch.num_rows
+
+
+# --- Arrow IPC ------------------------------------------------------------------------------------------------------
+
+
+def is_arrow_file(path: Path) -> bool:
+    """Whether the batches can be reached one by one; not of a file that is yet to be fetched."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(ARROW_FILE)) == ARROW_FILE
+
+
+def unpack_arrow(streams: Sequence[BufferedReader], plain: Path) -> None:
+    """Write what a compressed file holds; a stream is rewritten as a file, batch by batch."""
+    head = streams[0].peek(len(ARROW_FILE))
+    if head.startswith(ARROW_FILE):
+        copy(streams, plain)
+        return
+    if head.startswith(FEATHER_V1):
+        raise DataError("Feather of version 1, which pyarrow no longer reads; write it again as version 2 or Parquet")
+    with pa.ipc.open_stream(streams[0]) as reader, written_whole(plain) as temporary:
+        # The dictionaries of a stream may change on the way, those of a file may not.
+        kinds = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in reader.schema.types]
+        schema = pa.schema(list(zip(reader.schema.names, kinds, strict=True)))
+        with pa.ipc.new_file(str(temporary), schema) as writer:
+            for batch in reader:
+                columns = [column.cast(kind) for column, kind in zip(batch.columns, kinds, strict=True)]
+                writer.write_batch(pa.record_batch(columns, schema))
+
+
+def arrow_layout(where: str, path: Path, config: ReadConfig) -> Layout:
+    """The columns of an IPC file."""
+    try:
+        with pa.OSFile(str(path)) as file:
+            return _layout(where, pa.ipc.open_file(file).schema, config)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{where} is no Arrow file, or damaged: {error}.") from error
+
+
+def arrow_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
+    """Rows of the record batches; ``start`` counts these."""
+    options = pa.ipc.IpcReadOptions(included_fields=_columns(layout))
+    with pa.OSFile(path) as file:
+        reader = pa.ipc.open_file(file, options=options)
+        for number in range(place.start, reader.num_record_batches):
+            skip = place.skip if number == place.start else 0
+            batch = reader.get_batch(number)
+            for begin in range(skip, batch.num_rows, BATCH_ROWS):
+                yield Place(number, begin), _rows(batch.slice(begin, BATCH_ROWS), layout)

@@ -1,0 +1,141 @@
+"""Which files the inputs stand for, and how each is read."""
+
+import glob
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from molstream.config import from_yaml
+from molstream.errors import ConfigError, DataError
+from molstream.io import remote
+from molstream.pipeline.readers import SOURCES
+from molstream.pipeline.readers.base import Format, ReadConfig
+from molstream.pipeline.readers.compression import COMPRESSIONS, compression
+from molstream.pipeline.readers.datasets import ADAPTERS
+
+MOST_NAMES = 5
+"""Files that a message names."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of the input, and how it is read."""
+
+    given: str
+    """Path or URL."""
+    config: ReadConfig
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What was said of this input alone; part of ``config``."""
+
+
+def find_files(inputs: Any, config: ReadConfig) -> list[InputFile]:
+    """The files that ``inputs`` stand for, in the given order, sorted in each.
+
+    Args:
+        inputs: a file, glob, folder or URL; or a mapping of one of these, as ``path``, and ReadConfig values of its
+            own; or a list of such.
+        config: how those are read of which nothing else is said.
+
+    Raises:
+        DataError: an input matches no file, a file is named twice, or its name tells no known format.
+        ConfigError: an unknown format or option, or URLs that no installed backend can open.
+    """
+    items = inputs if isinstance(inputs, list | tuple) else [inputs]
+    if not items:
+        raise DataError("input is an empty list: name at least one file, glob, folder or URL.")
+    files = [file for item in items for file in _found(*_options(item, config))]
+    places = [file.given if remote.is_url(file.given) else os.path.realpath(file.given) for file in files]
+    count = Counter(places)
+    if twice := sorted({remote.shown(file.given) for file, place in zip(files, places) if count[place] > 1}):
+        raise DataError(f"input names {', '.join(twice[:3])} more than once: every row would be its own duplicate.")
+    return files
+
+
+def _options(item: Any, config: ReadConfig) -> tuple[str, ReadConfig, dict[str, Any]]:
+    """An input's path, how it is read, and what is said of it alone."""
+    options: dict[str, Any] = {}
+    if isinstance(item, Mapping):
+        options = {str(key): value for key, value in item.items()}
+        if not (item := options.pop("path", None)):
+            raise ConfigError(f"input={options}: a mapping needs the key 'path' beside its options.")
+        shared = {option.name: getattr(config, option.name) for option in fields(ReadConfig)}
+        text = json.dumps({**shared, **options}, default=str)
+        config = from_yaml(ReadConfig, text, f"input {remote.shown(str(item))}")
+        options = {key: value for key, value in asdict(config).items() if key in options}
+    if config.format != "auto" and config.format not in (*SOURCES, *ADAPTERS):
+        raise ConfigError(f"format={config.format}: expected auto, {', '.join(SOURCES)}, {', '.join(ADAPTERS)}.")
+    return str(item), config, options
+
+
+def _found(item: str, config: ReadConfig, options: dict[str, Any]) -> list[InputFile]:
+    found, kind = remote.find(item) if remote.is_url(item) else _find(item)
+    endings = _endings(config) if kind == "folder" else ("",)
+    readable = [file for file in found if format_of(file, config) and _ending(file).endswith(endings)]
+    if kind == "file" and not readable:
+        raise DataError(f"input={remote.shown(item)}: unknown format. {_expected(item, config)}")
+    if not readable:
+        raise DataError(f"input={remote.shown(item)}: no such file, and no file of a known format matches it.")
+    joined = {name for file in readable for name in format_named(format_of(file, config)).companions(file)}
+    if left_out := [_base(file) for file in found if file not in readable and file not in joined]:
+        names = ", ".join([*left_out[:MOST_NAMES], *(["..."] if len(left_out) > MOST_NAMES else [])])
+        print(f"{remote.shown(item)}: {len(left_out)} file(s) of another format left out: {names}", file=sys.stderr)
+    return [InputFile(file, config, options) for file in readable if file not in joined]
+
+
+def _find(item: str) -> tuple[list[str], remote.Kind]:
+    """The files of a path, and what it is; a link keeps its own name, which tells more."""
+    path = Path(item).expanduser().absolute()
+    if path.is_dir():
+        return sorted(str(p) for p in path.iterdir() if p.is_file()), "folder"
+    if path.is_file():
+        return [str(path)], "file"
+    return sorted(p for p in glob.glob(str(path), recursive=True) if os.path.isfile(p)), "glob"
+
+
+def format_of(file: str, config: ReadConfig) -> str:
+    """The format of a file, told by its name unless the configuration names it; '' if it is unknown."""
+    name = _ending(file)
+    if config.format in ADAPTERS:
+        endings = [ending for form in ADAPTERS[config.format] for ending in form.endings if name.endswith(ending)]
+        return f"{config.format}{endings[0]}" if endings else ""
+    if config.format != "auto":
+        return config.format
+    return next((key for key, form in SOURCES.items() if name.endswith(form.endings)), "")
+
+
+def _ending(file: str) -> str:
+    """The name of a file in small letters, without the ending of a compression."""
+    name = _base(file).lower()
+    return name.removesuffix(compression(name))
+
+
+def _base(file: str) -> str:
+    return remote.file_name(file) if remote.is_url(file) else os.path.basename(file)
+
+
+def _endings(config: ReadConfig) -> tuple[str, ...]:
+    if config.format in ADAPTERS:
+        forms = ADAPTERS[config.format]
+    else:
+        forms = SOURCES.values() if config.format == "auto" else [SOURCES[config.format]]
+    return tuple(ending for form in forms for ending in form.endings)
+
+
+def _expected(file: str, config: ReadConfig) -> str:
+    if _ending(file).endswith((".tar", ".zip", ".tgz", ".7z")):
+        return "It is an archive: unpack it first."
+    return (
+        f"Expected a name ending in {', '.join(_endings(config))}, possibly followed by {', '.join(COMPRESSIONS)}; "
+        "or name the format: format=..."
+    )
+
+
+def format_named(name: str) -> Format:
+    """The format called ``name`` in SOURCES, or an adapter's for an ending: ``qm9.sdf``."""
+    adapter, dot, ending = name.partition(".")
+    return next(form for form in ADAPTERS[adapter] if dot + ending in form.endings) if dot else SOURCES[name]

@@ -1,0 +1,101 @@
+"""Lines of SMILES, SD files, and lines of JSON."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from molstream.errors import DataError
+from molstream.pipeline.readers.base import Layout, Molecule, ReadConfig, RefusedError, decode, geometry, target
+
+ENTRY_END = b"$$$$"
+"""How the last line of an SD file's entry starts."""
+
+
+def named_targets(where: str, path: Path, config: ReadConfig) -> Layout:
+    """The layout of records that name their own values; a record without one has a missing value."""
+    return Layout(targets=tuple(config.target_columns), max_conformers=config.max_conformers)
+
+
+def lines(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
+    """Every line, blank ones too."""
+    yield from file
+
+
+# --- SMILES ---------------------------------------------------------------------------------------------------------
+
+
+def no_targets(where: str, path: Path, config: ReadConfig) -> Layout:
+    """The layout of lines of SMILES."""
+    if config.target_columns:
+        raise DataError(
+            f"{where} has no column '{config.target_columns[0]}' (target_columns): what follows a SMILES on its line "
+            "is a name. If it is a table, say so: format=csv, delimiter=..., header=..."
+        )
+    return Layout()
+
+
+def parse_line(record: bytes, layout: Layout) -> Molecule:
+    """The first word of a line is the SMILES; what follows is a name."""
+    words = decode(record).split(maxsplit=1)
+    return Molecule(words[0] if words else "", "smiles", ())
+
+
+# --- SD files -------------------------------------------------------------------------------------------------------
+
+
+def sdf_entries(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
+    """Entries up to and with their ``$$$$``; white space after the last one is no entry."""
+    waiting: list[bytes] = []
+    for line in file:
+        waiting.append(line)
+        if line.startswith(ENTRY_END):
+            yield b"".join(waiting)
+            waiting = []
+    if b"".join(waiting).strip():
+        yield b"".join(waiting)
+
+
+def parse_sdf(record: bytes, layout: Layout) -> Molecule:
+    """The mol block, and targets from the data items ``> <NAME>``."""
+    block, items = sdf_parts(decode(record))
+    return Molecule(block, "molblock", tuple(target(items.get(name)) for name in layout.targets))
+
+
+def sdf_parts(text: str) -> tuple[str, dict[str, str]]:
+    """The mol block of an entry, and the first line of each data item by its name.
+
+    Raises:
+        RefusedError: the block has no end.
+    """
+    end = text.find("M  END")
+    if end < 0:
+        raise RefusedError("malformed_row", "the entry has no 'M  END' line: it is cut short or damaged")
+    block, rest = text[:end] + "M  END\n", text[end:].splitlines()
+    items: dict[str, str] = {}
+    for k, line in enumerate(rest[:-1]):
+        if line.startswith(">") and "<" in line and ">" in line[1:]:
+            items[line[line.index("<") + 1 : line.rindex(">")]] = rest[k + 1]
+    return block, items
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def parse_json(record: bytes, layout: Layout) -> Molecule:
+    """A molecule that is given by atoms and positions (``GEOMETRY_KEYS``), or by ``smiles`` alone."""
+    text = decode(record)
+    if not text.strip():
+        return Molecule("", "smiles", (float("nan"),) * len(layout.targets))
+    try:
+        values: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError("malformed_row", f"not a line of JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise RefusedError("malformed_row", f"a JSON {type(values).__name__}, expected an object")
+    targets = tuple(target(values.get(name)) for name in layout.targets)
+    if "positions" in values or "numbers" in values:
+        return Molecule(geometry(values), "geometry", targets)
+    if isinstance(values.get("smiles"), str):
+        return Molecule(values["smiles"].strip(), "smiles", targets)
+    raise RefusedError("malformed_row", "neither a text 'smiles' nor 'numbers' and 'positions' among its keys")

@@ -1,0 +1,235 @@
+"""What a job will cost, told from a sample: ``molstream preprocess ... --dry-run``.
+
+The sample goes through the real reading and chemistry, in one sandbox and without Ray; all that is written lies in a
+temporary folder.
+"""
+
+import math
+import os
+import shlex
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from molstream.errors import ConfigError
+from molstream.pipeline.plan import PLAN, PreprocessConfig, benchmark_sources, check_free, cut_sources, plan_sources
+from molstream.pipeline.readers.sampling import Columns, Rows, choose, columns, write_head
+from molstream.pipeline.reports.rejections import shown_ascii
+from molstream.pipeline.sandbox.parent import Sandbox
+from molstream.pipeline.shards.histograms import seconds, share, size
+from molstream.pipeline.shards.writer import write_shard
+from molstream.pipeline.stages.described import records
+from molstream.preprocessing.fields import RawMolecule, Rejection
+
+EFFICIENCY = 0.9
+"""Part of the cores' time that goes into the chemistry; the rest into reading, writing and waiting."""
+
+MANY_CORES = 64
+"""A second machine that the time is told for."""
+
+
+@dataclass(frozen=True)
+class DryRunConfig(PreprocessConfig):
+    """`molstream preprocess --dry-run`: what the job will cost."""
+
+    sample: int = 200
+    """Records that are tried, spread evenly over the input."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sample < 1:
+            raise ConfigError(f"sample={self.sample}: expected at least 1.")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What became of the records that were tried."""
+
+    rows: int
+    written: int
+    rejected: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Rejection] = field(default_factory=dict)
+    """The first rejection of every reason."""
+    times: tuple[float, ...] = ()
+    """CPU seconds of every record."""
+    slowest: str = ""
+    """SMILES of the record that took longest, or its text where it has none."""
+    bytes_per_molecule: float = 0.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will cost."""
+
+    config: DryRunConfig
+    rows: Rows
+    splits: int
+    columns: Columns
+    sample: Sample
+
+    @property
+    def too_many_rejected(self) -> bool:
+        """Whether so many of the sample were rejected that the job would fail."""
+        return sum(self.sample.rejected.values()) > self.config.max_rejected_fraction * self.sample.rows
+
+    def core_seconds(self) -> tuple[float, float]:
+        """CPU time of the job, and its uncertainty (two standard errors of the mean)."""
+        times = np.array(self.sample.times)
+        error = times.std(ddof=1) / math.sqrt(len(times)) if len(times) > 1 else times.mean()
+        return float(times.mean() * self.rows.total), float(2 * error * self.rows.total)
+
+    def wall_seconds(self, cores: int) -> float:
+        """Time of the job on a machine: whole splits, one after the other on every core."""
+        work, _ = self.core_seconds()
+        return work / self.splits * math.ceil(self.splits / cores) / EFFICIENCY
+
+    def text(self, command: str) -> str:
+        """In words, for a terminal.
+
+        Args:
+            command: starts the job.
+        """
+        rows, sample = self.rows, self.sample
+        part = sample.written / sample.rows
+        molecules = round(rows.total * part)
+        stored = molecules * sample.bytes_per_molecule
+        work, error = self.core_seconds()
+        here = self.config.ray.num_cpus or len(os.sched_getaffinity(0))
+        total = f"about {_about(rows.total)}" if rows.estimated else f"{rows.total:,}"
+        lines = [
+            f"dry run: {sample.rows:,} of {total} rows were tried, nothing was written",
+            *self._rows(),
+            *self._columns(),
+            f"  molecules  about {_about(molecules)} ({share(sample.written, sample.rows)}) {self._unknown()}",
+            f"  rejected   about {_about(rows.total - molecules)} ({share(sample.rows - sample.written, sample.rows)})",
+            *self._rejected(),
+            f"  shards     {self.splits:,}, of up to {self.config.rows_per_shard:,} rows",
+            f"  disk       about {size(stored)} ({sample.bytes_per_molecule:.0f} bytes per molecule); the same again "
+            "while it works",
+            f"  work       about {_core_time(work)} (+- {share(error, work)}), {seconds(work / rows.total)} per row",
+            f"  time       about {seconds(self.wall_seconds(here))} on {here} core(s), "
+            f"{seconds(self.wall_seconds(MANY_CORES))} on {MANY_CORES}",
+            f"  slowest    {seconds(max(sample.times))}: {shown_ascii(sample.slowest, 58)}",
+            *self._notes(),
+            "start it with",
+            f"  {command}",
+        ]
+        return "\n".join(lines)
+
+    def _rows(self) -> list[str]:
+        if not self.rows.estimated:
+            return [f"  rows       {self.rows.total:,}, counted"]
+        names = ", ".join(self.rows.estimated[:3]) + (", ..." if len(self.rows.estimated) > 3 else "")
+        return [
+            f"  rows       about {_about(self.rows.total)}, estimated from the beginning of {shown_ascii(names, 60)}"
+        ]
+
+    def _columns(self) -> list[str]:
+        columns = self.columns
+        lines = [f"  SMILES     from the column '{shown_ascii(columns.smiles, 50)}'"] if columns.smiles else []
+        lines.append(f"  targets    {shown_ascii(', '.join(columns.targets) or 'none', 120)}")
+        if columns.others:
+            lines.append(f"             could be targets, too: {shown_ascii(', '.join(columns.others), 120)}")
+        return lines
+
+    def _unknown(self) -> str:
+        asked = [name for name, wanted in self._left_out() if wanted]
+        return f"less {' and '.join(asked)}, which a sample cannot tell" if asked else "with duplicates"
+
+    def _left_out(self) -> tuple[tuple[str, bool], ...]:
+        return (
+            ("duplicates", self.config.duplicates != "none"),
+            ("what the benchmark sets hold", bool(self.config.decontaminate)),
+        )
+
+    def _rejected(self) -> list[str]:
+        lines = []
+        for reason, count in self.sample.rejected.most_common():
+            row = self.sample.examples[reason]
+            head = f"    {reason} about {_about(count / self.sample.rows * self.rows.total)}, as "
+            lines.append(f"{head}{row.source}:{row.row} {shown_ascii(row.text.strip(), 60)}".rstrip())
+        return lines
+
+    def _notes(self) -> list[str]:
+        output = Path(self.config.output)
+        if (output / PLAN).is_file():
+            return [f"{output} holds a dataset: the command continues it, if input and settings are the same"]
+        return []
+
+
+def estimate(config: DryRunConfig) -> Estimate:
+    """Try a sample of the input.
+
+    Raises:
+        DataError, ConfigError: as the job itself would, for an unusable input or output folder.
+    """
+    check_free(Path(config.output))
+    with tempfile.TemporaryDirectory(prefix="molstream-") as folder:
+        work = Path(folder) / "work"
+        work.mkdir()
+        sources = plan_sources(replace(config, output=folder))
+        benchmark_sources(config, work)
+        parts = {source.name: part for source in sources if (part := write_head(source)) < 1}
+        splits = cut_sources(sources, config, work)
+        rows, chosen = choose(splits, parts, config.sample, config.limit)
+        found = columns(sources, splits[0], config, work)
+        sample = _try(chosen, config, Path(folder))
+        num_splits = len(splits) if not parts else math.ceil(rows.total / config.rows_per_shard)
+        return Estimate(config, rows, num_splits, found, sample)
+
+
+def _try(chosen: Sequence[RawMolecule | Rejection], config: DryRunConfig, folder: Path) -> Sample:
+    """Do with the records what the job would do, but for duplicates and decontamination."""
+    rejections = [record for record in chosen if isinstance(record, Rejection)]
+    written: list[pa.RecordBatch] = []
+    smiles: dict[tuple[str, int], str] = {}
+    times: Counter[tuple[str, int]] = Counter({(record.source, record.row): 0.0 for record in chosen})  # pyright: ignore[reportArgumentType]
+    with Sandbox(config.sandbox, config.featurize) as sandbox:
+        described, refused = sandbox.describe([record for record in chosen if isinstance(record, RawMolecule)])
+        rejections += refused
+        for batch in described:
+            finished, refused = sandbox.embed(records(batch))
+            rejections += refused
+            written += [records(part) for part in finished]
+            for part in (batch, *finished):
+                _add_times(times, part)
+            places = zip(batch.column("source").to_pylist(), batch.column("row").to_pylist())
+            smiles.update(zip(places, batch.column("smiles").to_pylist()))
+    for rejection in rejections:
+        times[rejection.source, rejection.row] += rejection.seconds  # pyright: ignore[reportArgumentType]
+    shard = write_shard(folder, 0, config.container, config.block_rows, written)
+    slowest = max(chosen, key=lambda record: times[record.source, record.row])
+    return Sample(
+        rows=len(chosen),
+        written=shard.rows if shard else 0,
+        rejected=Counter(rejection.reason for rejection in rejections),
+        examples={rejection.reason: rejection for rejection in reversed(rejections)},
+        times=tuple(times.values()),
+        slowest=smiles.get((slowest.source, slowest.row), slowest.text),
+        bytes_per_molecule=sum(block.bytes for block in shard.blocks) / shard.rows if shard else 0.0,
+    )
+
+
+def _add_times(times: Counter[tuple[str, int]], batch: pa.RecordBatch) -> None:
+    for source, row, spent in zip(*(batch.column(name).to_pylist() for name in ("source", "row", "seconds"))):
+        times[source, row] += spent
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """The command that starts the job."""
+    return shlex.join(["molstream", "preprocess", *argv])
+
+
+def _core_time(work: float) -> str:
+    return f"{work / 3600:.3g} core-hours" if work > 360 else f"{work:.3g} core-seconds"
+
+
+def _about(number: float) -> str:
+    """Three digits: more are not known."""
+    digits = max(0, len(str(round(number))) - 3)
+    return f"{round(number, -digits):,.0f}"

@@ -1,0 +1,280 @@
+"""RDKit in a child process: molecules that hang, exhaust memory or crash the C++ below cost themselves, nobody else.
+
+The child takes frames of molecules through a pipe and answers with Arrow bytes: a frame costs next to nothing.
+It writes the number of the molecule under way into shared memory; the parent kills it when that molecule has used more
+CPU time than the deadline. A molecule is blamed only after it failed alone in a fresh child: a kill from outside must
+not become the verdict on a molecule.
+"""
+
+import mmap
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from molstream.config import PACKAGE
+from molstream.errors import ConfigError, DataError
+from molstream.pipeline.sandbox.protocol import (
+    Answer,
+    Request,
+    Settings,
+    read_answer,
+    read_frame,
+    write_frame,
+    write_request,
+)
+from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.fields import RawMolecule, Rejection
+
+FRAME = 64
+"""Molecules per frame: many enough to make the pipe free, few enough to do again after a death."""
+
+POLL_S = 0.1
+WALL_FACTOR = 20
+"""A molecule may take so many times the deadline in wall time, as a backstop for a child that sleeps for ever."""
+
+STARTS = 3
+"""Attempts to start a child: one that is killed from outside while it starts is no reason to give up."""
+
+IDLE = -1
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """Bounds on a single molecule."""
+
+    deadline_s: float = 60.0
+    """CPU seconds that a molecule may take in one stage."""
+    memory_mib: int = 4096
+    """Address space of the child process, in MiB."""
+
+    def __post_init__(self) -> None:
+        if self.deadline_s <= 0:
+            raise ConfigError(f"sandbox.deadline_s={self.deadline_s}: expected more than 0.")
+        if self.memory_mib < 1024:
+            raise ConfigError(
+                f"sandbox.memory_mib={self.memory_mib}: expected at least 1024, which RDKit itself needs."
+            )
+
+
+@dataclass(frozen=True)
+class _Death:
+    """Why a child ended before it answered, and the position in the frame that it was working on."""
+
+    position: int
+    reason: str
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Molecules that go through the pipe together, and where each came from, for the verdict on one that kills."""
+
+    request: Request
+    places: tuple[tuple[str, int, str], ...]
+    """Source, row and text of every molecule."""
+
+    def part(self, start: int, stop: int) -> "_Frame":
+        """Molecules ``start`` to ``stop`` (excluded)."""
+        request, batch = self.request, self.request.batch
+        part = None if batch is None else batch.slice(start, stop - start)
+        return _Frame(Request(request.stage, request.records[start:stop], part), self.places[start:stop])
+
+
+class Sandbox:
+    """A child process that does the chemistry of raw molecules; a context manager.
+
+    Args:
+        config: bounds on a molecule.
+        featurize: what is made of it.
+        scaffolds: whether descriptions carry the Murcko scaffold.
+    """
+
+    def __init__(self, config: SandboxConfig, featurize: FeaturizeConfig, scaffolds: bool = False):
+        self._config, self._settings = config, Settings(featurize, scaffolds)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._kill()
+
+    def describe(self, molecules: Sequence[RawMolecule]) -> tuple[list[pa.RecordBatch], list[Rejection]]:
+        """``describe`` of every molecule: batches of DESCRIBED_SCHEMA and rejections."""
+        records = [[m.text, m.format, m.source, m.row, m.targets] for m in molecules]
+        places = tuple((m.source, m.row, m.text) for m in molecules)
+        return self._all(_Frame(Request("describe", records), places), FRAME)
+
+    def embed(self, batch: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[Rejection]]:
+        """``add_conformers`` of every record: batches of EMBEDDED_SCHEMA and rejections.
+
+        The text of a rejection is the SMILES of the record.
+        """
+        columns = (batch.column(name).to_pylist() for name in ("source", "row", "smiles"))
+        return self._all(_Frame(Request("embed", [], batch), tuple(zip(*columns))), FRAME)
+
+    def draw(self, smiles: Sequence[str]) -> list[str | None]:
+        """:func:`~molstream.preprocessing.draw.draw` of every molecule: SVG, None where RDKit cannot."""
+        drawings: list[str | None] = []
+        frame = _Frame(Request("draw", list(smiles)), tuple(("", row, text) for row, text in enumerate(smiles)))
+        for start in range(0, len(smiles), FRAME):
+            for answer in self._run(frame.part(start, start + FRAME)):
+                drawings += answer.values or [None] * len(answer.rejections)
+        return drawings
+
+    @property
+    def child_pid(self) -> int | None:
+        """Process id of the living child, if there is one."""
+        return self._child.pid if self._child else None
+
+    def _all(self, frame: _Frame, size: int) -> tuple[list[pa.RecordBatch], list[Rejection]]:
+        answers = [a for k in range(0, len(frame.places), size) for a in self._run(frame.part(k, k + size))]
+        batches = [answer.batch for answer in answers if answer.batch is not None]
+        return batches, [Rejection(**rejection) for answer in answers for rejection in answer.rejections]
+
+    def _run(self, frame: _Frame) -> list[Answer]:
+        """Answers that together cover the frame; after a death the parts before and behind the culprit go again."""
+        if not frame.places:
+            return []
+        try:
+            outcome = self._attempt(frame)
+        except BaseException:
+            # An interrupted frame's answer must not be taken for that of the next.
+            self._kill()
+            raise
+        if not isinstance(outcome, _Death):
+            return [outcome]
+        k = outcome.position
+        return [
+            *self._run(frame.part(0, k)),
+            self._alone(frame.part(k, k + 1)),
+            *self._run(frame.part(k + 1, len(frame.places))),
+        ]
+
+    def _alone(self, frame: _Frame) -> Answer:
+        self._kill()
+        outcome = self._attempt(frame)
+        if not isinstance(outcome, _Death):
+            return outcome
+        return Answer([asdict(Rejection(*frame.places[0], "sandbox", outcome.reason, outcome.detail, outcome.seconds))])
+
+    def _attempt(self, frame: _Frame) -> Answer | _Death:
+        child = self._child or self._start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        self._progress[0] = IDLE
+        try:
+            write_request(child.stdin, frame.request)
+        except BrokenPipeError:
+            return self._death("worker_died", 0.0)
+        if death := self._watch(child):
+            return death
+        try:
+            return read_answer(child.stdout)
+        except EOFError:
+            return self._death("worker_died", 0.0)
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> _Death | None:
+        """Wait until the child begins to answer, or kill it when a molecule has passed its deadline."""
+        position, cpu, wall = IDLE, _cpu_seconds(child.pid), time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
+            while not selector.select(POLL_S):
+                now = self._progress[0]
+                if now != position:
+                    position, cpu, wall = now, _cpu_seconds(child.pid), time.monotonic()
+                used = _cpu_seconds(child.pid) - cpu
+                deadline = self._config.deadline_s
+                if used > deadline or time.monotonic() - wall > WALL_FACTOR * deadline:
+                    return self._death("deadline", used)
+        return None
+
+    def _death(self, reason: str, seconds: float) -> _Death:
+        assert self._child is not None
+        position = max(self._progress[0], 0)
+        code = None if reason == "deadline" else self._child.wait()
+        self._kill()
+        if reason == "deadline":
+            detail = f"more than {self._config.deadline_s:g} s of CPU time"
+        elif code is not None and code < 0:
+            detail = f"the chemistry process died of {signal.Signals(-code).name}"
+        else:
+            detail = f"the chemistry process ended with code {code}, out of {self._config.memory_mib} MiB or by a crash"
+        return _Death(position, reason, detail, seconds)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """A child that has shown that it works.
+
+        Raises:
+            DataError: it cannot, which must not become the verdict on any molecule.
+        """
+        failure = ""
+        for _ in range(STARTS):
+            with tempfile.TemporaryFile() as errors:
+                self._child = child = self._spawn(errors)
+                assert child.stdin is not None
+                assert child.stdout is not None
+                with suppress(BrokenPipeError, EOFError):
+                    write_frame(child.stdin, self._settings.to_json())
+                    read_frame(child.stdout)
+                    return child
+                code = child.wait()
+                self._kill()
+                errors.seek(0)
+                last = errors.read().decode(errors="replace").strip().rsplit("\n", 1)[-1]
+                failure = f"exit code {code}, {last or 'no message'}"
+        raise DataError(
+            f"the chemistry process does not start ({failure}). It may use "
+            f"sandbox.memory_mib={self._config.memory_mib} of address space: try more."
+        )
+
+    def _spawn(self, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        shared = os.memfd_create("molstream-progress")
+        os.ftruncate(shared, mmap.PAGESIZE)
+        self._memory = mmap.mmap(shared, mmap.PAGESIZE)
+        self._progress = memoryview(self._memory).cast("q")
+        root = str(PACKAGE.parent)
+        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        child = subprocess.Popen(
+            [sys.executable, "-m", "molstream.pipeline.sandbox.child", str(shared), str(self._config.memory_mib)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            pass_fds=[shared],
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        )
+        os.close(shared)
+        return child
+
+    def _kill(self) -> None:
+        if self._child is None:
+            return
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
+        self._child = None
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time that a process has used; fields 14 and 15 of its stat, behind its bracketed name."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS

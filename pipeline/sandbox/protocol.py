@@ -1,0 +1,120 @@
+"""What the sandbox and its child say to each other: frames of bytes over two pipes."""
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import IO, Any
+
+import pyarrow as pa
+
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.standardize import StandardizeConfig
+
+_LENGTH = struct.Struct("<Q")
+
+
+def write_frame(pipe: IO[bytes], data: bytes) -> None:
+    """Send one message of any length."""
+    pipe.write(_LENGTH.pack(len(data)))
+    pipe.write(data)
+    pipe.flush()
+
+
+def read_frame(pipe: IO[bytes]) -> bytes:
+    """The next message.
+
+    Raises:
+        EOFError: the other side has gone.
+    """
+    header = pipe.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(header)
+    data = pipe.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data
+
+
+def featurize_config(record: dict[str, Any]) -> FeaturizeConfig:
+    """The configuration from its ``asdict``."""
+    nested = {
+        "standardize": StandardizeConfig(**record["standardize"]),
+        "conformers": ConformerConfig(**record["conformers"]),
+    }
+    return FeaturizeConfig(**{**record, **nested})
+
+
+@dataclass(frozen=True)
+class Request:
+    """A frame of molecules for one stage: JSON records, or rows of a record batch."""
+
+    stage: str
+    records: list[Any]
+    batch: pa.RecordBatch | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a frame: rows of a record batch for what succeeded, rejections, plain values (drawings)."""
+
+    rejections: list[dict[str, Any]]
+    batch: pa.RecordBatch | None = None
+    values: tuple[Any, ...] = ()
+
+
+def write_request(pipe: IO[bytes], request: Request) -> None:
+    """Send a frame of molecules."""
+    write_frame(pipe, json.dumps([request.stage, request.records]).encode())
+    write_frame(pipe, _to_bytes(request.batch))
+
+
+def read_request(pipe: IO[bytes]) -> Request:
+    """The next frame; raises EOFError when the other side has gone."""
+    stage, records = json.loads(read_frame(pipe))
+    return Request(stage, records, _from_bytes(read_frame(pipe)))
+
+
+def write_answer(pipe: IO[bytes], answer: Answer) -> None:
+    """Send what became of a frame."""
+    write_frame(pipe, json.dumps([answer.rejections, answer.values]).encode())
+    write_frame(pipe, _to_bytes(answer.batch))
+
+
+def read_answer(pipe: IO[bytes]) -> Answer:
+    """The answer to the last request; raises EOFError when the other side has gone."""
+    rejections, values = json.loads(read_frame(pipe))
+    return Answer(rejections, _from_bytes(read_frame(pipe)), tuple(values))
+
+
+def _to_bytes(batch: pa.RecordBatch | None) -> bytes:
+    if batch is None:
+        return b""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _from_bytes(data: bytes) -> pa.RecordBatch | None:
+    return pa.ipc.open_stream(pa.py_buffer(data)).read_next_batch() if data else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the child is told when it starts."""
+
+    featurize: FeaturizeConfig
+    scaffolds: bool
+    """Whether descriptions carry the Murcko scaffold."""
+
+    def to_json(self) -> bytes:
+        """As sent."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Settings":
+        """The inverse of :meth:`to_json`."""
+        record = json.loads(data)
+        return cls(featurize_config(record["featurize"]), record["scaffolds"])

@@ -1,0 +1,89 @@
+"""``molstream verify DATASET``: is every byte as it was written, and does every count hold?"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from molstream.errors import DataError, MolstreamError
+from molstream.io.hashing import file_sha256
+from molstream.pipeline.shards.codec import SCHEMA
+from molstream.pipeline.shards.containers import CONTAINERS, Container
+from molstream.pipeline.shards.manifest import Shard, read_manifest
+
+
+def verify(path: Path) -> list[str]:
+    """Everything that is wrong with a dataset, one sentence each; empty if it is whole.
+
+    Raises:
+        DataError: it is no committed dataset at all.
+    """
+    manifest = read_manifest(path)
+    problems = []
+    try:
+        manifest.check()
+    except DataError as error:
+        problems.append(str(error))
+    for shard in manifest.shards:
+        problems += [
+            f"shard {shard.name}: {problem}"
+            for problem in _verify_shard(path / shard.name, shard, CONTAINERS[manifest.container])
+        ]
+    for name, expected in (
+        ("rejected.parquet", sum(manifest.counts.rejected.values())),
+        ("duplicates.parquet", manifest.counts.duplicates),
+        ("decontaminated.parquet", manifest.counts.decontaminated),
+    ):
+        problems += _verify_rows(path / name, expected)
+    known = {shard.name for shard in manifest.shards}
+    strangers = [p.name for p in sorted(path.glob("shard-*")) if p.name not in known]
+    return problems + [f"{name} is a shard that the manifest does not name" for name in strangers]
+
+
+def _verify_shard(file: Path, shard: Shard, container: type[Container]) -> list[str]:
+    if not file.is_file():
+        return ["the file is missing"]
+    if file.stat().st_size != shard.bytes:
+        return [f"{file.stat().st_size} bytes, expected {shard.bytes}"]
+    if (found := file_sha256(file)) != shard.sha256:
+        return [f"its sha256 is {found}, expected {shard.sha256}: some byte was changed"]
+    rows = atoms = 0
+    with file.open("rb") as stream:
+        for number, block in enumerate(shard.blocks):
+            stream.seek(block.offset)
+            try:
+                batch = container.decode(stream.read(block.bytes), SCHEMA, SCHEMA.names)
+                batch.validate(full=True)
+            except (OSError, ValueError) as error:
+                return [f"block {number} cannot be decoded: {error}"]
+            if batch.num_rows != block.rows:
+                return [f"block {number} holds {batch.num_rows} molecules, expected {block.rows}"]
+            rows, atoms = rows + batch.num_rows, atoms + len(batch.column("atom_features").flatten())
+    if (rows, atoms) != (shard.rows, shard.atoms):
+        return [f"{rows} molecules and {atoms} atoms, expected {shard.rows} and {shard.atoms}"]
+    return []
+
+
+def _verify_rows(file: Path, expected: int) -> list[str]:
+    try:
+        found = pq.read_metadata(file).num_rows
+    except (OSError, ValueError) as error:
+        return [f"{file.name} cannot be read: {error}"]
+    return [] if found == expected else [f"{file.name} has {found} rows, expected {expected}"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; exit code 1 on any damage, which is named on stderr."""
+    if len(argv) != 1:
+        print("usage: molstream verify DATASET", file=sys.stderr)
+        return 2
+    try:
+        problems = verify(Path(argv[0]))
+    except MolstreamError as error:
+        problems = [str(error)]
+    for problem in problems:
+        print(f"damaged: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{argv[0]} is whole")
+    return 1 if problems else 0

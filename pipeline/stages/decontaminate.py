@@ -1,0 +1,62 @@
+"""Benchmark sets whose molecules must not be trained on: which rows share a key, or a scaffold, with which set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from molstream.pipeline.stages.dedup import digest, write_array
+
+BY = ("key", "scaffold")
+"""What a molecule may share with a benchmark: itself, or its Murcko scaffold (acyclic molecules have none)."""
+
+MAX_SETS = 64
+"""One bit of a mask for each."""
+
+_ENTRY = np.dtype([("digest", "S16"), ("sets", "<u8")])
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """The identities in all benchmark sets.
+
+    ``entries`` is sorted by the digest of an identity; bit k of ``sets`` tells whether it is in set k.
+    """
+
+    names: tuple[str, ...]
+    entries: np.ndarray
+
+    @classmethod
+    def of(cls, identities: Mapping[str, Sequence[str]]) -> "Benchmarks":
+        """From the identities of every set by its name; empty ones are no identity."""
+        digests = [[digest(i) for i in found if i] for found in identities.values()]
+        flat = np.array([d for found in digests for d in found], "S16")
+        bits = np.repeat(np.uint64(1) << np.arange(len(digests), dtype=np.uint64), [len(found) for found in digests])
+        unique, inverse = np.unique(flat, return_inverse=True)
+        entries = np.zeros(len(unique), _ENTRY)
+        entries["digest"] = unique
+        np.bitwise_or.at(entries["sets"], inverse, bits)
+        return cls(tuple(identities), entries)
+
+    def save(self, path: Path) -> None:
+        """Write the entries; the names are known from the plan."""
+        write_array(path, self.entries)
+
+    @classmethod
+    def load(cls, path: Path, names: Sequence[str]) -> "Benchmarks":
+        """What :meth:`save` wrote."""
+        return cls(tuple(names), np.load(path, allow_pickle=False))
+
+    def sets(self, identities: Sequence[str]) -> list[tuple[str, ...]]:
+        """For every identity, the names of the sets that hold it."""
+        if not len(self.entries):
+            return [()] * len(identities)
+        digests = np.array([digest(i) for i in identities], "S16")
+        at = np.minimum(np.searchsorted(self.entries["digest"], digests), len(self.entries) - 1)
+        hit = self.entries["digest"][at] == digests
+        masks = np.where(hit, self.entries["sets"][at], np.uint64(0))
+        return [
+            tuple(name for k, name in enumerate(self.names) if int(mask) >> k & 1) if identity else ()
+            for identity, mask in zip(identities, masks, strict=True)
+        ]

@@ -1,0 +1,93 @@
+"""The manifest refuses what does not add up, what was edited, and what another version wrote."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from molstream.errors import DataError
+from molstream.pipeline.shards.containers import Block, Blocks
+from molstream.pipeline.shards.manifest import NAME, Account, Manifest, Shard, read_manifest
+
+ONE = Account(6, 4, 1, {"unparsable": 1})
+TWO = Account(3, 1, 0, {"no_atoms": 1, "unparsable": 1})
+MANIFEST = Manifest(
+    container="webdataset",
+    block_rows=4,
+    hydrogens="heavy",
+    target_names=("gap",),
+    config={"featurize": {"hydrogens": "heavy"}},
+    versions={"rdkit": "1"},
+    counts=Account(9, 5, 1, {"no_atoms": 1, "unparsable": 2}),
+    splits=(("a.csv:0-5", ONE), ("a.csv:6-8", TWO)),
+    shards=(Shard("shard-00000.tar", 5, 50, 999, "0" * 64, Blocks.of([Block(512, 100, 4), Block(1024, 50, 1)])),),
+    conformer_status={"etkdg": 4, "none": 1},
+    changes={"neutralise": 1},
+    benchmarks={},
+    histograms={"elements": {"C": 50}},
+)
+
+
+def edit(folder: Path, key: str, value: object) -> None:
+    record = json.loads((folder / NAME).read_text())
+    record[key] = value
+    (folder / NAME).write_text(json.dumps(record))
+
+
+def test_a_manifest_comes_back_and_its_fingerprint_covers_its_content(tmp_path):
+    MANIFEST.write(tmp_path)
+    read = read_manifest(tmp_path)
+    assert replace(read, fingerprint="") == MANIFEST
+    assert len(read.fingerprint) == 64
+    other = replace(MANIFEST, target_names=("homo",)).with_fingerprint()
+    assert other.fingerprint != read.fingerprint
+    assert (read.num_rows, read.num_with_conformer) == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (replace(MANIFEST, counts=replace(MANIFEST.counts, rows_in=10)), r"all splits: 10 rows in.*= 9"),
+        (replace(MANIFEST, splits=((MANIFEST.splits[0][0], replace(ONE, duplicates=0)),)), "split a.csv:0-5: 6 rows"),
+        (replace(MANIFEST, splits=MANIFEST.splits[:1]), "do not add up"),
+        (replace(MANIFEST, shards=()), "5 rows written, but the shards hold 0"),
+    ],
+)
+def test_what_does_not_add_up_is_not_committed(tmp_path, broken, message):
+    with pytest.raises(DataError, match=message):
+        broken.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_accounts_add_up_by_reason():
+    assert Account.total([ONE, TWO]) == MANIFEST.counts
+    assert Account.from_dict(ONE.to_dict()) == ONE
+
+
+@pytest.mark.parametrize(("key", "value"), [("hydrogens", "all"), ("target_names", ["homo"]), ("block_rows", 5)])
+def test_an_edited_manifest_is_refused(tmp_path, key, value):
+    MANIFEST.write(tmp_path)
+    edit(tmp_path, key, value)
+    with pytest.raises(DataError, match="fingerprint"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["schema_version", "format_version"])
+def test_another_version_is_named(tmp_path, key):
+    MANIFEST.write(tmp_path)
+    edit(tmp_path, key, 99)
+    with pytest.raises(DataError, match=r"versions .*99.*this molstream reads"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format_version": 1}', "null"])
+def test_a_damaged_manifest_is_an_error_that_names_it(tmp_path, content):
+    (tmp_path / NAME).write_text(content)
+    with pytest.raises(DataError, match=NAME):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_without_manifest_is_no_dataset(tmp_path):
+    with pytest.raises(DataError, match="not a committed dataset"):
+        read_manifest(tmp_path)

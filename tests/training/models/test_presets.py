@@ -1,0 +1,52 @@
+"""The presets of configs/model: their sizes on the meta device, and the transformer encoders under an objective."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
+from molstream.training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
+from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, seeded
+
+
+@pytest.fixture(autouse=True)
+def _same_weights():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.mark.parametrize(("name", "nominal"), [("small", 20e6), ("base", 50e6), ("large", 300e6), ("xl", 1.1e9)])
+def test_presets_have_their_sizes(name, nominal):
+    """Encoders take about two thirds of a preset's parameters, the score networks of our form the rest."""
+    config = model_config(name)
+    with torch.device("meta"):
+        encoders = Encoders(config)
+        objective = CorrectedMoleculeSDE(CorrectedMoleculeSDEConfig(), config)
+    assert all(parameter.is_meta for parameter in [*encoders.parameters(), *objective.parameters()])
+    assert 0.6 * nominal < num_parameters(encoders) < 0.72 * nominal
+    assert num_parameters(encoders) + num_parameters(objective) == pytest.approx(nominal, rel=0.05)
+    assert config.graph_transformer == config.geometry_transformer
+
+
+def test_defaults_are_the_small_preset():
+    small = model_config("small")
+    assert small == replace(ModelConfig(), encoder_2d=small.encoder_2d, encoder_3d=small.encoder_3d)
+
+
+def test_the_objective_trains_both():
+    config = model_config("tiny")
+    encoders, objective = Encoders(config), MoleculeSDE(MoleculeSDEConfig(temperature=1.0), config)
+    batch = molecule_batch([*DRUGS[:6], *AWKWARD], [True] * 6 + [True, False] * 5)
+    losses = []
+    optimizer = torch.optim.Adam([*encoders.parameters(), *objective.parameters()], lr=1e-3)
+    for step in range(30):
+        optimizer.zero_grad()
+        output = objective(batch, encoders, seeded(step))
+        output.loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in encoders.parameters())
+        optimizer.step()
+        losses.append(output.metrics["contrastive"].item())
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])

@@ -1,0 +1,1 @@
+"""Checkpoints: format, store, background writer, strict loading."""

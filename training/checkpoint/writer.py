@@ -1,0 +1,185 @@
+"""Saving while training goes on: every process writes its share in the background, and the first one commits them all.
+
+    begin      every process copies its share of the tensors to the CPU and starts a thread that writes it
+    settle     at the end of each step: when no process writes any more, the first one commits
+
+Shares are synced, with their checksums beside them. Committing writes the marker with all checksums: whoever looks sees
+a whole checkpoint or none, whatever dies when (:mod:`~molstream.training.checkpoint.store`).
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from molstream.errors import CheckpointError, DataError
+from molstream.io.files import sync, write_atomically
+from molstream.training.checkpoint.format import RunState, checksums, name_of, part_name, state_from
+from molstream.training.checkpoint.store import CheckpointStore
+from molstream.training.distributed.context import Place
+from molstream.training.distributed.watchdog import describe_process
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints are kept; the newest always is."""
+
+    last: int = 3
+    """The newest so many."""
+    every: int = 0
+    """Those whose step is a multiple of it; 0 for none."""
+    best: int = 0
+    """Those with the lowest validation losses; 0 for none."""
+
+    def kept(self, store: CheckpointStore) -> set[int]:
+        """Of all steps in ``store``."""
+        found = store.steps()
+        kept = set(found[-max(self.last, 1) :])
+        if self.every:
+            kept |= {step for step in found if step % self.every == 0}
+        if self.best:
+            losses = {step: state_from(store.read(step, "state.json"), store.where).validation_loss for step in found}
+            judged = sorted((loss, step) for step, loss in losses.items() if loss is not None)
+            kept |= {step for _, step in judged[: self.best]}
+        return kept
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run.
+
+    Args:
+        store: of the run's checkpoints, which all processes see.
+        place: this process among those that save together.
+        retention: what is kept when a new one is there.
+        say: tells people, on the first process.
+        done: step of the newest whole checkpoint, which training goes on from; 0 if there is none.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, place: Place, retention: Retention, say: Callable[[str], None], done: int
+    ):
+        self._store, self._place, self._retention, self._say = store, place, retention, say
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="molstream-checkpoint")
+        self._writing: tuple[int, Future[None]] | None = None
+        self._problem: str | None = None
+        self._newest = done
+        if place.rank == 0:
+            store.clean(done)
+        place.barrier()
+
+    @property
+    def busy(self) -> bool:
+        """Whether this process still writes."""
+        return self._writing is not None and not self._writing[1].done()
+
+    def begin(self, tensors: dict[str, dict[str, Tensor]], state: RunState, config_yaml: str) -> None:
+        """Start to save (collective); waits for the checkpoint before, should it not be written yet.
+
+        Args:
+            tensors: this process's share by kind and name, on the CPU; nobody else changes it.
+            state: of the run.
+            config_yaml: of the run.
+        """
+        self.wait()
+        if state.step == self._newest:
+            return
+        self._writing = (state.step, self._thread.submit(self._write, tensors, state, config_yaml))
+
+    def settle(self, any_busy: bool) -> None:
+        """Commit, if a checkpoint has been written by all processes.
+
+        Args:
+            any_busy: whether any process is :attr:`busy`, as all have agreed.
+        """
+        if self._writing is None or any_busy:
+            return
+        step, future = self._writing
+        self._writing = None
+        problem: BaseException | str | None = future.exception()
+        [failed] = self._place.anywhere(problem is not None)
+        if failed:
+            problem = problem or "another process could not write its share, and has told why"
+        elif self._place.rank == 0:
+            try:
+                self._commit(step)
+            except (OSError, DataError) as error:
+                problem = error
+        self._problem, self._newest = None, step
+        if problem is not None:
+            # Training goes on: the checkpoint before is still there, and the next one may succeed.
+            why = str(problem).removesuffix(".")
+            self._problem = f"checkpoint {self._store.where}/{name_of(step)} could not be written: {why}"
+            self._say(f"{self._problem}. Those before it are kept, and training goes on to the next")
+            if future.exception() and self._place.rank > 0:
+                # The first process only knows that something went wrong here.
+                print(f"{describe_process(self._place)}: {self._problem}", file=sys.stderr, flush=True)
+            if self._place.rank == 0:
+                with suppress(OSError, DataError):
+                    self._store.discard(step)
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written is committed, or has failed (collective)."""
+        if self._writing is not None:
+            _ = self._writing[1].exception()
+            self._place.barrier()
+            self.settle(any_busy=False)
+            self._place.barrier()
+
+    def finish(self) -> None:
+        """The end of saving (collective).
+
+        Raises:
+            CheckpointError: the last checkpoint could not be written.
+        """
+        self.wait()
+        self._thread.shutdown()
+        [failed] = self._place.anywhere(self._problem is not None)
+        if failed:
+            problem = self._problem or "the first process could not write the last checkpoint"
+            raise CheckpointError(f"{problem}. Mend that, and the same command continues from the newest checkpoint.")
+
+    def _write(self, tensors: dict[str, dict[str, Tensor]], state: RunState, config_yaml: str) -> None:
+        place, folder = self._place, self._store.staging(state.step)
+        files: list[Path] = []
+        for kind, part in tensors.items():
+            if part:
+                files.append(folder / part_name(kind, place.rank, place.world_size))
+                save_file(part, files[-1])
+        if place.rank == 0:
+            texts = {"state.json": json.dumps(asdict(state), indent=1) + "\n", "config.yaml": config_yaml}
+            for name, text in texts.items():
+                files.append(folder / name)
+                files[-1].write_text(text)
+        for file in files:
+            sync(file)
+        write_atomically(folder / _sums_name(place.rank), json.dumps(checksums(files)).encode())
+        self._store.publish(state.step)
+
+    def _commit(self, step: int) -> None:
+        names = [_sums_name(rank) for rank in range(self._place.world_size)]
+        try:
+            parts = [json.loads(self._store.read(step, name)) for name in names]
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{error.filename} is missing: another process wrote its share, but not here. All processes of a run "
+                f"must see the same folder {self._store.where}: put run_dir on a file system that the nodes share, or "
+                "give checkpoint_url."
+            ) from error
+        files = {name: sums for part in parts for name, sums in part.items()}
+        self._store.commit(step, (json.dumps(files, indent=1) + "\n").encode())
+        self._say(f"saved {self._store.where}/{name_of(step)}")
+        kept = self._retention.kept(self._store)
+        for old in self._store.steps():
+            if old not in kept:
+                self._store.drop(old)
+
+
+def _sums_name(rank: int) -> str:
+    """The file with the checksums of what one process has written."""
+    return f"part-{rank:05d}.json"

@@ -1,0 +1,48 @@
+"""The datasets that a configuration names, opened."""
+
+from molstream.errors import ConfigError
+from molstream.io.remote import is_url
+from molstream.pipeline.order.mixture import Mixture
+from molstream.pipeline.shards.cache import ShardCache
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.training.data.config import DataConfig
+
+
+def open_data(config: DataConfig) -> Mixture:
+    """What is trained on.
+
+    Raises:
+        ConfigError: neither or both of ``path`` and ``mix`` are given, or the datasets do not agree.
+        DataError: there is no committed dataset at a path.
+    """
+    if (config.path is None) == (not config.mix):
+        raise ConfigError(
+            f"data.path={config.path} and {len(config.mix)} datasets in data.mix: give either data.path=FOLDER (or a "
+            "URL), a dataset written by `molstream preprocess`, or data.mix=[{path: ..., weight: ...}, ...]."
+        )
+    cache = _cache(config)
+    if config.path is not None:
+        return Mixture([ShardDataset(config.path, cache)])
+    return Mixture([ShardDataset(part.path, cache) for part in config.mix], [part.weight for part in config.mix])
+
+
+def open_validation(config: DataConfig, data: Mixture) -> ShardDataset | None:
+    """What is validated with, if there is any.
+
+    Raises:
+        ConfigError: it does not fit what is trained on.
+        DataError: there is no committed dataset at ``validation``.
+    """
+    if config.validation is None:
+        return None
+    dataset = ShardDataset(config.validation, _cache(config))
+    data.require_same(dataset)
+    return dataset
+
+
+def _cache(config: DataConfig) -> ShardCache | None:
+    """The cache, which is not even made where nothing is remote."""
+    paths = [config.path, config.validation, *(part.path for part in config.mix)]
+    if not any(path and is_url(path) for path in paths):
+        return None
+    return ShardCache(config.cache_dir, int(config.cache_gib * 2**30))

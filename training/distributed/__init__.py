@@ -1,0 +1,1 @@
+"""The processes of a run: how they join, stop and watch each other."""

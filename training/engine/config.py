@@ -1,0 +1,78 @@
+"""How a step is spread and computed: what a user chooses, and what DeepSpeed is told."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from molstream.errors import ConfigError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What networks compute in, over fp32 weights; geometry and losses stay in fp32."""
+OFFLOADS = ("none", "optimizer", "all")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How DeepSpeed spreads and computes a step; none of it changes what is learned beyond rounding."""
+
+    zero_stage: int = 1
+    """ZeRO stage: 0 replicates, 1 shards the optimizer's state, 2 DeepSpeed's gradients too, 3 everything."""
+    precision: str = "fp32"
+    """fp32, bf16 or fp16: what networks compute in, by autocast over fp32 weights."""
+    offload: str = "none"
+    """What waits in the CPU's memory while a GPU computes: none, optimizer, or all (weights as well, in stage 3)."""
+    bucket_size: int = 50_000_000
+    """Elements that are reduced at a time, and in stage 3 gathered ahead of their use, or kept for the next one."""
+    timeout_s: int = 600
+    """Seconds after which a collective fails whose peer is silent, and a process ends itself whose step is not done."""
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in range(4):
+            raise ConfigError(f"deepspeed.zero_stage={self.zero_stage}: expected 0, 1, 2 or 3.")
+        for key, value, choices in (("precision", self.precision, PRECISIONS), ("offload", self.offload, OFFLOADS)):
+            if value not in choices:
+                raise ConfigError(f"deepspeed.{key}={value}: expected one of {', '.join(choices)}.")
+        least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ConfigError(f"deepspeed.offload={self.offload} needs deepspeed.zero_stage={least} or more.")
+
+
+def largest_persistent(bucket_size: int) -> int:
+    """Elements up to which a parameter stays gathered in stage 3: to gather it again takes time and saves nothing."""
+    return bucket_size // 500
+
+
+def deepspeed_settings(config: EngineConfig, global_batch: int, per_process: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration."""
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "reduce_bucket_size": config.bucket_size,
+        "allgather_bucket_size": config.bucket_size,
+    }
+    if config.zero_stage == 3:
+        zero |= {
+            # PartitionedGradients has a bucket of its own.
+            "contiguous_gradients": False,
+            "stage3_prefetch_bucket_size": config.bucket_size,
+            # By default weights stay gathered whose next use is less than 1e9 elements away: up to 500 million
+            # parameters that is all of them, from the forward to the backward.
+            "stage3_max_live_parameters": config.bucket_size,
+            "stage3_max_reuse_distance": config.bucket_size,
+            "stage3_param_persistence_threshold": largest_persistent(config.bucket_size),
+        }
+    if config.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if config.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_batch_size": global_batch,
+        "train_micro_batch_size_per_gpu": per_process,
+        "gradient_accumulation_steps": 1,
+        # Clipped in `step`, by the norm of the exact sum; left out, DeepSpeed would clip at its own default.
+        "gradient_clipping": 0.0,
+        "steps_per_print": 2**31,
+        # Our optimizer is torch's: DeepSpeed's own for the CPU would have to be compiled first.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": zero,
+    }

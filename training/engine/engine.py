@@ -1,0 +1,272 @@
+"""The training engine: a step by DeepSpeed, for one process or many, on CPU (gloo) or GPU (nccl).
+
+DeepSpeed is known here, in ``engine_state`` and in ``processes``, and nowhere else.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from molstream.errors import CheckpointError
+from molstream.training.checkpoint.load import require_same, shapes
+from molstream.training.distributed.context import Place
+from molstream.training.engine.batch_norm import LaneAveragedStatistics
+from molstream.training.engine.config import PRECISIONS, EngineConfig, deepspeed_settings
+from molstream.training.engine.gradients import PartitionedGradients, SummedGradients
+from molstream.training.engine.zero_state import MOMENTS, STATES
+from molstream.training.optim.ema import WeightAverage
+from molstream.training.optim.muon import Muon, MuonAdamW, is_muon
+
+FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2.0**24, 2000
+"""fp16's loss scale is halved where a gradient is not finite, and doubled after so many steps where all are."""
+
+
+class Engine:
+    """A module under DeepSpeed: accumulate over lanes, step, and read or write its whole state by parameter name.
+
+    A step is the same to the last bit however the lanes are spread over processes (a power of two of them): see
+    :mod:`~molstream.training.engine.gradients`.
+
+    Args:
+        module: fp32 parameters, none of them its own but its children's; its forward returns an object with a scalar
+            ``loss``.
+        optimizer: AdamW over the module's parameters, or :class:`~molstream.training.optim.muon.MuonAdamW`.
+        config: ZeRO stage, precision and memory.
+        place: from :func:`~molstream.training.distributed.context.start_processes`.
+        lanes, micro_batch: the global batch is their product; a process accumulates ``lanes / world_size`` lanes.
+        gradient_clipping: bound on the global L2 norm of the gradient; 0 for none.
+        average_decay: of a moving average of the weights; 0 for none.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.AdamW,
+        config: EngineConfig,
+        place: Place,
+        *,
+        lanes: int,
+        micro_batch: int,
+        gradient_clipping: float,
+        average_decay: float = 0.0,
+    ):
+        import deepspeed
+        import deepspeed.runtime.zero.utils
+
+        self.place, self.config, self.module = place, config, module
+        self._shapes = shapes(module.state_dict())
+        self._lanes, self._clipping = lanes, gradient_clipping
+        # DeepSpeed warns of outputs that are no tensors; no hook is needed on the one that we have, the root's.
+        deepspeed.runtime.zero.utils.warned = True
+        # DeepSpeed wants optimizers that work on pieces of parameters.
+        deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS.append(MuonAdamW)
+        settings = deepspeed_settings(config, lanes * micro_batch, lanes // place.world_size * micro_batch)
+        groups = [(group["momentum"], group["params"]) for group in filter(is_muon, optimizer.param_groups)]
+        # Any: what DeepSpeed returns, and what its optimizer is, depends on the stage.
+        self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+        self._parameters = dict(module.named_parameters())
+        if config.zero_stage == 3:
+            self._gradients = PartitionedGradients(self._engine, config.bucket_size)
+        else:
+            self._gradients = SummedGradients(self._engine, list(self._parameters.values()))
+        self._state = STATES[config.zero_stage](self._engine, optimizer)
+        precision = PRECISIONS[config.precision]
+        self._muon = Muon(groups, self._parameters, self._shapes, precision, place) if groups else None
+        self._average = WeightAverage(self._state, self._parameters, average_decay) if average_decay else None
+        self._statistics = LaneAveragedStatistics(module, lanes)
+        self._accumulated = 0
+        self.progress = EngineProgress(loss_scale=FIRST_LOSS_SCALE if config.precision == "fp16" else 1.0)
+
+    def accumulate(self, *inputs: Any) -> Any:
+        """Forward and backward of one lane's micro-batch; returns what the module returned."""
+        if self._accumulated == 0:
+            self._statistics.begin_step()
+            self._gradients.clear()
+        self._statistics.begin_lane()
+        with self._autocast():
+            output = self.module(*inputs)
+        self._statistics.end_lane()
+        self._gradients.add(output.loss * self.progress.loss_scale)
+        self._accumulated += 1
+        return output
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """Forward of a micro-batch in evaluation mode, without gradient (collective at ZeRO 3)."""
+        self.module.eval()
+        try:
+            with torch.no_grad(), self._autocast():
+                return self.module(*inputs)
+        finally:
+            self.module.train()
+
+    def rehearse(self, *inputs: Any) -> int:
+        """Forward and backward of a micro-batch that changes nothing (collective).
+
+        Returns:
+            Bytes that the forward keeps for the backward.
+        """
+        kept: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            self.accumulate(*inputs)
+        self._accumulated = 0
+        self._statistics.discard_step()
+        for parameter in self._parameters.values():
+            kept.pop(parameter.untyped_storage().data_ptr(), None)
+        return sum(kept.values())
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of this process's part of the state, by what it is for."""
+        # ZeRO has parameters share their storage.
+        storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self._parameters.values()}
+        weights = sum(storages.values())
+        masters, moments = self._state.bytes()
+        copies = 0 if self.config.zero_stage == 0 else masters
+        momenta = self._muon.bytes() if self._muon else 0
+        return {"weights": weights, "gradients": self._gradients.bytes(), "optimizer": copies + moments + momenta}
+
+    def step(self, learning_rates: Iterable[float]) -> float:
+        """The optimizer's step after all lanes, with one learning rate per parameter group.
+
+        Returns:
+            The gradient's norm. Where it is not finite nothing has changed: the step is left out.
+        """
+        assert self._accumulated == self._lanes // self.place.world_size, "a step takes every lane of a process once"
+        self._accumulated = 0
+        norm = self._gradients.mean(self._lanes, self.progress.loss_scale)
+        finite = math.isfinite(norm)
+        self.progress = self.progress.after(finite, self.config.precision == "fp16")
+        if not finite:
+            self._statistics.discard_step()
+            return norm
+        self._statistics.end_step()
+        if self._clipping and norm > self._clipping:
+            self._gradients.scale(self._clipping / norm)
+        for group, rate in zip(self._engine.optimizer.param_groups, learning_rates, strict=True):
+            group["lr"] = rate
+        if self._muon:
+            self._muon.replace(self._gradients)
+        self._gradients.step()
+        if self._average:
+            self._average.update(self.progress.optimizer_steps)
+        return norm
+
+    def _autocast(self) -> torch.autocast:
+        precision = PRECISIONS[self.config.precision]
+        return torch.autocast(self.place.device.type, precision, enabled=precision != torch.float32)
+
+    # --- state by parameter name, free of ranks and stages -----------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter and persistent buffer by name, whole, fp32, on the CPU (collective)."""
+        tensors = self.module.state_dict()
+        tensors |= {name: self._state.read(parameter, None) for name, parameter in self._parameters.items()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+    def snapshot(self) -> dict[str, dict[str, Tensor]]:
+        """This process's share of the state, by kind (``checkpoint.format.KINDS``) and name (collective).
+
+        Every tensor is whole, fp32, a copy on the CPU, and in the share of one process only. There are no moments
+        before the first step, and no average where none is kept.
+        """
+        kinds: dict[str, dict[str, Callable[[], Tensor]]] = {"weights": {}, "moments": {}, "average": {}}
+        buffers = {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._parameters}
+        kinds["weights"] = {name: partial(torch.Tensor.detach, buffer) for name, buffer in buffers.items()}
+        if self._state.begun():
+            kinds["moments"] = {name: read for name, (read, _) in self._moments().items()}
+        for name, parameter in self._parameters.items():
+            kinds["weights"][name] = partial(self._state.read, parameter, None)
+            if self._average:
+                kinds["average"][name] = partial(self._average.read, name)
+        share: dict[str, dict[str, Tensor]] = {}
+        for kind, tensors in kinds.items():
+            share[kind] = {}
+            for number, (name, read) in enumerate(tensors.items()):
+                # All processes take part in reading, whose share it may be.
+                tensor = read()
+                if number % self.place.world_size == self.place.rank:
+                    share[kind][name] = tensor.cpu().clone()
+        return share
+
+    def load(
+        self,
+        weights: dict[str, Tensor],
+        moments: dict[str, Tensor],
+        average: dict[str, Tensor],
+        progress: "EngineProgress",
+    ) -> None:
+        """Restore a state that was saved at any world size and stage (collective).
+
+        Args:
+            weights: parameters and buffers by name, whole.
+            moments: as in :meth:`snapshot`, whole; empty for an optimizer that has not stepped.
+            average: empty to begin one from the weights.
+            progress: as saved.
+
+        Raises:
+            CheckpointError: names or shapes differ from the model's.
+        """
+        require_same(self._shapes, shapes(weights))
+        known = self._moments()
+        if moments and (differing := sorted(known.keys() ^ moments.keys())):
+            raise CheckpointError(f"optimizer moments do not fit the model and optimizer: {differing[:5]} differ.")
+        with torch.no_grad():
+            for name, buffer in self.module.named_buffers():
+                if name in weights:
+                    buffer.copy_(weights[name])
+            for name, parameter in self._parameters.items():
+                self._state.write(parameter, None, weights[name])
+                if self._average:
+                    self._average.write(name, average.get(name, weights[name]))
+            if moments:
+                self._state.begin(progress.optimizer_steps)
+                for name, (_, write) in known.items():
+                    write(moments[name])
+        self.progress = progress
+
+    def _moments(self) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+        """How each moment is read and written (collective), by its name in a checkpoint."""
+        moments: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]] = {}
+        for name, parameter in self._parameters.items():
+            if self._muon and name in self._muon:
+                moments[f"momentum.{name}"] = partial(self._muon.read, name), partial(self._muon.write, name)
+                continue
+            for moment in MOMENTS:
+                key = parameter, moment
+                moments[f"{moment}.{name}"] = partial(self._state.read, *key), partial(self._state.write, *key)
+        return moments
+
+
+@dataclass(frozen=True)
+class EngineProgress:
+    """What an engine knows besides tensors."""
+
+    loss_scale: float = 1.0
+    """Losses are multiplied by it, so that small gradients are not zero in fp16."""
+    optimizer_steps: int = 0
+    """Steps that the optimizer has taken."""
+    finite_steps: int = 0
+    """Steps with a finite gradient since the last one without, or since the loss scale grew."""
+    skipped: int = 0
+    """Steps left out one after the other, up to now, that a smaller loss scale cannot have been the cause of."""
+
+    def after(self, finite: bool, scaled: bool) -> "EngineProgress":
+        """After one more step, whose gradient was finite or not; losses are scaled in fp16."""
+        scale, count = self.loss_scale, self.finite_steps + 1
+        if not finite:
+            hopeless = not scaled or scale <= 1.0
+            return EngineProgress(
+                max(scale / 2, 1.0) if scaled else scale, self.optimizer_steps, 0, self.skipped + hopeless
+            )
+        if scaled and count >= GROWTH_INTERVAL:
+            scale, count = min(scale * 2, LARGEST_LOSS_SCALE), 0
+        return EngineProgress(scale, self.optimizer_steps + 1, count, 0)

@@ -1,0 +1,133 @@
+"""``molstream diagnose run_dir=...``: what a run has learned, beyond its loss, on the molecules of a dataset."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+from rich.console import Console
+from rich.table import Table
+
+from molstream.config import compose
+from molstream.errors import ConfigError, MolstreamError
+from molstream.pipeline.order.mixture import Mixture
+from molstream.pipeline.order.steps import StepOrder
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.datasets import open_data
+from molstream.training.data.stream import LaneStream
+from molstream.training.evaluation.diagnostics import NUM_DECILES, Diagnosis, diagnose
+from molstream.training.inference.device import device_named
+from molstream.training.inference.trained import Trained, load_trained
+from molstream.training.metrics.console import told
+
+FILE = "diagnostics.json"
+"""In the run directory."""
+
+
+@dataclass(frozen=True)
+class DiagnoseConfig:
+    """`molstream diagnose`: a run's checkpoint on molecules that it was trained on, or not."""
+
+    run_dir: str = MISSING
+    """The pretraining run."""
+    dataset: str | None = None
+    """Folder of molecules; the dataset that the run was trained on by default."""
+    batches: int = 16
+    """Most batches to look at, in the order of the run's seed."""
+    batch_size: int | None = None
+    """Molecules in a batch; as in the run's micro-batches by default."""
+    step: int | None = None
+    """Which checkpoint; the newest whole one by default."""
+    device: str = "auto"
+    """A torch device, or auto for a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("batches", self.batches, 1), ("batch_size", self.batch_size, 2)):
+            if isinstance(value, int) and value < least:
+                raise ConfigError(f"{name}={value}: expected at least {least}.")
+
+
+def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
+    """Measure a run's checkpoint.
+
+    Raises:
+        ConfigError: there is no run, the dataset does not fit it, or is smaller than a batch.
+        CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
+        DataError: ``dataset`` is none, or has no conformers.
+    """
+    trained = load_trained(config.run_dir, config.step, device_named(config.device))
+    data = Mixture([ShardDataset(config.dataset)]) if config.dataset else open_data(trained.config.data)
+    if data.hydrogens != trained.featurize.hydrogens:
+        raise ConfigError(
+            f"dataset={data.path} holds {data.hydrogens} atoms, {config.run_dir} was trained on "
+            f"{trained.featurize.hydrogens}. Preprocess with featurize.hydrogens={trained.featurize.hydrogens}."
+        )
+    size = config.batch_size or trained.config.data.micro_batch
+    order = data.order(trained.config.seed, 1, size, trained.config.data.window_blocks)
+    count = min(config.batches, order.steps_per_epoch)
+    with told("batches", count) as watch:
+        return diagnose(trained.module, _batches(data, order, count, trained), trained.config.seed, watch)
+
+
+def _batches(data: Mixture, order: StepOrder, count: int, trained: Trained) -> Iterator[MoleculeBatch]:
+    stream = LaneStream(data, order, [0])
+    return (stream.step(step)[0].to(trained.device) for step in range(count))
+
+
+def tables(found: Diagnosis) -> list[Table]:
+    """The numbers as tables for a terminal."""
+    return [_summary(found), _deciles(found), _gradients(found)]
+
+
+def _summary(found: Diagnosis) -> Table:
+    table = Table(title=f"representations of {found.molecules:,} molecules", show_header=False)
+    for name, value in found.metrics.items():
+        table.add_row(name.replace("_", " "), f"{value:.4f}")
+    table.add_row("alignment of 2D and 3D (0 equal, 2 orthogonal)", f"{found.alignment:.4f}")
+    for side, value in found.uniformity.items():
+        table.add_row(f"uniformity, {side} (0 collapsed, -4 even)", f"{value:.4f}")
+    for side, value in found.effective_rank.items():
+        table.add_row(f"effective rank, {side}", f"{value:.1f}")
+    bound = f"{found.information_bound:.3f} of at most {found.largest_bound:.3f} nats"
+    table.add_row("mutual information of 2D and 3D, at least", bound)
+    return table
+
+
+def _deciles(found: Diagnosis) -> Table:
+    table = Table(title="mean loss by diffusion time")
+    table.add_column("time")
+    for name in found.deciles:
+        table.add_column(name.replace("_", " "), justify="right")
+    for number, row in enumerate(zip(*found.deciles.values(), strict=True)):
+        cells = ["-" if decile.loss is None else f"{decile.loss:.4f}" for decile in row]
+        table.add_row(f"{number / NUM_DECILES:.1f} to {(number + 1) / NUM_DECILES:.1f}", *cells)
+    return table
+
+
+def _gradients(found: Diagnosis) -> Table:
+    table = Table(title="norm of a weighted term's gradient on the encoders")
+    table.add_column("branch")
+    for encoder in next(iter(found.gradient_norm.values())):
+        table.add_column(encoder.replace("_", " "), justify="right")
+    for branch, norms in found.gradient_norm.items():
+        table.add_row(branch, *(f"{norm:.3g}" for norm in norms.values()))
+    return table
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command: tables, and the numbers as JSON in the run directory, whose path is printed."""
+    try:
+        config = compose("diagnose", DiagnoseConfig, argv)
+        found = diagnose_run(config)
+    except MolstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    output = Path(config.run_dir) / FILE
+    output.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    for table in tables(found):
+        Console().print(table)
+    print(output)
+    return 0

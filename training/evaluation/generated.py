@@ -1,0 +1,271 @@
+"""``molstream evaluate conformers|bonds``: what a run generates, against a dataset and beside ETKDG."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+from rdkit import Chem
+from rich.console import Console
+from rich.table import Table
+
+from molstream.config import compose
+from molstream.errors import ConfigError, DataError, MoleculeError, MolstreamError
+from molstream.pipeline.shards.codec import SCHEMA, samples
+from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.assemble import assemble
+from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.conformers import conformers as etkdg
+from molstream.preprocessing.featurize import FeaturizeConfig, describe
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from molstream.training.diffusion.bond_transformer import FORMAL_CHARGE
+from molstream.training.diffusion.sampling import SamplerConfig
+from molstream.training.evaluation.conformer_scores import ensemble_score, posebusters_validity, score_conformers
+from molstream.training.evaluation.gallery import write_gallery
+from molstream.training.inference.generator import GeneratedBonds, MoleculeGenerator, Watch
+from molstream.training.metrics.console import told
+
+BASELINES = {"ETKDG": "none", "ETKDG + MMFF94s": "MMFF94s"}
+"""Methods that stand beside ours, and the force field that relaxes what they embed."""
+GALLERY = 6
+"""Molecules whose conformers are kept for pictures."""
+
+
+@dataclass(frozen=True)
+class EvaluateGeneratedConfig:
+    """What is generated, for which molecules of a dataset."""
+
+    run_dir: str = MISSING
+    """The pretraining run."""
+    dataset: str = MISSING
+    """Folder whose conformers are the reference, or the input of bonds; one that was not trained on."""
+    molecules: int = 200
+    """Molecules with conformers that are drawn from it; 0 for all."""
+    per_reference: int = 2
+    """Conformers that are generated for every reference conformer."""
+    threshold: float = 0.5
+    """RMSD in angstrom up to which a conformer is covered."""
+    posebusters_molecules: int = 100
+    """Molecules that PoseBusters judges, the first with conformers of every method; seconds for each; 0 for none."""
+    step: int | None = None
+    """Which checkpoint; the newest whole one by default."""
+    output: str | None = None
+    """JSON file; `conformers.json` or `bonds.json` in the run directory by default."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """How samples are drawn."""
+    seed: int = 0
+    """Of the choice of molecules and of the samples."""
+    device: str = "auto"
+    """A torch device, or auto for a GPU where there is one."""
+    batch_size: int = 64
+    """Samples that are drawn at a time."""
+
+    def __post_init__(self) -> None:
+        for key, least in (("molecules", 0), ("per_reference", 1), ("posebusters_molecules", 0), ("batch_size", 1)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"{key}={getattr(self, key)}: expected at least {least}.")
+
+
+def evaluate_conformers(config: EvaluateGeneratedConfig, output: Path) -> dict[str, Any]:
+    """COV, MAT, handedness and validity of generated conformers, and of ETKDG's at the same number.
+
+    Some of them, each laid on its reference, are written to ``output`` with the ending ``.sdf``, for the report.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: run or dataset cannot be used, or do not belong together.
+    """
+    generator, references = _open(config)
+    counts = [config.per_reference * len(sample.positions) for sample in references]
+    with told("conformers", sum(counts)) as tell:
+        generated = _generated(generator, references, counts, tell)
+    methods = {"molstream": generated}
+    methods |= {name: _embedded(references, counts, force_field) for name, force_field in BASELINES.items()}
+    shown = {name: methods[name][:GALLERY] for name in ("molstream", "ETKDG")}
+    smiles, positions = zip(*((sample.smiles, sample.positions) for sample in references[:GALLERY]), strict=True)
+    write_gallery(smiles, positions, shown, output.with_suffix(".sdf"))
+    judged = in_every(list(methods.values()))[: config.posebusters_molecules]
+    rows = []
+    for name, ensembles in methods.items():
+        columns = list(zip(references, ensembles, strict=True))
+        scores = [score_conformers(r.smiles, r.positions, g, config.threshold) for r, g in columns]
+        valid = posebusters_validity([(references[k].smiles, ensembles[k]) for k in judged])
+        rows.append(asdict(ensemble_score(name, scores, valid)))
+    return {"threshold": config.threshold, "per_reference": config.per_reference, "scores": rows}
+
+
+def evaluate_bonds(config: EvaluateGeneratedConfig, output: Path) -> dict[str, Any]:
+    """How well bonds and charges are recovered from the first conformer of every molecule.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: run or dataset cannot be used, or do not belong together.
+    """
+    generator, references = _open(config)
+    with told("molecules", len(references)) as tell:
+        generated = [found[0] for found in generator.bonds(references, 1, tell)]
+    featurizer = generator.trained.featurize
+    rows = [_bond_score(*both, featurizer) for both in zip(references, generated, strict=True)]
+    bonds, right, false = (sum(row[name] for row in rows) for name in ("bonds", "right", "false"))
+    return {
+        "molecules": len(rows),
+        "exact": float(np.mean([row["exact"] for row in rows])),
+        "valid": float(np.mean([row["valid"] for row in rows])),
+        "same_molecule": float(np.mean([row["same"] for row in rows])),
+        "bond_accuracy": right / bonds if bonds else float("nan"),
+        "false_bonds": false / len(rows),
+    }
+
+
+def _bond_score(sample: MoleculeSample, found: GeneratedBonds, featurizer: FeaturizeConfig) -> dict[str, int]:
+    """Counts of one molecule; ``same`` is by InChIKey."""
+    truth = {
+        (min(i, j), max(i, j)): int(kind)
+        for (i, j), kind in zip(sample.bond_index.T.tolist(), sample.bond_features[:, 0], strict=True)
+    }
+    guess = dict(zip(map(tuple, found.bond_index.T.tolist()), found.bond_type.tolist(), strict=True))
+    try:
+        mol = assemble(
+            sample.atom_features[:, 0],
+            found.formal_charge,
+            found.bond_index,
+            found.bond_type,
+            sample.positions[0],
+            featurizer.hydrogens == "all",
+        )
+        again = describe(RawMolecule(Chem.MolToSmiles(mol), "smiles", sample.source, sample.row), featurizer)
+        key = None if isinstance(again, Rejection) else again.sample.key
+    except MoleculeError:
+        key = None
+    return {
+        "exact": guess == truth and bool((found.formal_charge == sample.atom_features[:, FORMAL_CHARGE]).all()),
+        "valid": key is not None,
+        # The first block alone: handedness comes from the positions, and hydrogens may sit on another nitrogen.
+        "same": key is not None and key.split("-")[0] == sample.key.split("-")[0],
+        "bonds": len(truth),
+        "right": sum(guess.get(pair) == kind for pair, kind in truth.items()),
+        "false": len(guess.keys() - truth.keys()),
+    }
+
+
+def _open(config: EvaluateGeneratedConfig) -> tuple[MoleculeGenerator, list[MoleculeSample]]:
+    """The run, and the molecules that it is tried on."""
+    generator = MoleculeGenerator.from_run(
+        config.run_dir, config.sampler, config.step, config.device, config.seed, config.batch_size
+    )
+    dataset = ShardDataset(config.dataset)
+    hydrogens = dataset.manifest.hydrogens
+    if hydrogens != generator.trained.featurize.hydrogens:
+        raise ConfigError(
+            f"dataset={config.dataset} stores hydrogens={hydrogens}, the run was trained on "
+            f"hydrogens={generator.trained.featurize.hydrogens}. Prepare the dataset as the run's own was."
+        )
+    order = np.random.default_rng(config.seed).permutation(dataset.num_rows)
+    wanted = config.molecules or dataset.num_rows
+    chosen: list[MoleculeSample] = []
+    for start in range(0, len(order), 256):
+        if len(chosen) >= wanted:
+            break
+        rows = dataset.read_rows(np.sort(order[start : start + 256]), SCHEMA.names)
+        chosen += [sample for sample in samples(rows) if len(sample.positions)]
+    if not chosen:
+        raise DataError(f"dataset={config.dataset}: none of its {dataset.num_rows} molecules has a conformer.")
+    return generator, chosen[:wanted]
+
+
+def _generated(
+    generator: MoleculeGenerator, references: Sequence[MoleculeSample], counts: Sequence[int], watch: Watch
+) -> list[np.ndarray]:
+    """As many conformers of every molecule, [count, n, 3]; those with the same count are drawn together."""
+    found: dict[int, np.ndarray] = {}
+    done = 0
+    for count in sorted(set(counts)):
+        members = [k for k, c in enumerate(counts) if c == count]
+        drawn = generator.conformers([references[k] for k in members], count, partial(_after, watch, done))
+        found |= dict(zip(members, drawn, strict=True))
+        done += count * len(members)
+    return [found[k] for k in range(len(references))]
+
+
+def _after(watch: Watch, before: int, done: float) -> None:
+    watch(before + done)
+
+
+def _embedded(references: Sequence[MoleculeSample], counts: Sequence[int], force_field: str) -> list[np.ndarray]:
+    """RDKit's conformers of every molecule, [g, n, 3]; g = 0 where it fails."""
+    made = []
+    for sample, count in zip(references, counts, strict=True):
+        settings = ConformerConfig(num_conformers=count, force_field=force_field)
+        mol = Chem.AddHs(Chem.MolFromSmiles(sample.smiles))
+        made.append(etkdg(mol, sample.num_atoms, sample.key, settings).positions)
+    return made
+
+
+def in_every(methods: Sequence[Sequence[np.ndarray]]) -> list[int]:
+    """Numbers of the molecules that every method has conformers [g, n, 3] of, ascending.
+
+    PoseBusters judges these alone: it embeds molecules itself, and needs minutes to fail where ETKDG fails.
+    """
+    return [k for k, ensembles in enumerate(zip(*methods, strict=True)) if all(len(found) for found in ensembles)]
+
+
+def conformer_table(result: dict[str, Any]) -> Table:
+    """The scores as a table for a terminal."""
+    title = f"conformers, threshold {result['threshold']} A, {result['per_reference']} per reference; mean (median)"
+    table, scores = Table(title=title), result["scores"]
+    table.add_column()
+    for score in scores:
+        table.add_column(score["method"], justify="right")
+    for name in ("cov_r", "cov_p"):
+        cells = (f"{100 * score[name][0]:.1f} ({100 * score[name][1]:.1f})" for score in scores)
+        table.add_row(f"{name.upper().replace('_', '-')} %", *cells)
+    for name in ("mat_r", "mat_p"):
+        cells = (f"{score[name][0]:.3f} ({score[name][1]:.3f})" for score in scores)
+        table.add_row(f"{name.upper().replace('_', '-')} A", *cells)
+    for name, title in (
+        ("chirality_kept", "stereocentres kept %"),
+        ("chirality_flipped", "stereocentres flipped %"),
+        ("valid", "valid by PoseBusters %"),
+    ):
+        shares = ("-" if score[name] is None else f"{100 * score[name]:.1f}" for score in scores)
+        table.add_row(title, *shares)
+    table.add_row("molecules (failed)", *(f"{score['molecules']} ({score['failed']})" for score in scores))
+    return table
+
+
+def bond_table(result: dict[str, Any]) -> Table:
+    """The scores as a table for a terminal."""
+    table = Table(title=f"bonds of {result['molecules']} molecules")
+    for column in ("exact %", "valid %", "same molecule %", "bonds right %", "false bonds per molecule"):
+        table.add_column(column, justify="right")
+    shares = (result[name] for name in ("exact", "valid", "same_molecule", "bond_accuracy"))
+    table.add_row(*(f"{100 * share:.1f}" for share in shares), f"{result['false_bonds']:.3f}")
+    return table
+
+
+Evaluation = tuple[Callable[[EvaluateGeneratedConfig, Path], dict[str, Any]], Callable[[dict[str, Any]], Table]]
+
+GENERATED: dict[str, Evaluation] = {
+    "conformers": (evaluate_conformers, conformer_table),
+    "bonds": (evaluate_bonds, bond_table),
+}
+"""What can be evaluated: the scores of it, and their table."""
+
+
+def main(name: str, argv: Sequence[str]) -> int:
+    """`molstream evaluate conformers|bonds ...`: a table, and the numbers as JSON."""
+    score, table = GENERATED[name]
+    try:
+        config = compose("evaluate_generated", EvaluateGeneratedConfig, argv)
+        output = Path(config.output) if config.output else Path(config.run_dir) / f"{name}.json"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        result = score(config, output)
+        output.write_text(json.dumps(result, indent=1) + "\n")
+    except MolstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    Console().print(table(result))
+    return 0

@@ -1,0 +1,170 @@
+"""What frozen vectors are worth: ridge regression on a scaffold split, beside an untrained encoder and ECFP4."""
+
+import csv
+import gzip
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from omegaconf import MISSING
+from rdkit import Chem
+from rdkit.Chem import rdFingerprintGenerator
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import Ridge
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from molstream.config import compose
+from molstream.errors import ConfigError, DataError, MolstreamError
+from molstream.preprocessing.scaffold import scaffold_split
+from molstream.training.evaluation.generated import GENERATED
+from molstream.training.evaluation.generated import main as evaluate_generated
+from molstream.training.inference.embedder import MoleculeEmbedder
+
+ALPHAS = tuple(10.0**k for k in range(-3, 5))
+"""Ridge penalties, chosen by the validation set."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """`molstream evaluate`: one regression target of a CSV."""
+
+    export: str = MISSING
+    """Export folder."""
+    input: str = MISSING
+    """CSV (or .csv.gz) with a header."""
+    target: str = MISSING
+    """Column with the target."""
+    smiles_column: str = "smiles"
+    """Column with the SMILES."""
+    output: str | None = None
+    """JSON file for the results; `eval.json` in the export's parent folder by default."""
+    representation: str = "both"
+    """2d, 3d or both."""
+    seed: int = 0
+    """Seed of the untrained encoder's weights."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A representation's errors on the test part, in the target's unit."""
+
+    representation: str
+    rmse: float
+    mae: float
+    r2: float
+    alpha: float
+    molecules: tuple[int, int, int]
+    """Train, validation and test molecules that the representation could be computed for."""
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, object]:
+    """Score the pretrained encoder, the same encoder untrained, and ECFP4, on one scaffold split (80/10/10).
+
+    Raises:
+        DataError: the file lacks a column, or holds too few usable rows.
+        CheckpointError: ``export`` is no export.
+    """
+    smiles, target = _read(config)
+    parts = scaffold_split(smiles)
+    pretrained = MoleculeEmbedder.from_pretrained(config.export, representation=config.representation)
+    features: dict[str, Callable[[Sequence[str]], np.ndarray]] = {
+        "pretrained": pretrained.transform,
+        "untrained": pretrained.untrained(config.seed).transform,
+        "ECFP4": ecfp4,
+    }
+    scores = [_score(name, make(smiles), target, parts) for name, make in features.items()]
+    return {
+        "input": Path(config.input).name,
+        "target": config.target,
+        "split": "scaffold 80/10/10",
+        "dataset_fingerprint": pretrained.description["training"]["dataset_fingerprint"],
+        "scores": [asdict(score) for score in scores],
+    }
+
+
+def ecfp4(smiles: Sequence[str]) -> np.ndarray:
+    """Morgan fingerprints of radius 2, 2048 bits, float32 [g, 2048]; NaN where the SMILES does not parse."""
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    bits = np.full((len(smiles), 2048), np.nan, np.float32)
+    for row, text in enumerate(smiles):
+        if (mol := Chem.MolFromSmiles(text)) is not None:
+            bits[row] = generator.GetFingerprintAsNumPy(mol)
+    return bits
+
+
+def _score(name: str, vectors: np.ndarray, target: np.ndarray, parts: Sequence[np.ndarray]) -> Score:
+    vectors = vectors.astype(np.float64)
+    usable = np.isfinite(vectors).all(axis=1) & np.isfinite(target)
+    train, valid, test = (part[usable[part]] for part in parts)
+    if min(len(train), len(valid), len(test)) < 2:
+        raise DataError(
+            f"{name}: {len(train)}/{len(valid)}/{len(test)} usable molecules; expected at least 2 in each part."
+        )
+    models = [make_pipeline(StandardScaler(), Ridge(alpha)).fit(vectors[train], target[train]) for alpha in ALPHAS]
+    errors = [root_mean_squared_error(target[valid], model.predict(vectors[valid])) for model in models]
+    best = int(np.argmin(errors))
+    predicted = models[best].predict(vectors[test])
+    return Score(
+        representation=name,
+        rmse=float(root_mean_squared_error(target[test], predicted)),
+        mae=float(mean_absolute_error(target[test], predicted)),
+        r2=float(r2_score(target[test], predicted)),
+        alpha=ALPHAS[best],
+        molecules=(len(train), len(valid), len(test)),
+    )
+
+
+def _read(config: EvaluateConfig) -> tuple[list[str], np.ndarray]:
+    """SMILES and float64 targets (NaN where empty) of the file's rows."""
+    path = Path(config.input)
+    if not path.is_file():
+        raise DataError(f"input={path}: no such file.")
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        for column in (config.smiles_column, config.target):
+            if column not in (reader.fieldnames or ()):
+                raise DataError(
+                    f"{path} has no column '{column}'; its columns are {', '.join(reader.fieldnames or ())}."
+                )
+        rows = [(row[config.smiles_column], row[config.target]) for row in reader]
+    if not rows:
+        raise DataError(f"{path} has no rows.")
+    try:
+        target = np.array([float(value) if value else np.nan for _, value in rows])
+    except ValueError as error:
+        raise DataError(f"{path}, column '{config.target}': {error}; expected numbers.") from error
+    return [smiles for smiles, _ in rows], target
+
+
+def score_table(result: dict[str, object]) -> Table:
+    """The scores as a table for a terminal."""
+    table = Table(title=f"{result['input']}: {result['target']}, {result['split']}, ridge on frozen vectors")
+    for column in ("representation", "RMSE", "MAE", "R2", "train/valid/test"):
+        table.add_column(column, justify="left" if column == "representation" else "right")
+    for score in result["scores"]:  # type: ignore[attr-defined]
+        numbers = [f"{score[key]:.3f}" for key in ("rmse", "mae", "r2")]
+        table.add_row(score["representation"], *numbers, "/".join(map(str, score["molecules"])))
+    return table
+
+
+def main(argv: Sequence[str]) -> int:
+    """`molstream evaluate export=... input=... target=...`: a table, and the numbers as JSON."""
+    if argv and argv[0] in GENERATED:
+        return evaluate_generated(argv[0], argv[1:])
+    try:
+        config = compose("evaluate", EvaluateConfig, argv)
+        result = evaluate(config)
+        output = Path(config.output) if config.output else Path(config.export).resolve().parent / "eval.json"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=1) + "\n")
+    except MolstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    Console().print(score_table(result))
+    return 0

@@ -1,0 +1,114 @@
+"""``molstream embed``: vectors for a file of molecules of any size, row by row, into Parquet."""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import MISSING
+
+from molstream.config import compose
+from molstream.errors import ConfigError, MolstreamError
+from molstream.io.files import sync
+from molstream.pipeline.readers.base import ReadConfig
+from molstream.pipeline.readers.split import InputSplit, cut, open_sources, read_split
+from molstream.preprocessing.fields import RawMolecule, Rejection
+from molstream.training.inference.embedder import MoleculeEmbedder
+
+ROWS_PER_GROUP = 4096
+"""Rows that are read, embedded and written at a time: what bounds the memory."""
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """One vector per record of the input."""
+
+    export: str = MISSING
+    """Export folder."""
+    input: str = MISSING
+    """csv, tsv, smi or sdf file, plain or compressed."""
+    output: str = MISSING
+    """Parquet file: source, row, smiles, embedding (null where it failed), failure (null where it did not)."""
+    smiles_column: str | None = None
+    """Column of the SMILES in tables; guessed by name by default."""
+    representation: str = "both"
+    """2d, 3d or both."""
+    device: str = "auto"
+    """A torch device, or auto for a GPU where there is one."""
+    batch_size: int = 256
+    """Molecules that are encoded at a time."""
+
+
+def embed_file(config: EmbedConfig) -> tuple[int, int]:
+    """Embed every record; the output appears when it is whole. Returns the records, and how many failed.
+
+    Raises:
+        CheckpointError: ``export`` is no export.
+        DataError: the input cannot be used.
+    """
+    embedder = MoleculeEmbedder.from_pretrained(
+        config.export, representation=config.representation, device=config.device, batch_size=config.batch_size
+    )
+    width = len(embedder.get_feature_names_out())
+    schema = pa.schema(
+        [
+            ("source", pa.string()),
+            ("row", pa.int64()),
+            ("smiles", pa.string()),
+            ("embedding", pa.list_(pa.float32(), width)),
+            ("failure", pa.string()),
+        ]
+    )
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".writing-{output.name}")
+    rows = failed = 0
+    with tempfile.TemporaryDirectory() as work, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        read = ReadConfig(smiles_column=config.smiles_column)
+        for split in cut(open_sources(config.input, Path(work), read), ROWS_PER_GROUP):
+            table = _embed_split(embedder, split, schema)
+            writer.write_table(table)
+            rows, failed = rows + table.num_rows, failed + table.num_rows - table["failure"].null_count
+            print(f"embedded {rows} molecules, {failed} failed", file=sys.stderr)
+    sync(temporary)
+    temporary.rename(output)
+    return rows, failed
+
+
+def _embed_split(embedder: MoleculeEmbedder, split: InputSplit, schema: pa.Schema) -> pa.Table:
+    records = list(read_split(split))
+    molecules = [record for record in records if isinstance(record, RawMolecule)]
+    vectors = embedder.transform(molecules)
+    failures = [embedder.failures_.get(k) for k in range(len(molecules))]
+    embedded = iter(zip(vectors, failures, strict=True))
+    rows: list[tuple[np.ndarray | None, str | None]] = []
+    for record in records:
+        if isinstance(record, Rejection):
+            rows.append((None, f"{record.stage}: {record.reason}: {record.detail}"))
+        else:
+            vector, failure = next(embedded)
+            rows.append((vector if failure is None else None, failure))
+    columns = {
+        "source": [record.source for record in records],
+        "row": [record.row for record in records],
+        "smiles": [record.text for record in records],
+        "embedding": [vector for vector, _ in rows],
+        "failure": [failure for _, failure in rows],
+    }
+    return pa.table(columns, schema=schema)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; a molecule that fails is a row with its reason, not an error of the command."""
+    try:
+        config = compose("embed", EmbedConfig, argv)
+        rows, failed = embed_file(config)
+    except MolstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    print(f"{config.output}: {rows - failed} of {rows} molecules embedded, {failed} failed")
+    return 0

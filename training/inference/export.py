@@ -1,0 +1,197 @@
+"""The export folder: config.json, model.safetensors and a model card; written from a run, loaded strictly."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import rdkit
+from omegaconf import MISSING
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from molstream.config import compose, from_yaml
+from molstream.errors import CheckpointError, ConfigError, MolstreamError
+from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.fields import SCHEMA_VERSION
+from molstream.training.checkpoint.load import load_weights
+from molstream.training.models.encoders import Encoders, ModelConfig
+
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+
+
+@dataclass(frozen=True)
+class Export:
+    """A loaded export: encoders in evaluation mode, and how their molecules were featurized."""
+
+    encoders: Encoders
+    model: ModelConfig
+    featurize: FeaturizeConfig
+    config: dict[str, Any]
+    """The whole config.json."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """`molstream export`: a run's newest checkpoint becomes a folder that can be published."""
+
+    run_dir: str = MISSING
+    """The pretraining run."""
+    output: str | None = None
+    """Folder to write; `export` inside the run directory by default."""
+    step: int | None = None
+    """Which checkpoint; the newest whole one by default."""
+    purpose: str = "pretrained"
+    """Free word for the card: `pretrained`, or `test` for exports that must not be used in earnest."""
+
+
+def export_run(config: ExportConfig) -> Path:
+    """Write the export folder of a run's checkpoint, whole or not at all; returns the folder.
+
+    Raises:
+        CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
+        ConfigError: ``run_dir`` is no run.
+    """
+    from molstream.training.checkpoint.format import load_checkpoint
+    from molstream.training.inference.trained import checkpoint_path
+    from molstream.training.run.directory import RunDirectory
+
+    run = RunDirectory(config.run_dir)
+    pretrain = run.config()
+    checkpoint = load_checkpoint(checkpoint_path(run, pretrain, config.step))
+    dataset = run.dataset()
+    description = {
+        "format_version": FORMAT_VERSION,
+        "library": "molstream",
+        "purpose": config.purpose,
+        "model": asdict(pretrain.model),
+        "featurizer": {
+            "schema_version": SCHEMA_VERSION,
+            "rdkit": rdkit.__version__,
+            "config": dataset["config"]["featurize"],
+        },
+        "training": {
+            "objective": asdict(pretrain.objective),
+            "steps": checkpoint.state.step,
+            "global_batch": checkpoint.state.lanes * checkpoint.state.micro_batch,
+            "seed": checkpoint.state.seed,
+            "dataset_fingerprint": checkpoint.state.dataset_fingerprint,
+            "dataset_molecules": dataset["counts"]["written"],
+        },
+    }
+    weights = {
+        name.removeprefix("encoders."): tensor
+        for name, tensor in checkpoint.published.items()
+        if name.startswith("encoders.")
+    }
+    output = Path(config.output) if config.output else run.path / "export"
+    _write(output, description, weights)
+    return output
+
+
+def load_export(path: str | Path) -> Export:
+    """Load an export folder, strictly.
+
+    Raises:
+        CheckpointError: no export there, another format or schema version, unknown settings, or weights that do not
+            fit (every missing, unexpected or misshapen tensor is named).
+    """
+    folder = Path(path)
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} is not an export: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, "
+            "as written by `molstream export`."
+        )
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        versions = (config["format_version"], config["featurizer"]["schema_version"])
+        if versions != (FORMAT_VERSION, SCHEMA_VERSION):
+            raise CheckpointError(
+                f"{folder} has format and schema versions {versions}, this molstream reads "
+                f"{(FORMAT_VERSION, SCHEMA_VERSION)}. Install the molstream version that wrote it."
+            )
+        where = str(folder / CONFIG_FILE)
+        model = from_yaml(ModelConfig, json.dumps(config["model"]), where)
+        featurize = from_yaml(FeaturizeConfig, json.dumps(config["featurizer"]["config"]), where)
+        encoders = Encoders(model)
+        load_weights(encoders, load_file(folder / WEIGHTS_FILE))
+    except (OSError, KeyError, json.JSONDecodeError, ConfigError, SafetensorError) as error:
+        raise CheckpointError(f"export {folder} cannot be read: {type(error).__name__}: {error}") from error
+    if config["purpose"] == "test":
+        print(f"warning: {folder} says that it was made for tests only", file=sys.stderr)
+    return Export(encoders.eval(), model, featurize, config)
+
+
+def _write(output: Path, description: dict[str, Any], weights: dict[str, Any]) -> None:
+    known = {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}
+    if output.exists() and (foreign := sorted({p.name for p in output.iterdir()} - known)):
+        raise ConfigError(f"output={output} holds other files ({', '.join(foreign[:5])}): give another folder.")
+    temporary = output.with_name(f".writing-{output.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    (temporary / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+    (temporary / CARD_FILE).write_text(_card(output.name, description, sum(w.numel() for w in weights.values())))
+    shutil.rmtree(output, ignore_errors=True)
+    temporary.rename(output)
+
+
+def _card(name: str, description: dict[str, Any], num_values: int) -> str:
+    """The model card: YAML front matter for hubs, then what it is, what it saw, how to use it, and its limits."""
+    model, training, featurizer = description["model"], description["training"], description["featurizer"]
+    chemistry = featurizer["config"]
+    hydrogens = "heavy atoms only" if chemistry["hydrogens"] == "heavy" else "all atoms, hydrogens included"
+    title = re.sub(r"[^\w-]+", "-", name)
+    return f"""---
+library_name: molstream
+tags: [chemistry, molecules, embeddings, 2d, 3d]
+pipeline_tag: feature-extraction
+---
+
+# {title}
+
+A 2D/3D molecular encoder ({model["encoder_2d"]} on the graph, {model["encoder_3d"]} on the conformer; {num_values:,}
+values), purpose: **{description["purpose"]}**.
+
+## Use
+
+```python
+from molstream.training.inference.embedder import MoleculeEmbedder
+
+embedder = MoleculeEmbedder.from_pretrained("PATH_OF_THIS_FOLDER")
+vectors = embedder.transform(["CCO", "c1ccccc1O"])  # float32 [2, d], row i belongs to input i
+```
+
+## Inputs
+
+SMILES; molstream standardizes them (schema {featurizer["schema_version"]}, RDKit {featurizer["rdkit"]}):
+{hydrogens}, at most {chemistry["max_atoms"]} heavy atoms. The 3D part uses one seeded ETKDG conformer per molecule.
+
+## Training
+
+| | |
+|---|---|
+| objective | {training["objective"]["name"]} |
+| steps x global batch | {training["steps"]:,} x {training["global_batch"]:,} molecules |
+| dataset | {training["dataset_molecules"]:,} molecules, fingerprint `{training["dataset_fingerprint"]}` |
+| seed | {training["seed"]} |
+
+## Limits
+
+Organic molecules like those of the training set; no periodic systems, no proteins. Dummy atoms are rejected.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """`molstream export run_dir=...`: prints the folder."""
+    try:
+        print(export_run(compose("export", ExportConfig, argv)))
+    except MolstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0

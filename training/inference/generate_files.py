@@ -1,0 +1,234 @@
+"""``molstream generate conformers|bonds``: a file of molecules in, an SDF of what a run generates for them out."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import MISSING
+from rdkit import Chem
+
+from molstream.config import compose
+from molstream.errors import ConfigError, MoleculeError, MolstreamError
+from molstream.io.files import sync
+from molstream.pipeline.readers.base import ReadConfig
+from molstream.pipeline.readers.split import InputSplit, cut, open_sources, read_split
+from molstream.preprocessing.assemble import assemble
+from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.fields import MoleculeSample, Rejection
+from molstream.training.diffusion.sampling import SamplerConfig
+from molstream.training.inference.generator import MoleculeGenerator, Watch
+from molstream.training.metrics.console import told
+
+ROWS_PER_GROUP = 1024
+"""Records that are read, generated for and written at a time: what bounds the memory."""
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What is generated for every record of the input."""
+
+    run_dir: str = MISSING
+    """The pretraining run."""
+    input: str = MISSING
+    """csv, tsv, smi or sdf file, plain or compressed; for bonds, one with positions, else ETKDG makes them."""
+    output: str = MISSING
+    """SDF file. What failed goes to a Parquet file beside it, NAME.failures.parquet."""
+    repeats: int = 1
+    """Samples per record; bonds are generated for as many of its conformers in turn."""
+    step: int | None = None
+    """Which checkpoint; the newest whole one by default."""
+    smiles_column: str | None = None
+    """Column of the SMILES in tables; guessed by name by default."""
+    limit: int | None = None
+    """Only so many records of the input."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """How samples are drawn."""
+    seed: int = 0
+    """Another one gives other samples."""
+    device: str = "auto"
+    """A torch device, or auto for a GPU where there is one."""
+    batch_size: int = 64
+    """Samples that are drawn at a time."""
+
+    def __post_init__(self) -> None:
+        for key in ("repeats", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key}={getattr(self, key)}: expected at least 1.")
+
+
+class Failure(NamedTuple):
+    """Why a record, or a sample of one, is not in the output."""
+
+    source: str
+    row: int
+    text: str
+    repeat: int | None
+    """Number of the sample; None where the record itself cannot be used."""
+    failure: str
+
+
+FAILURES = pa.schema(
+    [
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("text", pa.string()),
+        ("repeat", pa.int64()),
+        ("failure", pa.string()),
+    ]
+)
+
+Made = Iterator[Chem.Mol | Failure]
+
+
+def conformer_molecules(
+    generator: MoleculeGenerator, samples: list[MoleculeSample], repeats: int, watch: Watch
+) -> Made:
+    """Every molecule ``repeats`` times, with generated positions."""
+    for sample, found in zip(samples, generator.conformers(samples, repeats, watch), strict=True):
+        mol = Chem.MolFromSmiles(sample.smiles)
+        # The atoms of the text are the first ones of the record, in its order; stored hydrogens follow.
+        mol = mol if mol.GetNumAtoms() == sample.num_atoms else Chem.AddHs(mol)
+        for repeat, positions in enumerate(found):
+            one = Chem.Mol(mol)
+            conformer = Chem.Conformer(sample.num_atoms)
+            conformer.SetPositions(positions.astype(np.float64))
+            one.AddConformer(conformer)
+            yield _named(one, sample, repeat)
+
+
+def bond_molecules(generator: MoleculeGenerator, samples: list[MoleculeSample], repeats: int, watch: Watch) -> Made:
+    """Every molecule ``repeats`` times, with generated bonds and charges, where these make a molecule."""
+    has_hydrogens = generator.trained.featurize.hydrogens == "all"
+    for sample, found in zip(samples, generator.bonds(samples, repeats, watch), strict=True):
+        for repeat, bonds in enumerate(found):
+            positions = sample.positions[repeat % len(sample.positions)]
+            try:
+                mol = assemble(
+                    sample.atom_features[:, 0],
+                    bonds.formal_charge,
+                    bonds.bond_index,
+                    bonds.bond_type,
+                    positions,
+                    has_hydrogens,
+                )
+            except MoleculeError as error:
+                yield Failure(sample.source, sample.row, sample.smiles, repeat, str(error))
+            else:
+                yield _named(mol, sample, repeat)
+
+
+def conformer_inputs(config: FeaturizeConfig) -> FeaturizeConfig:
+    """The run's featurizer without positions."""
+    return replace(config, conformers=replace(config.conformers, num_conformers=0, given="replace"))
+
+
+def bond_inputs(config: FeaturizeConfig) -> FeaturizeConfig:
+    """The run's featurizer with at least one conformer."""
+    most = max(1, config.conformers.num_conformers)
+    return replace(config, conformers=replace(config.conformers, num_conformers=most, require_conformer=True))
+
+
+class Kind(NamedTuple):
+    """What can be generated: how its input is featurized, and what makes the molecules."""
+
+    inputs: Callable[[FeaturizeConfig], FeaturizeConfig]
+    molecules: Callable[[MoleculeGenerator, list[MoleculeSample], int, Watch], Made]
+
+
+KINDS = {"conformers": Kind(conformer_inputs, conformer_molecules), "bonds": Kind(bond_inputs, bond_molecules)}
+
+
+def generate_file(kind: Kind, config: GenerateConfig) -> tuple[int, int]:
+    """Generate for every record; the output appears when it is whole. Returns the molecules written, and the failures.
+
+    Raises:
+        ConfigError: the run's objective does not generate this.
+        CheckpointError: there is no such checkpoint.
+        DataError: the input cannot be used.
+    """
+    generator = MoleculeGenerator.from_run(
+        config.run_dir, config.sampler, config.step, config.device, config.seed, config.batch_size
+    )
+    featurizer = kind.inputs(generator.trained.featurize)
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".writing-{output.name}")
+    failures: list[Failure] = []
+    written = 0
+    read = ReadConfig(smiles_column=config.smiles_column)
+    with tempfile.TemporaryDirectory() as work, Chem.SDWriter(str(temporary)) as writer:
+        splits = cut(open_sources(config.input, Path(work), read), ROWS_PER_GROUP, config.limit)
+        with told("samples", config.repeats * sum(split.rows for split in splits)) as tell:
+            for before, split in _with_rows_before(splits):
+                samples, rejected = _featurized(split, featurizer)
+                failures += rejected
+                begun = config.repeats * (before + len(rejected))
+                for made in kind.molecules(generator, samples, config.repeats, lambda done: tell(begun + done)):  # noqa: B023
+                    if isinstance(made, Failure):
+                        failures.append(made)
+                    else:
+                        writer.write(made)
+                        written += 1
+    sync(temporary)
+    _write_failures(failures, output.with_suffix(".failures.parquet"))
+    temporary.rename(output)
+    return written, len(failures)
+
+
+def _with_rows_before(splits: Sequence[InputSplit]) -> Iterator[tuple[int, InputSplit]]:
+    before = 0
+    for split in splits:
+        yield before, split
+        before += split.rows
+
+
+def _featurized(split: InputSplit, config: FeaturizeConfig) -> tuple[list[MoleculeSample], list[Failure]]:
+    results = (
+        record if isinstance(record, Rejection) else featurize(replace(record, targets=()), config)
+        for record in read_split(split)
+    )
+    samples: list[MoleculeSample] = []
+    failures: list[Failure] = []
+    for result in results:
+        if isinstance(result, Rejection):
+            reason = f"{result.stage}: {result.reason}: {result.detail}"
+            failures.append(Failure(result.source, result.row, result.text, None, reason))
+        else:
+            samples.append(result)
+    return samples, failures
+
+
+def _named(mol: Chem.Mol, sample: MoleculeSample, repeat: int) -> Chem.Mol:
+    """The same molecule, which says where it comes from."""
+    mol.SetProp("_Name", sample.smiles)
+    for name, value in (("source", sample.source), ("row", sample.row), ("key", sample.key), ("repeat", repeat)):
+        mol.SetProp(name, str(value))
+    return mol
+
+
+def _write_failures(failures: list[Failure], file: Path) -> None:
+    """The failures as a table, which is there only if there are any."""
+    file.unlink(missing_ok=True)
+    if failures:
+        pq.write_table(pa.Table.from_pylist([failure._asdict() for failure in failures], FAILURES), file)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; what fails is a row with its reason, not an error of the command."""
+    name, *overrides = argv or [""]
+    try:
+        if name not in KINDS:
+            raise ConfigError(f"generate {name or '(nothing)'}: expected {' or '.join(KINDS)}, then key=value.")
+        config = compose("generate", GenerateConfig, overrides)
+        written, failed = generate_file(KINDS[name], config)
+    except MolstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    print(f"{config.output}: {written} molecules, {failed} failures")
+    return 0

@@ -1,0 +1,1 @@
+"""Jobs on many hosts: the supervisor and its agents."""

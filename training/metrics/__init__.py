@@ -1,0 +1,1 @@
+"""A run's numbers: one record per step, the console, and loggers."""

@@ -1,0 +1,120 @@
+"""A run of an MLflow tracking server, whose address is in MLFLOW_TRACKING_URI."""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from molstream.errors import ConfigError
+from molstream.training.metrics.loggers.base import RunDescription, SinkError, kinds
+from molstream.training.metrics.records import NOT_METRICS, Record
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+RUN_TAG = "molstream.run"
+STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+MAX_METRICS, MAX_PARAMETERS, MAX_VALUE = 1000, 100, 6000
+"""What the server takes in one request, and characters of a parameter."""
+ENVIRONMENT = {
+    # The client's own retries would keep a request for minutes, and log the address.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # A training job on a cluster talks to the user's server and to nobody else.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""How the client behaves here, where the user's environment does not say otherwise."""
+
+T = TypeVar("T")
+
+
+class MLflowSink:
+    """A run of the experiment ``run.project``, found again by a tag.
+
+    The server has no way to remove values, and draws what is recorded twice as a zigzag: so a step that is done again
+    after a crash keeps its first values, which exact resume makes the same. A request that is repeated because its
+    answer was lost does no harm: the server knows equal values of equal step and time.
+    """
+
+    rewinds: ClassVar[bool] = False
+    later: ClassVar[str] = "molstream sync run_dir={run}"
+
+    def __init__(self, run: RunDescription):
+        self._run = run
+        self._client: MlflowClient | None = None
+        self._id = ""
+
+    @staticmethod
+    def check() -> None:
+        if importlib.util.find_spec("mlflow") is None:
+            raise ConfigError("log.sinks names mlflow, which is not installed: pip install 'molstream[mlflow]'.")
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            raise ConfigError(
+                "log.sinks names mlflow, but MLFLOW_TRACKING_URI is not set: export the address of the tracking server."
+            )
+
+    def open(self, run_id: str, step: int) -> int:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow.entities import Param, RunTag
+        from mlflow.tracking import MlflowClient
+
+        with _server():
+            self._client = client = MlflowClient()
+            experiment = client.get_experiment_by_name(self._run.project)
+            where = experiment.experiment_id if experiment else client.create_experiment(self._run.project)
+            found = client.search_runs([where], f"tags.`{RUN_TAG}` = '{run_id}'", max_results=1)
+            run = found[0] if found else client.create_run(where, tags={RUN_TAG: run_id}, run_name=self._run.name)
+            self._id = run.info.run_id
+            client.update_run(self._id, "RUNNING")
+            # Parameters cannot be changed; those of a request that was cut short are added.
+            names = [name for name in self._run.parameters if name not in run.data.params]
+            for part in _parts(names, MAX_PARAMETERS):
+                parameters = [Param(name, str(self._run.parameters[name])[:MAX_VALUE]) for name in part]
+                client.log_batch(self._id, params=parameters)
+            tags = [RunTag(name, value) for name, value in self._run.tags.items()]
+            for part in _parts(tags, MAX_PARAMETERS):
+                client.log_batch(self._id, tags=part)
+        return step if found else 0
+
+    def write(self, records: Sequence[Record]) -> None:
+        from mlflow.entities import Metric
+
+        assert self._client is not None
+        metrics = [
+            Metric(name, value, int(1000 * record.get("time", 0)), int(record["step"]))
+            for record in records
+            for name, value in record.items()
+            if name not in NOT_METRICS
+        ]
+        with _server():
+            for part in _parts(metrics, MAX_METRICS):
+                self._client.log_batch(self._id, metrics=part)
+
+    def close(self, ended: str) -> None:
+        assert self._client is not None
+        with _server():
+            self._client.set_terminated(self._id, STATUS[ended])
+
+
+@contextmanager
+def _server() -> Iterator[None]:
+    """Turns what the client raises into :class:`SinkError`, with the server's code for it."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise SinkError(f"{error.error_code}, {kinds(error)}") from error
+    except (RequestException, OSError) as error:
+        raise SinkError(kinds(error)) from error
+
+
+def _parts(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part

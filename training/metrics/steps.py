@@ -1,0 +1,95 @@
+"""What the lanes measure at every step, brought together into one record per step."""
+
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.distributed.context import Place
+from molstream.training.metrics.records import Record
+from molstream.training.models.layout import padding_share
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step on this process: its number from 1, [L / W, m] of its lanes, and what all processes have alike."""
+
+    number: int
+    values: Tensor
+    common: Record
+
+
+class StepRecords:
+    """The steps since the last :meth:`gather`, whose values stay on the device until then.
+
+    Args:
+        place: this process among its peers.
+        lanes, micro_batch: the global batch is their product.
+    """
+
+    def __init__(self, place: Place, lanes: int, micro_batch: int):
+        self._place, self._lanes, self._molecules = place, lanes, lanes * micro_batch
+        self._names: list[str] = []
+        self._steps: list[_Step] = []
+
+    def add(
+        self,
+        number: int,
+        batches: Sequence[MoleculeBatch],
+        metrics: Sequence[Mapping[str, Tensor]],
+        seconds: float,
+        wait: float,
+        common: Record,
+    ) -> None:
+        """Keep a step that ends now.
+
+        Args:
+            number: of the step, from 1.
+            batches, metrics: those of the lanes of this process.
+            seconds, wait: what the step took, and what part of that went into waiting for data.
+            common: what else belongs into its record, the same on every process.
+        """
+        self._names = ["digest", *metrics[0]]
+        rows = [
+            torch.stack([values[name].to(self._place.device, torch.float32) for name in self._names])
+            for values in ({"digest": torch.tensor(_digest(b)), **m} for b, m in zip(batches, metrics, strict=True))
+        ]
+        common = {
+            **common,
+            "time": time.time(),
+            "throughput/molecules_per_s": self._molecules / seconds,
+            "throughput/data_wait": wait / seconds,
+            "data/padding": float(np.mean([padding_share(batch.ptr.diff()) for batch in batches])),
+        }
+        self._steps.append(_Step(number, torch.stack(rows), common))
+
+    def gather(self) -> list[Record]:
+        """The records of the steps kept, which are forgotten (collective).
+
+        A metric is the mean over lanes, summed in lane order in fp64, so that it does not depend on the world size.
+        """
+        if not self._steps:
+            return []
+        values = torch.stack([step.values for step in self._steps], dim=1)
+        lanes = self._place.gather_lanes(values).double().cpu()
+        records: list[Record] = []
+        for k, step in enumerate(self._steps):
+            digest, *means = lanes[:, k].mean(dim=0).tolist()
+            metrics = {f"train/{name}": mean for name, mean in zip(self._names[1:], means, strict=True)}
+            records.append({"step": step.number, **metrics, "data/digest": digest * self._lanes, **step.common})
+        self._steps.clear()
+        return records
+
+    def seconds_per_step(self, records: Sequence[Record]) -> float:
+        """The mean."""
+        return float(np.mean([self._molecules / record["throughput/molecules_per_s"] for record in records]))
+
+
+def _digest(batch: MoleculeBatch) -> float:
+    """A number that tells which molecules are in a batch, in their order: 24 bits, which float32 holds exactly."""
+    return float(zlib.crc32(batch.index.numpy().tobytes()) & 0xFFFFFF)

@@ -1,0 +1,19 @@
+"""The learning rate as a pure function of the step."""
+
+import math
+
+from molstream.training.optim.optimizer import OptimConfig
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """The learning rate of a step (counted from 0) in a run of ``steps`` steps, before group scales."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    floor = config.final_lr_fraction
+    if config.schedule == "wsd":
+        left = (steps - step) / max(1.0, config.decay_fraction * steps)
+        return config.lr * (floor + (1 - floor) * min(left, 1.0))
+    return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))

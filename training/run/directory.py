@@ -1,0 +1,124 @@
+"""The run directory: one folder that alone tells what was run, with what, on what, and how it went."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from molstream.config import from_yaml, to_yaml
+from molstream.errors import CheckpointError, ConfigError
+from molstream.pipeline.order.mixture import Mixture
+from molstream.training.checkpoint.store import CheckpointStore, open_store
+from molstream.training.config import PretrainConfig, differences
+from molstream.training.distributed.context import Place
+
+PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
+COMMAND_VARIABLE = "MOLSTREAM_COMMAND"
+"""Environment variable with the command line that started this job, where that is not the program's own."""
+OWN_FILES = {"environment.json", "dataset.json", ".config.yaml", "command.txt", "log.txt"}
+"""What a run that was killed while it began may have left."""
+
+
+class RunDirectory:
+    """Paths and records of a run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+
+    def config(self) -> PretrainConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            ConfigError: there is no run here, or its config.yaml does not fit this molstream.
+        """
+        if not self.config_file.is_file():
+            raise ConfigError(
+                f"{self.path} is not a run: it has no config.yaml. Give the run_dir of a pretraining run."
+            )
+        return from_yaml(PretrainConfig, self.config_file.read_text(), str(self.config_file))
+
+    def checkpoints(self, config: PretrainConfig) -> CheckpointStore:
+        """The run's checkpoints, where its configuration keeps them."""
+        return open_store(config.checkpoint_url, self.path / "checkpoints")
+
+    def dataset(self) -> dict[str, Any]:
+        """What the run was trained on: :meth:`Mixture.record`."""
+        return json.loads((self.path / "dataset.json").read_text())
+
+    def check(self, config: PretrainConfig, data: Mixture) -> None:
+        """Make sure that the folder is free or holds this very run; changes nothing, so that every rank can call it.
+
+        Raises:
+            ConfigError: the folder holds a run of another configuration (every differing key is named), or other files.
+            CheckpointError: the run was made with another dataset.
+        """
+        if not self.config_file.is_file():
+            foreign = {p.name for p in self.path.iterdir()} - OWN_FILES if self.path.is_dir() else set()
+            if foreign:
+                names = ", ".join(sorted(foreign)[:5])
+                raise ConfigError(f"run_dir={self.path} holds other files ({names}): give a new folder.")
+            return
+        if changed := differences(self.config(), config):
+            raise ConfigError(
+                f"{self.path} holds a run of another configuration: {'; '.join(changed)}. "
+                "Choose another run_dir, or undo the change; init_from=... starts a new run from its weights."
+            )
+        before = self.dataset()["fingerprint"]
+        if before != data.fingerprint:
+            raise CheckpointError(
+                f"{self.path} was trained on the dataset {before[:12]}, {data.path} is {data.fingerprint[:12]}. Give "
+                "the same dataset (of several, the same weights and order), or another run_dir."
+            )
+
+    def begin(self, config: PretrainConfig, data: Mixture, place: Place) -> None:
+        """Record the run, if it is new, and the command that was given (rank 0, after :meth:`check`)."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.config_file.is_file():
+            (self.path / "environment.json").write_text(json.dumps(_environment(place), indent=1) + "\n")
+            (self.path / "dataset.json").write_text(json.dumps(data.record(), indent=1) + "\n")
+            # Written last: its presence says that a run has begun here.
+            temporary = self.path / ".config.yaml"
+            temporary.write_text(to_yaml(config))
+            temporary.rename(self.config_file)
+        with (self.path / "command.txt").open("a") as file:
+            file.write(command(place) + "\n")
+
+    def log(self, text: str) -> None:
+        """Say something to the people watching and to log.txt."""
+        print(text, file=sys.stderr, flush=True)
+        self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Keep something in log.txt, if there is room."""
+        # What is told here has no other way out; a full disk that matters ends the run by metrics.jsonl.
+        with suppress(OSError), (self.path / "log.txt").open("a") as file:
+            file.write(text + "\n")
+
+
+def command(place: Place) -> str:
+    """The command line that starts this program again, with as many processes."""
+    if outer := os.environ.get(COMMAND_VARIABLE):
+        return outer
+    program = Path(sys.argv[0]).name
+    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    if program != "pretrain.py":
+        return shlex.join(["molstream", *arguments])
+    launcher = ["deepspeed", "--num_accelerators", str(place.world_size)] if place.world_size > 1 else ["python"]
+    return shlex.join([*launcher, sys.argv[0], *arguments])
+
+
+def _environment(place: Place) -> dict[str, object]:
+    return {
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "device": str(place.device.type),
+        "world_size": place.world_size,
+    }
