@@ -43,7 +43,7 @@ from molstream.training.config import PretrainConfig
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.datasets import open_data
 from molstream.training.data.stream import LaneStream
-from molstream.training.distributed.context import Place, end_process, start_processes, stop_processes
+from molstream.training.distributed.context import DistributedContext, end_process, start_processes, stop_processes
 from molstream.training.engine.engine import PRECISIONS, Engine
 from molstream.training.metrics.records import peak_memory_gib, read_metrics
 from molstream.training.module import build_module, num_parameters, run_children_once
@@ -138,24 +138,24 @@ def step(keys: list[str], processes: int, stage: int, arguments: argparse.Namesp
 def child(pairs: int, steps: int, keys: Sequence[str]) -> None:
     """One rank; rank 0 ends with a line of JSON."""
     config = compose("pretrain", PretrainConfig, keys)
-    place = start_processes(config.deepspeed.timeout_s)
-    batches = load(config, place, steps)
-    ours = our_side(config, place)
+    context = start_processes(config.deepspeed.timeout_s)
+    batches = load(config, context, steps)
+    ours = our_side(config, context)
     losses = [ours(k, lanes) for k, lanes in enumerate(batches)]
-    memory = peak_memory_gib(place.device)
-    plain = plain_side(config, place)
+    memory = peak_memory_gib(context.device)
+    plain = plain_side(config, context)
     expected = [plain(k, lanes) for k, lanes in enumerate(batches)]
     sides = {"ours": ours, "plain": plain}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(pairs):
         for name, side in sides.items():
-            seconds[name].append(timed(side, batches, place))
-    if place.rank == 0:
+            seconds[name].append(timed(side, batches, context))
+    if context.rank == 0:
         found = {
             **seconds,
             "difference": max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True)),
             "memory_gib": memory,
-            "device": place.device.type,
+            "device": context.device.type,
             "molecules": config.data.lanes * config.data.micro_batch,
             "parameters": num_parameters(build_module(config.model, config.objective, config.seed)),
         }
@@ -164,16 +164,16 @@ def child(pairs: int, steps: int, keys: Sequence[str]) -> None:
     end_process(0)
 
 
-def load(config: PretrainConfig, place: Place, steps: int) -> list[Lanes]:
+def load(config: PretrainConfig, context: DistributedContext, steps: int) -> list[Lanes]:
     """The first steps of the run, on the device."""
     data = open_data(config.data)
-    lanes = lanes_of_rank(place.rank, place.world_size, config.data.lanes)
+    lanes = lanes_of_rank(context.rank, context.world_size, config.data.lanes)
     order = data.order(config.seed, config.data.lanes, config.data.micro_batch, config.data.window_blocks)
     stream = LaneStream(data, order, lanes)
-    return [{lane: batch.to(place.device) for lane, batch in zip(lanes, stream.step(k))} for k in range(steps)]
+    return [{lane: batch.to(context.device) for lane, batch in zip(lanes, stream.step(k))} for k in range(steps)]
 
 
-def our_side(config: PretrainConfig, place: Place) -> Step:
+def our_side(config: PretrainConfig, context: DistributedContext) -> Step:
     """As the trainer does it."""
     module = build_module(config.model, config.objective, config.seed)
     if config.deepspeed.zero_stage == 3:
@@ -184,7 +184,7 @@ def our_side(config: PretrainConfig, place: Place) -> Step:
         module,
         optimizer,
         config.deepspeed,
-        place,
+        context,
         lanes=data.lanes,
         micro_batch=data.micro_batch,
         gradient_clipping=config.optim.gradient_clipping,
@@ -192,7 +192,7 @@ def our_side(config: PretrainConfig, place: Place) -> Step:
 
     def step(number: int, lanes: Lanes) -> float:
         losses = [
-            engine.accumulate(batch, generator(config, place, number, lane)).loss.detach()
+            engine.accumulate(batch, generator(config, context, number, lane)).loss.detach()
             for lane, batch in lanes.items()
         ]
         engine.step([config.optim.lr * scale for scale in scales])
@@ -201,11 +201,11 @@ def our_side(config: PretrainConfig, place: Place) -> Step:
     return step
 
 
-def plain_side(config: PretrainConfig, place: Place) -> Step:
+def plain_side(config: PretrainConfig, context: DistributedContext) -> Step:
     """As PyTorch's tutorials do it."""
-    module = build_module(config.model, config.objective, config.seed).to(place.device)
+    module = build_module(config.model, config.objective, config.seed).to(context.device)
     optimizer, _ = build_optimizer(module, config.optim, module.objective.learning_rate_scale)
-    model = DistributedDataParallel(module) if place.world_size > 1 else module
+    model = DistributedDataParallel(module) if context.world_size > 1 else module
     parameters = list(module.parameters())
     precision = PRECISIONS[config.deepspeed.precision]
     assert precision != torch.float16, "the plain side does not scale its loss"
@@ -219,8 +219,8 @@ def plain_side(config: PretrainConfig, place: Place) -> Step:
             with unsynced:
                 # DeepSpeed replaces it in the whole process at ZeRO 3.
                 linear = mock.patch.object(torch.nn.functional, "linear", LINEAR)
-                with linear, torch.autocast(place.device.type, precision, enabled=precision != torch.float32):
-                    loss = model(batch, generator(config, place, number, lane)).loss
+                with linear, torch.autocast(context.device.type, precision, enabled=precision != torch.float32):
+                    loss = model(batch, generator(config, context, number, lane)).loss
                 (loss / len(lanes)).backward()
             losses.append(loss.detach())
         if config.optim.gradient_clipping:
@@ -231,18 +231,18 @@ def plain_side(config: PretrainConfig, place: Place) -> Step:
     return step
 
 
-def generator(config: PretrainConfig, place: Place, step: int, lane: int) -> torch.Generator:
+def generator(config: PretrainConfig, context: DistributedContext, step: int, lane: int) -> torch.Generator:
     """Where both sides' draws come from."""
-    return torch.Generator(place.device).manual_seed(keyed_seed(config.seed, step, lane))
+    return torch.Generator(context.device).manual_seed(keyed_seed(config.seed, step, lane))
 
 
-def timed(side: Step, batches: Sequence[Lanes], place: Place) -> float:
+def timed(side: Step, batches: Sequence[Lanes], context: DistributedContext) -> float:
     """Seconds per step."""
-    place.barrier()
+    context.barrier()
     start = time.perf_counter()
     for number, lanes in enumerate(batches):
         side(number, lanes)
-    if place.device.type == "cuda":
+    if context.device.type == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / len(batches)
 

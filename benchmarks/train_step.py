@@ -41,7 +41,7 @@ from molstream.training.evaluation.cost_model import CostConfig
 from molstream.training.models.encoders import ModelConfig
 from molstream.training.module import PretrainingModule, build_module
 from molstream.training.objectives import ObjectiveConfig
-from molstream.training.objectives.moleculesde import MoleculeSDE
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
 
 Step = Callable[[], Tensor]
 """Something to be differentiated."""
@@ -75,7 +75,7 @@ def build(dropout: float) -> tuple[PretrainingModule, ReferenceMoleculeSDE]:
     model, objective = ModelConfig(), ObjectiveConfig()
     model = replace(model, position_score=replace(model.position_score, dropout=dropout))
     ours = build_module(model, objective, seed=0).train()
-    reference = ReferenceMoleculeSDE(model, objective.moleculesde).train()
+    reference = ReferenceMoleculeSDE(model, objective.moleculesde_paper).train()
     reference.load_state_dict(as_reference(ours.state_dict()))
     return ours, reference
 
@@ -83,7 +83,7 @@ def build(dropout: float) -> tuple[PretrainingModule, ReferenceMoleculeSDE]:
 def build_forms(preset: str) -> Forms:
     """All three, with the paper's dropout in the first two."""
     ours, reference = build(dropout=0.1)
-    config = compose("doctor", CostConfig, [f"model={preset}", "objective=moleculesde_corrected"])
+    config = compose("doctor", CostConfig, [f"model={preset}", "objective=moleculesde"])
     corrected = build_module(config.model, config.objective, seed=0).train()
     return {"faithful": ours, "reference": reference, "corrected": corrected}
 
@@ -122,7 +122,7 @@ def our_parts(form: PretrainingModule, batch: MoleculeBatch) -> dict[str, Step]:
     with torch.no_grad():
         z_2d, z_3d = encoders.encoder_2d(*graph), encoders.encoder_3d(*geometry)
     z_2d, z_3d = z_2d.requires_grad_(), z_3d.requires_grad_()
-    of_bonds = objective._graph_term if isinstance(objective, MoleculeSDE) else objective._bond_term
+    of_bonds = objective._graph_term if isinstance(objective, PaperMoleculeSDE) else objective._bond_term
     return {
         "2D encoder": lambda: encoders.encoder_2d(*graph).sum(),
         "3D encoder": lambda: encoders.encoder_3d(*geometry).sum(),

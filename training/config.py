@@ -77,7 +77,7 @@ FREE_KEYS = frozenset(
         "deepspeed.bucket_size",
         "deepspeed.timeout_s",
         "stop_at",
-        "log.sinks",
+        "log.loggers",
         "log.project",
         "log_every",
         "save_every",

@@ -15,14 +15,14 @@ from molstream.errors import ConfigError, MolstreamError, TrainingError
 from molstream.io.files import FULL
 from molstream.training.config import PretrainConfig
 from molstream.training.data.datasets import open_data, open_validation
-from molstream.training.distributed.context import Place, end_process, start_processes, stop_processes
+from molstream.training.distributed.context import DistributedContext, end_process, start_processes, stop_processes
 from molstream.training.distributed.watchdog import describe_process
-from molstream.training.metrics.loggers import check_sinks
+from molstream.training.metrics.loggers import check_loggers
 from molstream.training.run.directory import RunDirectory
 from molstream.training.trainer import Trainer
 
 
-def pretrain(config: PretrainConfig, place: Place) -> bool:
+def pretrain(config: PretrainConfig, context: DistributedContext) -> bool:
     """Run, or continue, the pretraining that ``config`` describes; False when a signal stopped it.
 
     Raises:
@@ -32,11 +32,11 @@ def pretrain(config: PretrainConfig, place: Place) -> bool:
     data = open_data(config.data)
     run = RunDirectory(config.run_dir)
     run.check(config, data)
-    trainer = Trainer(config, place, data, open_validation(config.data, data), run)
-    place.barrier()
-    if place.rank == 0:
-        run.begin(config, data, place)
-    place.barrier()
+    trainer = Trainer(config, context, data, open_validation(config.data, data), run)
+    context.barrier()
+    if context.rank == 0:
+        run.begin(config, data, context)
+    context.barrier()
     try:
         return trainer.fit()
     except OSError as error:
@@ -55,15 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = [a for a in (sys.argv[1:] if argv is None else argv) if not a.startswith("--local_rank")]
     first = os.environ.get("RANK", "0") == "0"
-    place = None
+    context = None
     code = 1
     try:
         config = compose("pretrain", PretrainConfig, arguments)
         if first:
-            # The only process that has sinks, and whose environment matters to them.
-            check_sinks(config.log.sinks)
-        place = start_processes(config.deepspeed.timeout_s)
-        code = 0 if pretrain(config, place) else 130
+            # The only process that has loggers, and whose environment matters to them.
+            check_loggers(config.log.loggers)
+        context = start_processes(config.deepspeed.timeout_s)
+        code = 0 if pretrain(config, context) else 130
         stop_processes()
     except (ConfigError, TrainingError) as error:
         # All processes find these alike, so one tells; any other error may be known to one process alone.
@@ -72,24 +72,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
     except MolstreamError as error:
         code = 1
-        print(f"error: {error}" if first else f"error: {_who(place)}: {error}", file=sys.stderr)
+        print(f"error: {error}" if first else f"error: {_who(context)}: {error}", file=sys.stderr)
     finally:
-        if place is not None and place.world_size > 1:
+        if context is not None and context.world_size > 1:
             if sys.exc_info()[0] is not None:
-                _explain(place)
+                _explain(context)
             end_process(code)
     return code
 
 
-def _who(place: Place | None) -> str:
-    return describe_process(place) if place else f"rank {os.environ.get('RANK')}"
+def _who(context: DistributedContext | None) -> str:
+    return describe_process(context) if context else f"rank {os.environ.get('RANK')}"
 
 
-def _explain(place: Place) -> None:
+def _explain(context: DistributedContext) -> None:
     """The traceback of the exception on its way out, and what it means for a process among others."""
     traceback.print_exc()
     print(
-        f"error: {describe_process(place)} ends by the exception above. If it tells of a connection, a peer or a "
+        f"error: {describe_process(context)} ends by the exception above. If it tells of a connection, a peer or a "
         "time-out, another process ended first: look for its message. The same command continues from the newest "
         "checkpoint.",
         file=sys.stderr,

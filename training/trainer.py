@@ -21,9 +21,9 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.largest_batch import largest_batch
 from molstream.training.data.stream import LaneStream
 from molstream.training.data.validation import ValidationStream
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
 from molstream.training.distributed.signals import graceful_stop
-from molstream.training.distributed.watchdog import StepWatch
+from molstream.training.distributed.watchdog import Watchdog
 from molstream.training.engine.engine import Engine, EngineProgress
 from molstream.training.metrics.recorder import recording
 from molstream.training.metrics.records import is_finite, peak_memory_gib
@@ -40,7 +40,7 @@ class Trainer:
 
     Args:
         config: the run.
-        place: this process among its peers.
+        context: this process among its peers.
         dataset, validation: what it is trained on and validated with, as ``config.data`` names them.
         run: its directory, already checked and begun.
     """
@@ -48,16 +48,16 @@ class Trainer:
     def __init__(
         self,
         config: PretrainConfig,
-        place: Place,
+        context: DistributedContext,
         dataset: Mixture,
         validation: ShardDataset | None,
         run: RunDirectory,
     ):
-        self.config, self.place, self.run = config, place, run
+        self.config, self.context, self.run = config, context, run
         self.dataset = dataset
         data = config.data
         self.order = dataset.order(config.seed, data.lanes, data.micro_batch, data.window_blocks, data.length_buckets)
-        self.lanes = lanes_of_rank(place.rank, place.world_size, data.lanes)
+        self.lanes = lanes_of_rank(context.rank, context.world_size, data.lanes)
         self.stream = LaneStream(dataset, self.order, self.lanes)
         self.validation = validation and ValidationStream(validation, data.lanes, data.micro_batch, self.lanes)
         self._validated: tuple[int, dict[str, float]] = (0, {})
@@ -73,14 +73,14 @@ class Trainer:
             module,
             optimizer,
             config.deepspeed,
-            place,
+            context,
             lanes=data.lanes,
             micro_batch=data.micro_batch,
             gradient_clipping=config.optim.gradient_clipping,
-            average_decay=config.optim.average_decay,
+            ema_decay=config.optim.ema_decay,
         )
         self.store = run.checkpoints(config)
-        self._records = StepRecords(place, data.lanes, data.micro_batch)
+        self._records = StepRecords(context, data.lanes, data.micro_batch)
 
     # --- life cycle --------------------------------------------------------------------------------------------------
 
@@ -88,13 +88,13 @@ class Trainer:
         """Train to the end of the run, or to ``stop_at``; False when a signal stopped it, with a checkpoint saved."""
         done = self._restore()
         retention = Retention(self.config.keep_last, self.config.keep_every, self.config.keep_best)
-        self.writer = CheckpointWriter(self.store, self.place, retention, self._say, done)
+        self.writer = CheckpointWriter(self.store, self.context, retention, self._say, done)
         last = min(self.config.steps, self.config.stop_at or self.config.steps)
         self._announce(done, last)
         if done < last:
-            self._rehearse()
-        self._watch = StepWatch(self.run.path, self.config.deepspeed.timeout_s, self.place)
-        records = recording(self.run, self.config, self.place, done)
+            self._dry_run_batch()
+        self._watch = Watchdog(self.run.path, self.config.deepspeed.timeout_s, self.context)
+        records = recording(self.run, self.config, self.context, done)
         stopped_at: int | None = None
         with graceful_stop() as stop, self._watch, records as self._metrics:
             batches = self.stream.steps(done, last, self.config.data.prefetch)
@@ -103,7 +103,7 @@ class Trainer:
                 self._train_step(step, batches)
                 if self._metrics:
                     self._metrics.advance(step + 1)
-                stopping, writing = self.place.anywhere(stop.requested, self.writer.busy)
+                stopping, writing = self.context.any_rank(stop.requested, self.writer.busy)
                 self.writer.settle(writing)
                 saving = stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last
                 if self.validation and (step + 1 == last or (step + 1) % self.config.validate_every == 0):
@@ -118,14 +118,14 @@ class Trainer:
                     break
             self.writer.finish()
             if stopped_at is not None:
-                self._say(f"stopped by a signal at step {stopped_at}; continue with: {command(self.place)}")
+                self._say(f"stopped by a signal at step {stopped_at}; continue with: {command(self.context)}")
         return stopped_at is None
 
     def _restore(self) -> int:
         """Continue from the newest whole checkpoint, or start from init_from, or from scratch; the steps done."""
         # One process looks, since looking reads every byte of a checkpoint.
-        found = self.store.latest(self._say) if self.place.rank == 0 else None
-        step = self.place.from_first(-1 if found is None else found)
+        found = self.store.latest(self._say) if self.context.rank == 0 else None
+        step = self.context.broadcast(-1 if found is None else found)
         if step >= 0:
             path = self.store.fetch(step)
             state = read_state(path)
@@ -134,8 +134,8 @@ class Trainer:
             self.engine.load(weights, moments, average, progress)
             self._say(
                 f"restored step {state.step} from {self.store.where}/{name_of(step)}: weights, optimizer, order "
-                f"(written by {state.world_size} processes at ZeRO {state.zero_stage}, now {self.place.world_size} at "
-                f"{self.config.deepspeed.zero_stage})"
+                f"(written by {state.world_size} processes at ZeRO {state.zero_stage}, now "
+                f"{self.context.world_size} at {self.config.deepspeed.zero_stage})"
             )
             return state.step
         if self.config.init_from is not None:
@@ -149,17 +149,17 @@ class Trainer:
         self._say(
             f"run {self.run.path}: steps {done} to {last} of {self.config.steps}; "
             f"{self.order.num_samples} molecules, {self.order.steps_per_epoch} steps per epoch; global batch "
-            f"{data.lanes} lanes x {data.micro_batch} = {data.lanes * data.micro_batch} on {self.place.world_size} "
-            f"process(es), {self.place.device.type}, {self.config.deepspeed.precision}, "
+            f"{data.lanes} lanes x {data.micro_batch} = {data.lanes * data.micro_batch} on {self.context.world_size} "
+            f"process(es), {self.context.device.type}, {self.config.deepspeed.precision}, "
             f"ZeRO {self.config.deepspeed.zero_stage}; parameters "
             + ", ".join(f"{name} {count:,}" for name, count in self._sizes.items())
         )
 
-    def _rehearse(self) -> None:
+    def _dry_run_batch(self) -> None:
         """Try the largest batch there can be, so that what does not fit into memory fails now and not in a week."""
         histograms = self.dataset.record()["histograms"]
         batch = largest_batch(histograms, self.config.data.micro_batch, len(self.dataset.target_names))
-        kept = self.engine.rehearse(batch.to(self.place.device), self._generator(0, 0))
+        kept = self.engine.dry_run(batch.to(self.context.device), self._generator(0, 0))
         parts = {**self.engine.memory(), "activations": kept}
         self._say(
             "memory per process: "
@@ -175,7 +175,7 @@ class Trainer:
         wait = time.perf_counter() - started
         metrics: list[dict[str, Tensor]] = []
         for lane, batch in zip(self.lanes, lanes, strict=True):
-            output = self.engine.accumulate(batch.to(self.place.device), self._generator(step, lane))
+            output = self.engine.accumulate(batch.to(self.context.device), self._generator(step, lane))
             metrics.append({"loss": output.loss.detach(), **output.metrics})
         rate = learning_rate(self.config.optim, step, self.config.steps)
         norm = self.engine.step([rate * scale for scale in self._scales])
@@ -188,7 +188,7 @@ class Trainer:
 
     def _generator(self, step: int, lane: int) -> torch.Generator:
         """Where all noise, times, permutations and dropout masks of a lane's micro-batch come from."""
-        return torch.Generator(self.place.device).manual_seed(keyed_seed(self.config.seed, step, lane))
+        return torch.Generator(self.context.device).manual_seed(keyed_seed(self.config.seed, step, lane))
 
     # --- records -----------------------------------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ class Trainer:
         finite = [record for record in records if is_finite(record)] or records[-1:]
         mean = {name: float(np.mean([record[name] for record in finite])) for name in records[0]}
         seconds = self._records.seconds_per_step(records)
-        self._metrics.tell({**mean, "step": records[-1]["step"]}, seconds, peak_memory_gib(self.place.device))
+        self._metrics.tell({**mean, "step": records[-1]["step"]}, seconds, peak_memory_gib(self.context.device))
 
     def _leave_out(self, step: int, losses: Tensor) -> None:
         """Keep the molecules of a step that the optimizer could not take; too many of them in a row end training.
@@ -213,11 +213,11 @@ class Trainer:
             step: number of the step, from 0.
             losses: [L / W] of this process's lanes.
         """
-        every = self.place.gather_lanes(losses)
+        every = self.context.gather_lanes(losses)
         # A finite loss may have a gradient that is not; whose it was is not known then.
         lanes = (~every.isfinite()).nonzero().flatten().tolist() or list(range(self.config.data.lanes))
         file = self.run.path / "rejected" / f"step_{step + 1:08d}.txt"
-        if self.place.rank == 0:
+        if self.context.rank == 0:
             batches = LaneStream(self.dataset, self.order, lanes).step(step)
             index = np.concatenate([batch.index.numpy() for batch in batches])
             keys = self.dataset.read_rows(index, ("key",)).values["key"]
@@ -242,12 +242,12 @@ class Trainer:
             rows = []
             for batch in batches:
                 generator = self._generator(VALIDATION, batch.number)
-                output = self.engine.evaluate(batch.molecules.to(self.place.device), generator)
+                output = self.engine.evaluate(batch.molecules.to(self.context.device), generator)
                 metrics = {"loss": output.loss, **output.metrics}
                 names = list(metrics)
                 rows.append(torch.stack([value.to(torch.float32) for value in metrics.values()]))
             rounds.append(torch.stack(rows))
-        values = self.place.gather_lanes(torch.stack(rounds, dim=1)).transpose(0, 1)
+        values = self.context.gather_lanes(torch.stack(rounds, dim=1)).transpose(0, 1)
         mean = self.validation.mean(values).tolist()
         self._validated = step, {f"validation/{name}": value for name, value in zip(names, mean, strict=True)}
         self._say(f"validation at step {step}: " + "  ".join(f"{n} {v:.4f}" for n, v in zip(names, mean)))
@@ -261,7 +261,7 @@ class Trainer:
             seed=self.config.seed,
             lanes=self.config.data.lanes,
             micro_batch=self.config.data.micro_batch,
-            world_size=self.place.world_size,
+            world_size=self.context.world_size,
             zero_stage=self.config.deepspeed.zero_stage,
             dataset_fingerprint=self.dataset.fingerprint,
             loss_scale=progress.loss_scale,
@@ -271,7 +271,7 @@ class Trainer:
         self.writer.begin(self.engine.snapshot(), state, to_yaml(self.config))
 
     def _say(self, text: str) -> None:
-        if self.place.rank == 0:
+        if self.context.rank == 0:
             self.run.log(text)
 
 

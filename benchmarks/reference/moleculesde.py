@@ -11,7 +11,7 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDEConfig
 from molstream.training.models.encoders import ModelConfig
 from molstream.training.models.schnet import NUM_ATOM_TYPES
-from molstream.training.objectives.moleculesde import MoleculeSDEConfig
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDEConfig
 
 from .encoders import GIN, SchNet
 from .graph_score import GraphScore, mask_atoms, mask_pairs
@@ -20,7 +20,7 @@ from .position_score import PositionScore, extended_edges
 
 @dataclass(frozen=True)
 class Draws:
-    """Everything random in a step but dropout, drawn in the order of ``molstream.training.objectives.moleculesde``."""
+    """Everything random in a step but dropout, drawn in the order of ``objectives/moleculesde_paper.py``."""
 
     permutations: tuple[Tensor, Tensor]
     position_times: Tensor
@@ -61,7 +61,7 @@ def marginal(sde: SDEConfig, t: Tensor) -> tuple[Tensor, Tensor]:
 class ReferenceMoleculeSDE(nn.Module):
     """L = c_CL L_CL + c_23 L_23 + c_32 L_32 with EBM-NCE between atoms (section 6)."""
 
-    def __init__(self, model: ModelConfig, config: MoleculeSDEConfig):
+    def __init__(self, model: ModelConfig, config: PaperMoleculeSDEConfig):
         super().__init__()
         self.config = config
         self.encoder_2d = GIN(model.gin)

@@ -85,7 +85,7 @@ def _inspect_run(path: Path) -> str:
     for launch in read_launches(path):
         began = datetime.fromtimestamp(launch.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
         ended = launch.ended or "no end recorded"
-        lines.append(f"  began at step {launch.step} on {launch.place}, {began} UTC; {ended}")
+        lines.append(f"  began at step {launch.step} on {launch.where}, {began} UTC; {ended}")
     store = run.checkpoints(config)
     lines += [f"  {name_of(step)}: {damage(store.fetch(step)) or 'whole'}" for step in store.steps()]
     if (path / "command.txt").is_file():

@@ -54,7 +54,7 @@ COMMANDS = {
         "molstream.training.report.page", "RUN...   self-contained HTML with plots, of one run or several side by side"
     ),
     "sync": Command(
-        "molstream.cli.sync", "run_dir=RUN [sinks=[NAME,...]]   hand to MLflow or W&B what they have not got"
+        "molstream.cli.sync", "run_dir=RUN [loggers=[NAME,...]]   hand to MLflow or W&B what they have not got"
     ),
     "doctor": Command(
         "molstream.cli.doctor", "[model=PRESET objective=NAME]   versions, devices, disk; what a model would cost"

@@ -1,4 +1,4 @@
-"""`molstream sync`: hands the records of a run that has ended to sinks that have not got them."""
+"""`molstream sync`: hands the records of a run that has ended to loggers that have not got them."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from molstream.config import compose
 from molstream.errors import ConfigError, DataError, MolstreamError
-from molstream.training.metrics.loggers import check_sinks, finish_all
+from molstream.training.metrics.loggers import check_loggers, finish_all
 from molstream.training.metrics.recorder import open_deliveries
 from molstream.training.metrics.records import last_step
 from molstream.training.run.directory import RunDirectory
@@ -21,7 +21,7 @@ class SyncConfig:
 
     run_dir: str = MISSING
     """The pretraining run."""
-    sinks: list[str] | None = None
+    loggers: list[str] | None = None
     """Any of tensorboard, mlflow and wandb; those of the run by default."""
     timeout_s: float = 600.0
     """Seconds after which it gives up."""
@@ -31,13 +31,13 @@ def sync(config: SyncConfig) -> bool:
     """Hand over what is missing; whether everything is there now.
 
     Raises:
-        ConfigError: ``run_dir`` is no run, or a sink cannot be used here.
+        ConfigError: ``run_dir`` is no run, or a logger cannot be used here.
         DataError: the run has no recorded step yet.
     """
     run = RunDirectory(config.run_dir)
     log = run.config().log
-    log = log if config.sinks is None else replace(log, sinks=config.sinks)
-    check_sinks(log.sinks)
+    log = log if config.loggers is None else replace(log, loggers=config.loggers)
+    check_loggers(log.loggers)
     if not (last := last_step(run.path)):
         raise DataError(f"{run.path} has no recorded step yet: there is nothing to hand over.")
     launches = read_launches(run.path)

@@ -48,7 +48,7 @@ class Interruptible(Generic[T]):
         self._future.add_done_callback(lambda future: None if future.exception() else action(future.result()))
 
 
-def ahead(items: Iterator[T], depth: int, interrupt: threading.Event) -> Iterator[T]:
+def prefetched(items: Iterator[T], depth: int, interrupt: threading.Event) -> Iterator[T]:
     """The same items, none of them None, by one thread at most ``depth`` ahead; its error is raised at its place.
 
     When the iteration ends, however it does, ``interrupt`` is set and the thread is over.

@@ -56,7 +56,7 @@ def state_of(engine: Engine, step: int) -> RunState:
         seed=0,
         lanes=LANES,
         micro_batch=MICRO_BATCH,
-        world_size=engine.place.world_size,
+        world_size=engine.context.world_size,
         zero_stage=engine.config.zero_stage,
         dataset_fingerprint="",
         loss_scale=progress.loss_scale,
@@ -70,7 +70,7 @@ def main() -> None:
     muon = options.pop("muon", False)
     # Smaller than the parameters: else DeepSpeed keeps all of them gathered at ZeRO 3.
     config = EngineConfig(**{"bucket_size": 40, **options})
-    place = start_processes(config.timeout_s)
+    context = start_processes(config.timeout_s)
     torch.manual_seed(0)
     module = Network()
     groups = [[p for p in module.parameters() if p.ndim > 1], [p for p in module.parameters() if p.ndim == 1]]
@@ -82,11 +82,11 @@ def main() -> None:
         module,
         optimizer,
         config,
-        place,
+        context,
         lanes=LANES,
         micro_batch=MICRO_BATCH,
         gradient_clipping=1.0,
-        average_decay=0.9,
+        ema_decay=0.9,
     )
     if start:
         saved = load_checkpoint(source / name_of(start))
@@ -95,7 +95,7 @@ def main() -> None:
     rows = []
     for step in range(start, stop):
         losses = []
-        for lane in range(place.rank, LANES, place.world_size):
+        for lane in range(context.rank, LANES, context.world_size):
             generator = torch.Generator().manual_seed(1000 * step + lane)
             x = torch.randn(MICRO_BATCH, 7, generator=generator)
             y = torch.randn(MICRO_BATCH, 3, generator=generator)
@@ -103,11 +103,11 @@ def main() -> None:
                 y[0] = torch.inf
             losses.append(engine.accumulate(x, y).loss.detach())
         norm = engine.step([1e-2, 5e-3])
-        rows.append([*place.gather_lanes(torch.stack(losses)).tolist(), norm, engine.progress.loss_scale])
-    writer = CheckpointWriter(FolderStore(target), place, Retention(), lambda text: None, 0)
+        rows.append([*context.gather_lanes(torch.stack(losses)).tolist(), norm, engine.progress.loss_scale])
+    writer = CheckpointWriter(FolderStore(target), context, Retention(), lambda text: None, 0)
     writer.begin(engine.snapshot(), state_of(engine, stop), "")
     writer.finish()
-    if place.rank == 0:
+    if context.rank == 0:
         (target / "rows.json").write_text(json.dumps(rows))
     stop_processes()
     end_process(0)

@@ -60,18 +60,18 @@ def live_bytes() -> int:
 def main() -> None:
     stage, offload, bucket, target = sys.argv[1:]
     config = EngineConfig(zero_stage=int(stage), offload=offload, bucket_size=int(bucket))
-    place = start_processes(config.timeout_s)
+    context = start_processes(config.timeout_s)
     batch = molecule_batch(DRUGS[:4])
     before = live_bytes()
-    module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde_corrected"), 0)
+    module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde"), 0)
     if config.zero_stage == 3:
         run_children_once(module)
     sizes = [parameter.numel() for parameter in module.parameters()]
     optimizer, scales = build_optimizer(module, OptimConfig(weight_decay=0.01), module.objective.learning_rate_scale)
     for group in optimizer.param_groups:
         group["foreach"] = True  # AdamW's default on GPUs
-    lanes = place.world_size
-    engine = Engine(module, optimizer, config, place, lanes=lanes, micro_batch=4, gradient_clipping=0.0)
+    lanes = context.world_size
+    engine = Engine(module, optimizer, config, context, lanes=lanes, micro_batch=4, gradient_clipping=0.0)
     steps: list[int] = []
     for step in range(5):
         engine.accumulate(batch, seeded(step))
@@ -79,7 +79,7 @@ def main() -> None:
             engine.step([1e-4 * scale for scale in scales])
         steps.append(peak.most)
     kept = live_bytes() - before
-    if place.rank == 0:
+    if context.rank == 0:
         # The least, since gloo's threads let go of what they have sent when they come to it: on a busy machine, later.
         Path(target).write_text(json.dumps({"sizes": sizes, "kept": kept, "step": min(steps[1:])}))
     stop_processes()

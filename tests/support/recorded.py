@@ -21,7 +21,7 @@ def write_records(folder: Path, first: int, last: int, offset: float = 0.0) -> N
 
 
 def description(folder: Path, **tags: str) -> RunDescription:
-    """What a sink is told of a run."""
+    """What a logger is told of a run."""
     parameters = {"model.name": "tiny", "steps": 12, "optim.lr": 3e-4, "init_from": None}
     return RunDescription(folder.name, "molecules", folder, parameters, {"molstream.dataset": "f00d", **tags})
 

@@ -128,7 +128,7 @@ def main(folder: Path) -> None:
 LEFTOVERS = (
     *("embedded.smi", "vectors.parquet", "graphs", "tiny", "paper"),
     *("dataset/card.html", "dataset/timing.json"),
-    *(f"narrow/{name}" for name in ("tensorboard", "sinks", "launches.json", "log.txt", "command.txt")),
+    *(f"narrow/{name}" for name in ("tensorboard", "loggers", "launches.json", "log.txt", "command.txt")),
     "narrow/checkpoints/step_00000012",
 )
 

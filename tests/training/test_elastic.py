@@ -127,7 +127,7 @@ def plot_differences(file: Path, losses: np.ndarray, others: dict[str, np.ndarra
 
 
 def test_an_export_of_four_processes_at_zero_2_is_their_checkpoint(dataset, tmp_path):
-    run_ranks(4, command(dataset, tmp_path / "run", 2, "steps=3", "optim.average_decay=0.9"))
+    run_ranks(4, command(dataset, tmp_path / "run", 2, "steps=3", "optim.ema_decay=0.9"))
     (path,) = checkpoints(tmp_path / "run" / "checkpoints")
     assert len(list(path.glob("weights-*-of-00004.safetensors"))) == 4
     saved = load_checkpoint(path)

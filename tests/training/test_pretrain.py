@@ -85,7 +85,7 @@ def test_our_form_has_one_curve_too(dataset, tmp_path):
         form = ["model=tiny", "data.lanes=4", "data.micro_batch=4", "steps=4", f"deepspeed.zero_stage={stage}"]
         run_ranks(processes, ["training/pretrain.py", f"data.path={dataset}", f"run_dir={run_dir}", *form])
         found.append(losses(run_dir))
-    assert "objective:\n  name: moleculesde_corrected" in (tmp_path / "1" / "config.yaml").read_text()
+    assert "objective:\n  name: moleculesde" in (tmp_path / "1" / "config.yaml").read_text()
     assert found[0] == found[1]
 
 
@@ -167,7 +167,7 @@ def fails(dataset: Path, run_dir: Path, *more: str, world_size: int = 1) -> tupl
         ("optim.lrr=1", "unknown key 'optim.lrr'. Did you mean 'optim.lr'"),
         ("steps=many", "steps"),
         ("model=huge", "huge"),
-        ("objective.moleculesde.position_sde=VX", "VX"),
+        ("objective.moleculesde_paper.position_sde=VX", "VX"),
         ("model.encoder_2d=gat", "Choose one of: gin"),
         ("data.micro_batch=4000", "fewer than one global batch of 4 lanes x 4000"),
         ("data.path=/nowhere", "/nowhere"),

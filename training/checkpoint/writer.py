@@ -22,7 +22,7 @@ from molstream.errors import CheckpointError, DataError
 from molstream.io.files import sync, write_atomically
 from molstream.training.checkpoint.format import RunState, checksums, name_of, part_name, state_from
 from molstream.training.checkpoint.store import CheckpointStore
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
 from molstream.training.distributed.watchdog import describe_process
 
 
@@ -55,23 +55,28 @@ class CheckpointWriter:
 
     Args:
         store: of the run's checkpoints, which all processes see.
-        place: this process among those that save together.
+        context: this process among those that save together.
         retention: what is kept when a new one is there.
         say: tells people, on the first process.
         done: step of the newest whole checkpoint, which training goes on from; 0 if there is none.
     """
 
     def __init__(
-        self, store: CheckpointStore, place: Place, retention: Retention, say: Callable[[str], None], done: int
+        self,
+        store: CheckpointStore,
+        context: DistributedContext,
+        retention: Retention,
+        say: Callable[[str], None],
+        done: int,
     ):
-        self._store, self._place, self._retention, self._say = store, place, retention, say
+        self._store, self._context, self._retention, self._say = store, context, retention, say
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="molstream-checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
         self._problem: str | None = None
         self._newest = done
-        if place.rank == 0:
+        if context.rank == 0:
             store.clean(done)
-        place.barrier()
+        context.barrier()
 
     @property
     def busy(self) -> bool:
@@ -102,10 +107,10 @@ class CheckpointWriter:
         step, future = self._writing
         self._writing = None
         problem: BaseException | str | None = future.exception()
-        [failed] = self._place.anywhere(problem is not None)
+        [failed] = self._context.any_rank(problem is not None)
         if failed:
             problem = problem or "another process could not write its share, and has told why"
-        elif self._place.rank == 0:
+        elif self._context.rank == 0:
             try:
                 self._commit(step)
             except (OSError, DataError) as error:
@@ -116,10 +121,10 @@ class CheckpointWriter:
             why = str(problem).removesuffix(".")
             self._problem = f"checkpoint {self._store.where}/{name_of(step)} could not be written: {why}"
             self._say(f"{self._problem}. Those before it are kept, and training goes on to the next")
-            if future.exception() and self._place.rank > 0:
+            if future.exception() and self._context.rank > 0:
                 # The first process only knows that something went wrong here.
-                print(f"{describe_process(self._place)}: {self._problem}", file=sys.stderr, flush=True)
-            if self._place.rank == 0:
+                print(f"{describe_process(self._context)}: {self._problem}", file=sys.stderr, flush=True)
+            if self._context.rank == 0:
                 with suppress(OSError, DataError):
                     self._store.discard(step)
 
@@ -127,9 +132,9 @@ class CheckpointWriter:
         """Wait until the checkpoint that is being written is committed, or has failed (collective)."""
         if self._writing is not None:
             _ = self._writing[1].exception()
-            self._place.barrier()
+            self._context.barrier()
             self.settle(any_busy=False)
-            self._place.barrier()
+            self._context.barrier()
 
     def finish(self) -> None:
         """The end of saving (collective).
@@ -139,30 +144,30 @@ class CheckpointWriter:
         """
         self.wait()
         self._thread.shutdown()
-        [failed] = self._place.anywhere(self._problem is not None)
+        [failed] = self._context.any_rank(self._problem is not None)
         if failed:
             problem = self._problem or "the first process could not write the last checkpoint"
             raise CheckpointError(f"{problem}. Mend that, and the same command continues from the newest checkpoint.")
 
     def _write(self, tensors: dict[str, dict[str, Tensor]], state: RunState, config_yaml: str) -> None:
-        place, folder = self._place, self._store.staging(state.step)
+        context, folder = self._context, self._store.staging(state.step)
         files: list[Path] = []
         for kind, part in tensors.items():
             if part:
-                files.append(folder / part_name(kind, place.rank, place.world_size))
+                files.append(folder / part_name(kind, context.rank, context.world_size))
                 save_file(part, files[-1])
-        if place.rank == 0:
+        if context.rank == 0:
             texts = {"state.json": json.dumps(asdict(state), indent=1) + "\n", "config.yaml": config_yaml}
             for name, text in texts.items():
                 files.append(folder / name)
                 files[-1].write_text(text)
         for file in files:
             sync(file)
-        write_atomically(folder / _sums_name(place.rank), json.dumps(checksums(files)).encode())
+        write_atomically(folder / _sums_name(context.rank), json.dumps(checksums(files)).encode())
         self._store.publish(state.step)
 
     def _commit(self, step: int) -> None:
-        names = [_sums_name(rank) for rank in range(self._place.world_size)]
+        names = [_sums_name(rank) for rank in range(self._context.world_size)]
         try:
             parts = [json.loads(self._store.read(step, name)) for name in names]
         except FileNotFoundError as error:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from molstream.io.background import ahead
+from molstream.io.background import prefetched
 from molstream.pipeline.order.lane_reader import LaneReader
 from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.order.steps import StepOrder
@@ -42,7 +42,7 @@ class LaneStream:
             if start < stop:
                 self._expect(start)
             steps = (self.step(k) for k in range(start, stop))
-            yield from ahead(steps, prefetch, self._interrupt) if prefetch else steps
+            yield from prefetched(steps, prefetch, self._interrupt) if prefetch else steps
         finally:
             self._interrupt.clear()
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molstream.io.background import ahead
+from molstream.io.background import prefetched
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.training.data.batch import MoleculeBatch
@@ -62,7 +62,7 @@ class ValidationStream:
             DataError: a shard is gone, damaged, or cannot be fetched.
         """
         rounds = self._rounds()
-        return ahead(rounds, prefetch, threading.Event()) if prefetch else rounds
+        return prefetched(rounds, prefetch, threading.Event()) if prefetch else rounds
 
     def mean(self, values: Tensor) -> Tensor:
         """float64 [m], the mean over molecules, summed in an order that depends on nothing but the data.

@@ -18,7 +18,7 @@ from molstream.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedContext:
     """Where this process stands: rank of world_size, on which device; and what all processes do together."""
 
     rank: int
@@ -34,7 +34,7 @@ class Place:
         dist.all_gather(parts, values.contiguous())
         return torch.stack(parts, dim=1).flatten(0, 1)
 
-    def anywhere(self, *flags: bool) -> list[bool]:
+    def any_rank(self, *flags: bool) -> list[bool]:
         """For each flag whether any process says so (collective)."""
         if self.world_size == 1:
             return list(flags)
@@ -42,7 +42,7 @@ class Place:
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return [bool(value) for value in values.tolist()]
 
-    def from_first(self, value: int) -> int:
+    def broadcast(self, value: int) -> int:
         """What the first process says (collective)."""
         message = torch.tensor(value, device=self.device)
         if self.world_size > 1:
@@ -55,7 +55,7 @@ class Place:
             dist.barrier()
 
 
-def start_processes(timeout_s: int) -> Place:
+def start_processes(timeout_s: int) -> DistributedContext:
     """Join the process group of the launcher (deepspeed, torchrun), or form one of a single process.
 
     Raises:
@@ -88,7 +88,7 @@ def start_processes(timeout_s: int) -> Place:
     dist.new_group = partial(dist.new_group, timeout=timeout)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
     device = torch.device(accelerator.device_name(None if accelerator.device_name() == "cpu" else local_rank))
-    return Place(dist.get_rank(), dist.get_world_size(), device)
+    return DistributedContext(dist.get_rank(), dist.get_world_size(), device)
 
 
 def stop_processes() -> None:

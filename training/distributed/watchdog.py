@@ -9,17 +9,17 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
 
 BACKSTOP_S = 30.0
 
 
-def describe_process(place: Place) -> str:
+def describe_process(context: DistributedContext) -> str:
     """This rank among its peers, for messages."""
-    return f"rank {place.rank} of {place.world_size} on {socket.gethostname()} (process {os.getpid()})"
+    return f"rank {context.rank} of {context.world_size} on {socket.gethostname()} (process {os.getpid()})"
 
 
-class StepWatch:
+class Watchdog:
     """Ends this process when a step does not end: a hung process, or one that waits for a hung peer, tells where.
 
     The stacks of all threads go to ``FOLDER/stacks/rank_NNNN.txt`` and the process exits with 1, without a goodbye to
@@ -29,17 +29,17 @@ class StepWatch:
     Args:
         folder: the run directory.
         seconds: how long a step, with the checkpoint after it, may take.
-        place: this process among its peers.
+        context: this process among its peers.
     """
 
-    def __init__(self, folder: Path, seconds: float, place: Place):
-        self._stacks = folder / "stacks" / f"rank_{place.rank:04d}.txt"
-        self._seconds, self._process = seconds, describe_process(place)
+    def __init__(self, folder: Path, seconds: float, context: DistributedContext):
+        self._stacks = folder / "stacks" / f"rank_{context.rank:04d}.txt"
+        self._seconds, self._process = seconds, describe_process(context)
         self._step, self._deadline = 0, float("inf")
         self._over = threading.Event()
 
-    def __enter__(self) -> "StepWatch":
-        threading.Thread(target=self._watch, name="step-watch", daemon=True).start()
+    def __enter__(self) -> "Watchdog":
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:

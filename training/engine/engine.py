@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from molstream.errors import CheckpointError
 from molstream.training.checkpoint.load import require_same, shapes
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
 from molstream.training.engine.batch_norm import LaneAveragedStatistics
 from molstream.training.engine.config import PRECISIONS, EngineConfig, deepspeed_settings
 from molstream.training.engine.gradients import PartitionedGradients, SummedGradients
 from molstream.training.engine.zero_state import MOMENTS, STATES
-from molstream.training.optim.ema import WeightAverage
+from molstream.training.optim.ema import ExponentialMovingAverage
 from molstream.training.optim.muon import Muon, MuonAdamW, is_muon
 
 FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2.0**24, 2000
@@ -37,10 +37,10 @@ class Engine:
             ``loss``.
         optimizer: AdamW over the module's parameters, or :class:`~molstream.training.optim.muon.MuonAdamW`.
         config: ZeRO stage, precision and memory.
-        place: from :func:`~molstream.training.distributed.context.start_processes`.
+        context: from :func:`~molstream.training.distributed.context.start_processes`.
         lanes, micro_batch: the global batch is their product; a process accumulates ``lanes / world_size`` lanes.
         gradient_clipping: bound on the global L2 norm of the gradient; 0 for none.
-        average_decay: of a moving average of the weights; 0 for none.
+        ema_decay: of a moving average of the weights; 0 for none.
     """
 
     def __init__(
@@ -48,24 +48,24 @@ class Engine:
         module: nn.Module,
         optimizer: torch.optim.AdamW,
         config: EngineConfig,
-        place: Place,
+        context: DistributedContext,
         *,
         lanes: int,
         micro_batch: int,
         gradient_clipping: float,
-        average_decay: float = 0.0,
+        ema_decay: float = 0.0,
     ):
         import deepspeed
         import deepspeed.runtime.zero.utils
 
-        self.place, self.config, self.module = place, config, module
+        self.context, self.config, self.module = context, config, module
         self._shapes = shapes(module.state_dict())
         self._lanes, self._clipping = lanes, gradient_clipping
         # DeepSpeed warns of outputs that are no tensors; no hook is needed on the one that we have, the root's.
         deepspeed.runtime.zero.utils.warned = True
         # DeepSpeed wants optimizers that work on pieces of parameters.
         deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS.append(MuonAdamW)
-        settings = deepspeed_settings(config, lanes * micro_batch, lanes // place.world_size * micro_batch)
+        settings = deepspeed_settings(config, lanes * micro_batch, lanes // context.world_size * micro_batch)
         groups = [(group["momentum"], group["params"]) for group in filter(is_muon, optimizer.param_groups)]
         # Any: what DeepSpeed returns, and what its optimizer is, depends on the stage.
         self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
@@ -76,8 +76,8 @@ class Engine:
             self._gradients = SummedGradients(self._engine, list(self._parameters.values()))
         self._state = STATES[config.zero_stage](self._engine, optimizer)
         precision = PRECISIONS[config.precision]
-        self._muon = Muon(groups, self._parameters, self._shapes, precision, place) if groups else None
-        self._average = WeightAverage(self._state, self._parameters, average_decay) if average_decay else None
+        self._muon = Muon(groups, self._parameters, self._shapes, precision, context) if groups else None
+        self._average = ExponentialMovingAverage(self._state, self._parameters, ema_decay) if ema_decay else None
         self._statistics = LaneAveragedStatistics(module, lanes)
         self._accumulated = 0
         self.progress = EngineProgress(loss_scale=FIRST_LOSS_SCALE if config.precision == "fp16" else 1.0)
@@ -104,7 +104,7 @@ class Engine:
         finally:
             self.module.train()
 
-    def rehearse(self, *inputs: Any) -> int:
+    def dry_run(self, *inputs: Any) -> int:
         """Forward and backward of a micro-batch that changes nothing (collective).
 
         Returns:
@@ -140,7 +140,7 @@ class Engine:
         Returns:
             The gradient's norm. Where it is not finite nothing has changed: the step is left out.
         """
-        assert self._accumulated == self._lanes // self.place.world_size, "a step takes every lane of a process once"
+        assert self._accumulated == self._lanes // self.context.world_size, "a step takes every lane of a process once"
         self._accumulated = 0
         norm = self._gradients.mean(self._lanes, self.progress.loss_scale)
         finite = math.isfinite(norm)
@@ -162,7 +162,7 @@ class Engine:
 
     def _autocast(self) -> torch.autocast:
         precision = PRECISIONS[self.config.precision]
-        return torch.autocast(self.place.device.type, precision, enabled=precision != torch.float32)
+        return torch.autocast(self.context.device.type, precision, enabled=precision != torch.float32)
 
     # --- state by parameter name, free of ranks and stages -----------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Engine:
             for number, (name, read) in enumerate(tensors.items()):
                 # All processes take part in reading, whose share it may be.
                 tensor = read()
-                if number % self.place.world_size == self.place.rank:
+                if number % self.context.world_size == self.context.rank:
                     share[kind][name] = tensor.cpu().clone()
         return share
 

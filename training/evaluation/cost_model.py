@@ -114,7 +114,7 @@ def gpu_memory(
     A step makes 4 S of gradients and 4 S flattened, later AdamW's root, and in the end gathers 4 Q anew.
     ``offload="all"`` keeps 4 S of weights, 12 S of the optimizer's and 8 S of gradients in the CPU's memory.
 
-    A moving average of the weights (``optim.average_decay``) takes 4 P / N more, where the weights are. Muon's matrices
+    A moving average of the weights (``optim.ema_decay``) takes 4 P / N more, where the weights are. Muon's matrices
     have one moment, of 4 P / N at any stage. Buffers are not counted, nor what NCCL and CUDA take for themselves.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the first process of a run does with its numbers: metrics.jsonl, the sinks, and progress for people."""
+"""What the first process of a run does with its numbers: metrics.jsonl, the loggers, and progress for people."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from molstream.training.config import PretrainConfig, flatten
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
 from molstream.training.metrics.console import TrainingProgress
-from molstream.training.metrics.loggers import SINKS, Delivery, LogConfig, RunDescription, finish_all
+from molstream.training.metrics.loggers import LOGGERS, Delivery, LogConfig, RunDescription, finish_all
 from molstream.training.metrics.records import MetricsWriter, Record, last_step
 from molstream.training.run.directory import RunDirectory
 from molstream.training.run.history import begin_launch, end_launch, read_launches
@@ -25,7 +25,7 @@ class Recorder:
         self._writer.write(record)
 
     def flush(self) -> None:
-        """Hand what was written to the file system and, in the background, to the sinks."""
+        """Hand what was written to the file system and, in the background, to the loggers."""
         self._writer.flush()
         for delivery in self._deliveries:
             delivery.wake()
@@ -40,12 +40,14 @@ class Recorder:
 
 
 @contextmanager
-def recording(run: RunDirectory, config: PretrainConfig, place: Place, step: int) -> Iterator[Recorder | None]:
+def recording(
+    run: RunDirectory, config: PretrainConfig, context: DistributedContext, step: int
+) -> Iterator[Recorder | None]:
     """The recorder of a launch that continues after ``step``, on the first process; None on the others."""
-    if place.rank != 0:
+    if context.rank != 0:
         yield None
         return
-    begin_launch(run.path, step, last_step(run.path), config.deepspeed, place)
+    begin_launch(run.path, step, last_step(run.path), config.deepspeed, context)
     writer = MetricsWriter(run.path, step)
     deliveries = open_deliveries(run, config.log, step)
     for delivery in deliveries:
@@ -62,13 +64,13 @@ def recording(run: RunDirectory, config: PretrainConfig, place: Place, step: int
 
 
 def open_deliveries(run: RunDirectory, config: LogConfig, restored: int) -> list[Delivery]:
-    """A delivery for every sink of the configuration; see :class:`Delivery` for ``restored``."""
+    """A delivery for every logger of the configuration; see :class:`Delivery` for ``restored``."""
     description = describe(run, config.project)
-    return [Delivery(name, SINKS[name](description), run.path, restored, run.log) for name in config.sinks]
+    return [Delivery(name, LOGGERS[name](description), run.path, restored, run.log) for name in config.loggers]
 
 
 def describe(run: RunDirectory, project: str) -> RunDescription:
-    """What the sinks show of a run besides its records; from its directory alone."""
+    """What the loggers show of a run besides its records; from its directory alone."""
     environment = json.loads((run.path / "environment.json").read_text())
     versions = {"python": environment["python"], **environment["packages"]}
     launches = read_launches(run.path)
@@ -80,6 +82,6 @@ def describe(run: RunDirectory, project: str) -> RunDescription:
         tags={
             "molstream.dataset": run.dataset()["fingerprint"],
             **{f"molstream.version.{name}": version for name, version in versions.items()},
-            **{f"molstream.launch.{k:04d}": f"step {each.step}: {each.place}" for k, each in enumerate(launches)},
+            **{f"molstream.launch.{k:04d}": f"step {each.step}: {each.where}" for k, each in enumerate(launches)},
         },
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
 from molstream.training.metrics.records import Record
 from molstream.training.models.layout import padding_share
 
@@ -28,12 +28,12 @@ class StepRecords:
     """The steps since the last :meth:`gather`, whose values stay on the device until then.
 
     Args:
-        place: this process among its peers.
+        context: this process among its peers.
         lanes, micro_batch: the global batch is their product.
     """
 
-    def __init__(self, place: Place, lanes: int, micro_batch: int):
-        self._place, self._lanes, self._molecules = place, lanes, lanes * micro_batch
+    def __init__(self, context: DistributedContext, lanes: int, micro_batch: int):
+        self._context, self._lanes, self._molecules = context, lanes, lanes * micro_batch
         self._names: list[str] = []
         self._steps: list[_Step] = []
 
@@ -56,7 +56,7 @@ class StepRecords:
         """
         self._names = ["digest", *metrics[0]]
         rows = [
-            torch.stack([values[name].to(self._place.device, torch.float32) for name in self._names])
+            torch.stack([values[name].to(self._context.device, torch.float32) for name in self._names])
             for values in ({"digest": torch.tensor(_digest(b)), **m} for b, m in zip(batches, metrics, strict=True))
         ]
         common = {
@@ -76,7 +76,7 @@ class StepRecords:
         if not self._steps:
             return []
         values = torch.stack([step.values for step in self._steps], dim=1)
-        lanes = self._place.gather_lanes(values).double().cpu()
+        lanes = self._context.gather_lanes(values).double().cpu()
         records: list[Record] = []
         for k, step in enumerate(self._steps):
             digest, *means = lanes[:, k].mean(dim=0).tolist()

@@ -37,7 +37,7 @@ class ModelConfig:
     graph_score: GraphScoreConfig = field(default_factory=GraphScoreConfig)
     """Score network of the bond graph given the positions."""
     position_transformer: ScoreTransformerConfig = field(default_factory=ScoreTransformerConfig)
-    """The same as ``position_score`` in our form, with ``objective=moleculesde_corrected``."""
+    """The same as ``position_score`` in our form, with ``objective=moleculesde``."""
     bond_transformer: ScoreTransformerConfig = field(default_factory=ScoreTransformerConfig)
     """The same as ``graph_score`` in our form."""
 

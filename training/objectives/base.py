@@ -14,7 +14,7 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.conditional import Conditional
 from molstream.training.models.encoders import Encoders
 
-GENERATING = "Give a run of objective=moleculesde_corrected, which generates both."
+GENERATING = "Give a run of objective=moleculesde, which generates both."
 """What to do where an objective cannot generate."""
 
 

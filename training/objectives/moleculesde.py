@@ -1,10 +1,13 @@
-"""MoleculeSDE (Liu et al., ICML 2023) in its faithful form: contrast and two diffusions between 2D and 3D.
+"""MoleculeSDE in our form: contrast and two diffusions, corrected and scaled up.
 
-Formulas: specification of MoleculeSDE, sections 3 to 6. Molecules without a conformer are masked out of every term;
-with all conformers present the losses are the paper's.
+What differs from the faithful form (``moleculesde_paper``) is listed in ``docs/deviations.md``: score
+networks know the noise level and grow with the model; the losses have the weighting std * score + noise, in which every
+noise level counts; noise in positions has mean zero in every molecule, so that translation is exact; every molecule
+counts the same, whatever it is batched with; bonds are diffused as classes, and atoms without any take part.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,55 +16,60 @@ from torch import Tensor
 
 from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.bond_transformer import (
+    NUM_BOND_CLASSES,
+    NUM_CHARGE_CLASSES,
+    BondTransformer,
+    one_hot_bonds,
+    one_hot_charges,
+)
 from molstream.training.diffusion.conditional import Conditional, Part
-from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal
-from molstream.training.diffusion.graph_score import GraphScore, mask_pairs
-from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
+from molstream.training.diffusion.draws import antithetic_uniform_times, normal
+from molstream.training.diffusion.position_transformer import PositionTransformer, centred
 from molstream.training.diffusion.sampling import Tensors
-from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, named_sde
+from molstream.training.diffusion.score_trunk import NoiseLevel, noise_level
+from molstream.training.diffusion.sde import SDE, SDES, SDEConfig
+from molstream.training.diffusion.weighting import WEIGHTINGS
 from molstream.training.models.encoders import Encoders, ModelConfig
-from molstream.training.models.graph import extended_edges, in_float32, segment_mean, to_dense
-from molstream.training.models.schnet import NUM_ATOM_TYPES
+from molstream.training.models.graph import in_float32, molecule_pairs, segment_mean
+from molstream.training.models.relations import topology
 from molstream.training.objectives.base import Objective, Term, denoising_term
 from molstream.training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
+
+MIN_TIME = 1e-3
+"""Times are drawn from here to 1: below, VP has no noise that float32 could tell."""
 
 
 @dataclass
 class MoleculeSDEConfig:
-    """Values of :class:`MoleculeSDE`; the defaults are those of the paper's MoleculeNet checkpoint (VE)."""
+    """Values of :class:`MoleculeSDE`."""
 
-    position_sde: str = "VE"
-    """Noise of 2D to 3D: VE, VP, VE02, VP02, VE03, VP03 or subVP (``POSITION_SDES``)."""
-    graph_sde: str = "VE"
-    """Noise of 3D to 2D: the same names, other numbers (``GRAPH_SDES``)."""
-    position_variant: str = "02"
-    """Edge attribute of the 2D-to-3D network: 01 or 02."""
-    contrastive: str = "ebm_nce"
-    """Contrastive loss: ebm_nce, info_nce or ebm_nce_shift (``CONTRASTIVE``)."""
-    contrastive_level: str = "atom"
+    position_sde: SDEConfig = field(default_factory=lambda: SDEConfig("ve", 0.01, 10.0))
+    """Noise of the positions; sigma in angstrom."""
+    bond_sde: SDEConfig = field(default_factory=lambda: SDEConfig("vp", 0.1, 10.0))
+    """Noise of bonds and formal charges, which are one-hot classes."""
+    weighting: str = "simple"
+    """Weight of the noise levels: simple (all the same), likelihood or min_snr (``WEIGHTINGS``)."""
+    position_std: float = 1.5
+    """Standard deviation of a coordinate about the molecule's centre, in angstrom: scales the network's input."""
+    max_hops: int = 4
+    """A vector is read out from atoms up to so many bonds apart, and from those that no bonds join."""
+    contrastive: str = "info_nce"
+    """Contrastive loss: ebm_nce, ebm_nce_shift or info_nce (``CONTRASTIVE``)."""
+    contrastive_level: str = "molecule"
     """What is compared: atom, or molecule (pooled by the readout of either encoder)."""
-    num_negatives: int = 1
-    """Negatives of a row in ebm_nce and ebm_nce_shift; in info_nce all other rows are."""
     temperature: float = 0.1
-    """Divides the similarities of the contrastive loss."""
+    """Divides the cosine similarities of the contrastive loss."""
     contrastive_coefficient: float = 1.0
     """Weight of the contrastive loss."""
     position_coefficient: float = 1.0
     """Weight of the 2D-to-3D loss."""
-    graph_coefficient: float = 1.0
+    bond_coefficient: float = 1.0
     """Weight of the 3D-to-2D loss."""
-    anneal_power: float = 0.0
-    """Both diffusion losses are multiplied by std(t) to this power."""
-    max_hops: int = 4
-    """The 2D-to-3D network connects atoms up to so many bonds apart."""
-    gnn_2d_lr_scale: float = 1.0
-    """Factor on the learning rate of the 2D encoder and the 2D-to-3D network."""
-    gnn_3d_lr_scale: float = 0.1
-    """Factor on the learning rate of the 3D encoder and the 3D-to-2D network."""
 
 
 class MoleculeSDE(Objective):
-    """L = c_CL L_CL + c_23 L_23 + c_32 L_32.
+    """L = c_CL L_CL + c_23 L_23 + c_32 (L_bonds + L_charges) / 2.
 
     Gradients: L_23 reaches the 2D encoder, L_32 the 3D encoder, L_CL both.
 
@@ -76,10 +84,13 @@ class MoleculeSDE(Objective):
         _check(config, model)
         self.config = config
         self.contrastive = CONTRASTIVE[config.contrastive]
-        self.position_sde = named_sde(POSITION_SDES, "objective.moleculesde.position_sde", config.position_sde)
-        self.graph_sde = named_sde(GRAPH_SDES, "objective.moleculesde.graph_sde", config.graph_sde)
-        self.position_score = PositionScore(model.position_score, model.hidden_2d, config.position_variant)
-        self.graph_score = GraphScore(model.graph_score, model.hidden_3d)
+        self.weighting = WEIGHTINGS[config.weighting]
+        self.position_sde = SDES[config.position_sde.kind](config.position_sde)
+        self.bond_sde = SDES[config.bond_sde.kind](config.bond_sde)
+        self.position_score = PositionTransformer(
+            model.position_transformer, model.hidden_2d, config.position_std, config.max_hops
+        )
+        self.bond_score = BondTransformer(model.bond_transformer, model.hidden_3d)
 
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
         """The three losses; metrics are the raw ones and the contrastive accuracy."""
@@ -88,105 +99,103 @@ class MoleculeSDE(Objective):
         return {
             "contrast": self._contrastive_term(batch, encoders, z_2d, z_3d, generator),
             "2D to 3D": self._position_term(batch, z_2d, generator),
-            "3D to 2D": self._graph_term(batch, z_3d, generator),
+            "3D to 2D": self._bond_term(batch, z_3d, generator),
         }
 
     def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
-        """Positions whose noise is not centred, as in the original; score = -o / std (section 4.5)."""
+        """Positions with mean zero in every molecule; score = -noise / sigma."""
         z = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
-        pairs = self._position_pairs(batch)
+        paths = topology(batch.edge_index, batch.edge_attr, batch.batch)
 
         def score(x: Tensors, t: Tensor) -> Tensors:
-            _, std = self.position_sde.marginal_prob(x[0], t.expand(batch.num_nodes))
-            return (-self.position_score(z, x[0], pairs) / std,)
+            level = noise_level(self.position_sde, t.expand(batch.num_graphs))
+            noise = self.position_score(z, batch, paths, x[0], level)
+            return (-noise / level.sigma[batch.batch].unsqueeze(1),)
 
-        return Conditional((Part(self.position_sde, batch.batch, 3),), score)
+        part = Part(self.position_sde, batch.batch, 3, partial(centred, batch=batch))
+        return Conditional((part,), score)
 
-    def learning_rate_scale(self, name: str) -> float:
-        """``gnn_3d_lr_scale`` for the 3D encoder and the 3D-to-2D network, ``gnn_2d_lr_scale`` for the rest."""
-        if name.startswith(("encoders.encoder_3d.", "objective.graph_score.")):
-            return self.config.gnn_3d_lr_scale
-        return self.config.gnn_2d_lr_scale
+    def bond_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
+        """One-hot bonds of all pairs and one-hot charges of all atoms; score = -noise / sigma."""
+        z = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
+        parts = (
+            Part(self.bond_sde, _molecule_of_pairs(batch), NUM_BOND_CLASSES),
+            Part(self.bond_sde, batch.batch, NUM_CHARGE_CLASSES),
+        )
+
+        def score(x: Tensors, t: Tensor) -> Tensors:
+            bonds, charges = x
+            level = noise_level(self.bond_sde, t.expand(batch.num_graphs))
+            noise = self.bond_score(z, batch, bonds, charges, level)
+            return tuple(-eps / level.sigma[p.molecule].unsqueeze(1) for eps, p in zip(noise, parts, strict=True))
+
+        return Conditional(parts, score)
 
     def _contrastive_term(
         self, batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
     ) -> Term:
-        """Over the atoms, or the molecules, that have positions."""
-        config = self.config
-        x, y = compared_rows(batch, encoders, z_2d, z_3d, config.contrastive_level)
-        loss, accuracy = self.contrastive(x, y, config.temperature, generator, config.num_negatives)
+        """Over the atoms, or the molecules, that have positions; representations have length one."""
+        rows = compared_rows(batch, encoders, z_2d, z_3d, self.config.contrastive_level)
+        x, y = (F.normalize(in_float32(row), dim=1) for row in rows)
+        loss, accuracy = self.contrastive(x, y, self.config.temperature, generator)
         metrics = {"contrastive": loss, "contrastive_accuracy": accuracy}
-        return Term(config.contrastive_coefficient, loss, metrics)
+        return Term(self.config.contrastive_coefficient, loss, metrics)
 
     def _position_term(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Term:
-        """Mean over molecules of the mean over atoms of |o - eps|^2 (section 4.3); about 3 at the start."""
+        """Mean over molecules of |prediction - eps|^2 over its 3 (n - 1) degrees of freedom; about 1 at the start."""
         pos = in_float32(batch.pos)
-        t = antithetic_times(batch.num_graphs, generator, self.position_sde.N).to(pos)
-        noise = normal(pos.shape, generator).to(pos)
-        mean, std = self.position_sde.marginal_prob(pos, t[batch.batch])
-        predicted = self.position_score(z_2d, mean + std * noise, self._position_pairs(batch), generator)
-        per_atom = ((predicted - noise) ** 2).sum(1) * std.squeeze(1) ** self.config.anneal_power
-        per_molecule = {"position_score": segment_mean(per_atom, batch.batch, batch.num_graphs)}
-        return denoising_term(self.config.position_coefficient, t, per_molecule, batch.has_pos)
+        t, level = self._level(self.position_sde, batch, generator)
+        noise = centred(normal(pos.shape, generator).to(pos), batch)
+        noised = level.alpha[batch.batch].unsqueeze(1) * pos + level.sigma[batch.batch].unsqueeze(1) * noise
+        paths = topology(batch.edge_index, batch.edge_attr, batch.batch)
+        predicted = self.position_score(z_2d, batch, paths, noised, level, generator)
+        size = batch.ptr.diff()
+        squared = segment_mean((predicted - noise).square().sum(1), batch.batch, batch.num_graphs)
+        per_molecule = squared * size / (3 * (size - 1).clamp(min=1)) * self.weighting(self.position_sde, t, level)
+        return denoising_term(self.config.position_coefficient, t, {"position_score": per_molecule}, batch.has_pos)
 
-    def _position_pairs(self, batch: MoleculeBatch) -> Tensor:
-        """int64 [2, p]: the pairs of atoms that the 2D-to-3D network connects."""
-        edges = extended_edges(batch.edge_index, batch.num_nodes, self.config.max_hops)
-        return edges[:, edges[0] < edges[1]]
+    def _bond_term(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> Term:
+        """Of bonds and of charges: mean over molecules of the mean over its pairs, or atoms."""
+        bonds, charges = one_hot_bonds(batch), one_hot_charges(batch)
+        of_pair = _molecule_of_pairs(batch)
+        t, level = self._level(self.bond_sde, batch, generator)
+        noise = [normal(values.shape, generator).to(values) for values in (bonds, charges)]
+        noised = [
+            level.alpha[molecule].unsqueeze(1) * values + level.sigma[molecule].unsqueeze(1) * eps
+            for values, eps, molecule in zip((bonds, charges), noise, (of_pair, batch.batch), strict=True)
+        ]
+        predicted = self.bond_score(z_3d, batch, *noised, level, generator)
+        weight = self.weighting(self.bond_sde, t, level)
+        losses = [
+            segment_mean((guess - eps).square().mean(1), molecule, batch.num_graphs) * weight
+            for guess, eps, molecule in zip(predicted, noise, (of_pair, batch.batch), strict=True)
+        ]
+        per_molecule = {"bond_score": losses[0], "charge_score": losses[1]}
+        return denoising_term(self.config.bond_coefficient, t, per_molecule, batch.has_pos)
 
-    def _graph_term(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> Term:
-        """L_X and L_A: mean over molecules of the mean over all padded entries of (z - m / std)^2 (section 5.3).
-
-        Kept from the original: the loss lacks the factor std of the usual weighting, a molecule counts in proportion
-        to its share of the padded layout, and atoms without any bond are taken for padding.
-        """
-        x, adj, z_dense = dense_graph(batch, z_3d)
-        flags = adj.abs().sum(2) > 1e-5
-        num_graphs, size = flags.shape
-        t = antithetic_times(num_graphs, generator, self.graph_sde.N).to(x)
-        noise_x = normal(x.shape, generator).to(x) * flags.unsqueeze(2)
-        noise_adj = mask_pairs(symmetric_normal(num_graphs, size, generator).to(x), flags)
-        mean_x, std = self.graph_sde.marginal_prob(x, t)
-        mean_adj, _ = self.graph_sde.marginal_prob(adj, t)
-        noised_x = (mean_x + std * noise_x) * flags.unsqueeze(2)
-        noised_adj = mask_pairs(mean_adj + std * noise_adj, flags)
-        m_x, m_adj = self.graph_score(z_dense, noised_x, noised_adj, flags)
-        weight = std.view(-1) ** self.config.anneal_power
-        loss_x = (noise_x - in_float32(m_x) / std).square().mean((1, 2)) * weight
-        loss_adj = (noise_adj - in_float32(m_adj) / std).square().mean((1, 2)) * weight
-        per_molecule = {"graph_score_x": loss_x, "graph_score_adj": loss_adj}
-        return denoising_term(self.config.graph_coefficient, t, per_molecule, batch.has_pos)
+    def _level(self, sde: SDE, batch: MoleculeBatch, generator: torch.Generator) -> tuple[Tensor, NoiseLevel]:
+        """A time per molecule, and its noise."""
+        t = antithetic_uniform_times(batch.num_graphs, generator, MIN_TIME).to(in_float32(batch.pos))
+        return t, noise_level(sde, t)
 
 
-def dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One-hot atom types [g, s, 119], adjacency [g, s, s] of bond type + 1, and 3D representations [g, s, d].
-
-    All are zero-padded; types and adjacency have the type of the positions, at least float32.
-    """
-    num_graphs, size = batch.num_graphs, int(batch.ptr.diff().max())
-    rank = torch.arange(batch.num_nodes, device=batch.ptr.device) - batch.ptr[batch.batch]
-    slot = batch.batch * size + rank
-    like = in_float32(batch.pos)
-    x = to_dense(F.one_hot(batch.x[:, 0], NUM_ATOM_TYPES).to(like), slot, num_graphs, size)
-    source, target = batch.edge_index
-    adj = like.new_zeros((num_graphs * size, size))
-    adj = adj.index_put((slot[source], rank[target]), (batch.edge_attr[:, 0] + 1).to(like))
-    return x, adj.view(num_graphs, size, size), to_dense(z_3d, slot, num_graphs, size)
+def _molecule_of_pairs(batch: MoleculeBatch) -> Tensor:
+    """int64 [p]: the molecule of every unordered pair."""
+    return batch.batch.index_select(0, molecule_pairs(batch.batch)[0])
 
 
 def _check(config: MoleculeSDEConfig, model: ModelConfig) -> None:
     for key, name, choices in (
         ("contrastive", config.contrastive, CONTRASTIVE),
         ("contrastive_level", config.contrastive_level, CONTRASTIVE_LEVELS),
-        ("position_variant", config.position_variant, EDGE_ATTRIBUTES),
+        ("weighting", config.weighting, WEIGHTINGS),
+        ("position_sde.kind", config.position_sde.kind, SDES),
+        ("bond_sde.kind", config.bond_sde.kind, SDES),
     ):
         if name not in choices:
             raise ConfigError(f"objective.moleculesde.{key}={name!r} is unknown. Choose one of: {', '.join(choices)}.")
     if model.hidden_2d != model.hidden_3d:
         raise ConfigError(
-            f"moleculesde compares 2D and 3D representations of an atom, so both encoders need the same width: got "
-            f"hidden={model.hidden_2d} for {model.encoder_2d} and {model.hidden_3d} for {model.encoder_3d}."
+            f"the contrastive loss compares representations of the same width, but the 2D encoder has "
+            f"{model.hidden_2d} and the 3D encoder {model.hidden_3d}."
         )
-    for key, value in (("max_hops", config.max_hops), ("num_negatives", config.num_negatives)):
-        if value < 1:
-            raise ConfigError(f"objective.moleculesde.{key}={value}: expected at least 1.")

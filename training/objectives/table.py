@@ -9,19 +9,19 @@ from molstream.errors import ConfigError
 from molstream.training.models.encoders import ModelConfig
 from molstream.training.objectives.base import Objective
 from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
-from molstream.training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, PaperMoleculeSDEConfig
 
 
 @dataclass
 class ObjectiveConfig:
     """Which objective, and the values of each."""
 
-    name: str = "moleculesde"
+    name: str = "moleculesde_paper"
     """A name of :data:`OBJECTIVES`."""
+    moleculesde_paper: PaperMoleculeSDEConfig = field(default_factory=PaperMoleculeSDEConfig)
+    """Used with ``name=moleculesde_paper``."""
     moleculesde: MoleculeSDEConfig = field(default_factory=MoleculeSDEConfig)
     """Used with ``name=moleculesde``."""
-    moleculesde_corrected: CorrectedMoleculeSDEConfig = field(default_factory=CorrectedMoleculeSDEConfig)
-    """Used with ``name=moleculesde_corrected``."""
 
 
 class Choice(NamedTuple):
@@ -32,8 +32,8 @@ class Choice(NamedTuple):
 
 
 OBJECTIVES: dict[str, Choice] = {
+    "moleculesde_paper": Choice(PaperMoleculeSDE, attrgetter("moleculesde_paper")),
     "moleculesde": Choice(MoleculeSDE, attrgetter("moleculesde")),
-    "moleculesde_corrected": Choice(CorrectedMoleculeSDE, attrgetter("moleculesde_corrected")),
 }
 
 

@@ -21,7 +21,7 @@ class WeightShares(Protocol):
         ...
 
 
-class WeightAverage:
+class ExponentialMovingAverage:
     """a <- d a + (1 - d) w after every step, with d = min(decay, (1 + k) / (10 + k)) at the k-th step.
 
     So the first steps, far from where training ends, are forgotten sooner (as in TensorFlow's ExponentialMovingAverage

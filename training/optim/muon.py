@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that five Newton-Schulz iterations repeat: singular values in (0, 1] end within 0.7 and 1.2."""
@@ -70,7 +70,7 @@ class Muon:
         groups: momentum and parameters of each of the optimizer's Muon groups.
         parameters, shapes: of the whole module by name, as they are without ZeRO.
         precision: of the products that orthogonalize.
-        place: of this process.
+        context: of this process.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class Muon:
         parameters: dict[str, nn.Parameter],
         shapes: dict[str, torch.Size],
         precision: torch.dtype,
-        place: Place,
+        context: DistributedContext,
     ):
         decays = {parameter: momentum for momentum, members in groups for parameter in members}
         self._matrices = {name: p for name, p in parameters.items() if p in decays}
         self._decays = {name: decays[p] for name, p in self._matrices.items()}
-        self._shapes, self._precision, self._device = shapes, precision, place.device
-        self._owners = {name: number % place.world_size for number, name in enumerate(self._matrices)}
-        own = [name for name, owner in self._owners.items() if owner == place.rank]
-        self._momenta = {name: torch.zeros(shapes[name], device=place.device) for name in own}
+        self._shapes, self._precision, self._device = shapes, precision, context.device
+        self._owners = {name: number % context.world_size for number, name in enumerate(self._matrices)}
+        own = [name for name, owner in self._owners.items() if owner == context.rank]
+        self._momenta = {name: torch.zeros(shapes[name], device=context.device) for name in own}
 
     def __contains__(self, name: str) -> bool:
         return name in self._matrices

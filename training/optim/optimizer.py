@@ -45,7 +45,7 @@ class OptimConfig:
     """The share of all steps in which wsd decays, at the end (Haegele et al. 2024, arXiv 2405.18392: 0.1 to 0.2)."""
     gradient_clipping: float = 0.0
     """Bound on the gradient's global L2 norm; 0 for none."""
-    average_decay: float = 0.0
+    ema_decay: float = 0.0
     """Decay of a moving average of the weights, which exports then prefer; 0 for none."""
     max_skipped: int = 10
     """Most steps in a row without a finite gradient, which are left out, before training stops."""
@@ -54,7 +54,7 @@ class OptimConfig:
         for key, value, choices in (("name", self.name, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES)):
             if value not in choices:
                 raise ConfigError(f"optim.{key}={value}: expected one of {', '.join(choices)}.")
-        for key in ("average_decay", "decay_fraction", "momentum"):
+        for key in ("ema_decay", "decay_fraction", "momentum"):
             if not 0.0 <= (value := getattr(self, key)) < 1.0:
                 raise ConfigError(f"optim.{key}={value}: expected a number from 0 to 1, not 1 itself.")
 

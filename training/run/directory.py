@@ -10,12 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from molstream.config import from_yaml, to_yaml
 from molstream.errors import CheckpointError, ConfigError
 from molstream.pipeline.order.mixture import Mixture
 from molstream.training.checkpoint.store import CheckpointStore, open_store
 from molstream.training.config import PretrainConfig, differences
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
+from molstream.training.run.upgrade import upgraded
 
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
 COMMAND_VARIABLE = "MOLSTREAM_COMMAND"
@@ -41,7 +44,8 @@ class RunDirectory:
             raise ConfigError(
                 f"{self.path} is not a run: it has no config.yaml. Give the run_dir of a pretraining run."
             )
-        return from_yaml(PretrainConfig, self.config_file.read_text(), str(self.config_file))
+        config = upgraded(yaml.safe_load(self.config_file.read_text()))
+        return from_yaml(PretrainConfig, json.dumps(config), str(self.config_file))
 
     def checkpoints(self, config: PretrainConfig) -> CheckpointStore:
         """The run's checkpoints, where its configuration keeps them."""
@@ -76,18 +80,18 @@ class RunDirectory:
                 "the same dataset (of several, the same weights and order), or another run_dir."
             )
 
-    def begin(self, config: PretrainConfig, data: Mixture, place: Place) -> None:
+    def begin(self, config: PretrainConfig, data: Mixture, context: DistributedContext) -> None:
         """Record the run, if it is new, and the command that was given (rank 0, after :meth:`check`)."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_file.is_file():
-            (self.path / "environment.json").write_text(json.dumps(_environment(place), indent=1) + "\n")
+            (self.path / "environment.json").write_text(json.dumps(_environment(context), indent=1) + "\n")
             (self.path / "dataset.json").write_text(json.dumps(data.record(), indent=1) + "\n")
             # Written last: its presence says that a run has begun here.
             temporary = self.path / ".config.yaml"
             temporary.write_text(to_yaml(config))
             temporary.rename(self.config_file)
         with (self.path / "command.txt").open("a") as file:
-            file.write(command(place) + "\n")
+            file.write(command(context) + "\n")
 
     def log(self, text: str) -> None:
         """Say something to the people watching and to log.txt."""
@@ -101,7 +105,7 @@ class RunDirectory:
             file.write(text + "\n")
 
 
-def command(place: Place) -> str:
+def command(context: DistributedContext) -> str:
     """The command line that starts this program again, with as many processes."""
     if outer := os.environ.get(COMMAND_VARIABLE):
         return outer
@@ -109,16 +113,16 @@ def command(place: Place) -> str:
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
     if program != "pretrain.py":
         return shlex.join(["molstream", *arguments])
-    launcher = ["deepspeed", "--num_accelerators", str(place.world_size)] if place.world_size > 1 else ["python"]
+    launcher = ["deepspeed", "--num_accelerators", str(context.world_size)] if context.world_size > 1 else ["python"]
     return shlex.join([*launcher, sys.argv[0], *arguments])
 
 
-def _environment(place: Place) -> dict[str, object]:
+def _environment(context: DistributedContext) -> dict[str, object]:
     return {
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        "device": str(place.device.type),
-        "world_size": place.world_size,
+        "device": str(context.device.type),
+        "world_size": context.world_size,
     }

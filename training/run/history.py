@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from molstream.io.files import write_atomically
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
 from molstream.training.engine.engine import EngineConfig
 
 FILE = "launches.json"
@@ -36,21 +36,21 @@ class Launch:
     """When it ended, in seconds since 1970."""
 
     @property
-    def place(self) -> str:
+    def where(self) -> str:
         """On what it ran, in a few words."""
         processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
         return f"{processes}, ZeRO {self.zero_stage}, {self.precision}, {self.device}"
 
 
-def begin_launch(folder: Path, step: int, recorded: int, config: EngineConfig, place: Place) -> None:
+def begin_launch(folder: Path, step: int, recorded: int, config: EngineConfig, context: DistributedContext) -> None:
     """Record that the processes of a run begin after ``step``; ``recorded`` is the newest step of metrics.jsonl."""
     launch = Launch(
         step=step,
         time=time.time(),
-        world_size=place.world_size,
+        world_size=context.world_size,
         zero_stage=config.zero_stage,
         precision=config.precision,
-        device=place.device.type,
+        device=context.device.type,
         host=platform.node(),
         recorded=max(step, recorded),
     )

@@ -15,7 +15,7 @@ from molstream.errors import CheckpointError
 from molstream.training.checkpoint.format import MARKER, RunState, checkpoints, damage, load_checkpoint, name_of
 from molstream.training.checkpoint.store import CheckpointStore, FolderStore
 from molstream.training.checkpoint.writer import CheckpointWriter, Retention
-from molstream.training.distributed.context import Place
+from molstream.training.distributed.context import DistributedContext
 from tests.support.processes import ENVIRONMENT, REPOSITORY
 
 STATE = RunState(
@@ -34,7 +34,7 @@ def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
 def writer(where: Path | CheckpointStore, retention: Retention, say=lambda text: None) -> CheckpointWriter:
     store = FolderStore(where) if isinstance(where, Path) else where
     done = store.latest(lambda text: None) or 0
-    return CheckpointWriter(store, Place(0, 1, torch.device("cpu")), retention, say, done)
+    return CheckpointWriter(store, DistributedContext(0, 1, torch.device("cpu")), retention, say, done)
 
 
 def save(where: Path | CheckpointStore, *steps: int, retention: Retention = Retention(), **state) -> None:  # noqa: B008

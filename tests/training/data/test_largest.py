@@ -28,7 +28,7 @@ def test_it_has_the_sizes_of_the_largest_molecules():
     assert largest_batch(histograms({"10": 3}), molecules=4, targets=0).num_graphs == 3
 
 
-@pytest.mark.parametrize("objective", ["moleculesde_corrected", "moleculesde"])
+@pytest.mark.parametrize("objective", ["moleculesde", "moleculesde_paper"])
 def test_objectives_take_it(objective):
     module = build_module(model_config("tiny"), ObjectiveConfig(name=objective), 0)
     batch = largest_batch(histograms({"40": 2, "3": 1, "2": 1, "1": 1}), molecules=5, targets=0)

@@ -22,7 +22,7 @@ from molstream.training.models.graph import extended_edges, molecule_pairs
 from molstream.training.models.relations import topology
 from molstream.training.models.stereo import CHIRALITY, CLOCKWISE, COUNTERCLOCKWISE
 from molstream.training.models.symmetry import Symmetry
-from molstream.training.objectives.moleculesde import dense_graph
+from molstream.training.objectives.moleculesde_paper import dense_graph
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, permuted, rotation, seeded, with_pos
 
 MODEL = model_config("tiny")

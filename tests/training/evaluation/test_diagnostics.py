@@ -26,8 +26,8 @@ from tests.support.molecules import DRUGS, model_config, molecule_batch, paper_t
 
 BRANCHES = ("contrast", "2D to 3D", "3D to 2D")
 COEFFICIENTS = {
-    "moleculesde": ("contrastive_coefficient", "position_coefficient", "graph_coefficient"),
-    "moleculesde_corrected": ("contrastive_coefficient", "position_coefficient", "bond_coefficient"),
+    "moleculesde_paper": ("contrastive_coefficient", "position_coefficient", "graph_coefficient"),
+    "moleculesde": ("contrastive_coefficient", "position_coefficient", "bond_coefficient"),
 }
 """Keys of the weights of :data:`BRANCHES`."""
 
@@ -36,7 +36,7 @@ def build(name, weights=(2.0, 3.0, 0.5)):
     """The tiny module in evaluation mode, with these weights of its branches."""
     config = ObjectiveConfig(name=name)
     values = replace(getattr(config, name), **dict(zip(COEFFICIENTS[name], weights, strict=True)))
-    model = paper_tiny() if name == "moleculesde" else model_config("tiny")
+    model = paper_tiny() if name == "moleculesde_paper" else model_config("tiny")
     module = build_module(model, replace(config, **{name: values}), 0)
     for number, (parameter_name, parameter) in enumerate(module.named_parameters()):
         if "modulation" in parameter_name:  # conditioned blocks start as the identity, without gradients
@@ -141,7 +141,7 @@ def test_measures_are_of_pooled_representations_of_molecules_with_positions(name
 
 def test_without_conformers_there_is_nothing_to_diagnose():
     with pytest.raises(DataError, match="conformer"):
-        diagnose(build("moleculesde"), [molecule_batch(DRUGS[:3], [False] * 3)], seed=0)
+        diagnose(build("moleculesde_paper"), [molecule_batch(DRUGS[:3], [False] * 3)], seed=0)
 
 
 def test_the_command_writes_into_the_run_and_the_report_shows_it(dataset, small_run, tmp_path):

@@ -43,7 +43,7 @@ def test_parts_are_those_of_the_module_that_is_trained(preset, name):
 
 
 def test_the_paper_has_its_parameters():
-    parts = parameters_by_part(on_meta(model_config("paper"), ObjectiveConfig(name="moleculesde")))
+    parts = parameters_by_part(on_meta(model_config("paper"), ObjectiveConfig(name="moleculesde_paper")))
     assert parts == {
         "encoder_2d": 1_885_205,
         "encoder_3d": 1_359_708,
@@ -151,8 +151,8 @@ def test_the_command_tells_of_the_machine_and_of_a_model(dataset):
     for name in ("python", "torch-geometric", "CPU cores", "memory", "CUDA", "disk of the working folder", "shared"):
         assert name in machine, name
     assert "parameters" not in machine
-    both = molstream("doctor", "model=tiny", "objective=moleculesde_corrected", "gpus=2", f"dataset={dataset}").stdout
-    module = on_meta(model_config("tiny"), ObjectiveConfig(name="moleculesde_corrected"))
+    both = molstream("doctor", "model=tiny", "objective=moleculesde", "gpus=2", f"dataset={dataset}").stdout
+    module = on_meta(model_config("tiny"), ObjectiveConfig(name="moleculesde"))
     assert f"{num_parameters(module):,}" in both
     assert "memory of one of 2 GPUs" in both
     assert "GFLOP per molecule" in both

@@ -1,11 +1,11 @@
-"""The MLflow sink against a real `mlflow server` with SQLite, which is asked what it has."""
+"""The MLflow logger against a real `mlflow server` with SQLite, which is asked what it has."""
 
 import math
 import socket
 
 import pytest
 
-from molstream.training.metrics.loggers import SINKS, Delivery, finish_all
+from molstream.training.metrics.loggers import LOGGERS, Delivery, finish_all
 from molstream.training.metrics.records import MetricsWriter, read_metrics
 from molstream.training.run.history import read_launches
 from tests.support.datasets import molstream
@@ -76,7 +76,7 @@ def test_what_is_sent_again_because_an_answer_was_lost_is_there_once(tmp_path, c
     folder = tmp_path / "repeated"
     write_records(folder, 1, 30)
     hand_over(folder, "mlflow", restored=0)
-    state = folder / "sinks" / "mlflow.json"
+    state = folder / "loggers" / "mlflow.json"
     state.write_text(state.read_text().replace('"step": 30', '"step": 10'))
     hand_over(folder, "mlflow", restored=30)
     (run,) = runs(client, "repeated")
@@ -100,7 +100,7 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_in_the_end(tmp_pa
     folder.mkdir()
     told = Told()
     writer = MetricsWriter(folder, 0)
-    delivery = Delivery("mlflow", SINKS["mlflow"](description(folder)), folder, 0, told)
+    delivery = Delivery("mlflow", LOGGERS["mlflow"](description(folder)), folder, 0, told)
     delivery.start()
 
     def write(first, last):
@@ -144,7 +144,7 @@ def test_training_does_without_the_server_and_what_it_missed_is_handed_over_afte
             "data.lanes=2",
             "data.micro_batch=8",
             "steps=4",
-            "log.sinks=[mlflow]",
+            "log.loggers=[mlflow]",
             "log.project=afterwards",
         )
     assert result.stderr.count("mlflow takes no records now") == 1
@@ -159,7 +159,7 @@ def test_training_does_without_the_server_and_what_it_missed_is_handed_over_afte
     for name in ("train/loss", "throughput/molecules_per_s"):
         recorded = [(r["step"], r[name]) for r in read_metrics(run_dir)]
         assert [(step, value) for step, value, _ in history(client, run, name)] == recorded
-    assert run.data.params["objective.name"] == "moleculesde_corrected"
+    assert run.data.params["objective.name"] == "moleculesde"
     assert run.data.params["data.lanes"] == "2"
     assert run.data.tags["molstream.launch.0000"] == f"step 0: {read_launches(run_dir)[0].place}"
     assert run.data.tags["molstream.version.torch"]
@@ -167,6 +167,6 @@ def test_training_does_without_the_server_and_what_it_missed_is_handed_over_afte
 
 def test_without_an_address_nothing_starts(small_run, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    result = molstream("sync", f"run_dir={small_run}", "sinks=[mlflow]", check=False)
+    result = molstream("sync", f"run_dir={small_run}", "loggers=[mlflow]", check=False)
     assert result.returncode == 2
     assert "MLFLOW_TRACKING_URI is not set" in result.stderr

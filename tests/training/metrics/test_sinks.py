@@ -1,4 +1,4 @@
-"""Sinks get every record once, whatever dies: TensorBoard's own reader is asked what it shows."""
+"""Loggers get every record once, whatever dies: TensorBoard's own reader is asked what it shows."""
 
 import threading
 import time
@@ -7,8 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from molstream.errors import ConfigError
-from molstream.training.metrics.loggers import SINKS, Delivery, LogConfig, check_sinks, finish_all
-from molstream.training.metrics.loggers.base import SinkError
+from molstream.training.metrics.loggers import LOGGERS, Delivery, LogConfig, check_loggers, finish_all
+from molstream.training.metrics.loggers.base import LoggerError
 from molstream.training.metrics.records import MetricsWriter
 from tests.support.recorded import Told, description, record, write_records
 
@@ -16,7 +16,7 @@ from tests.support.recorded import Told, description, record, write_records
 def hand_over(folder, name, restored, ended="finished", **tags):
     """A launch's delivery from beginning to end."""
     told = Told()
-    delivery = Delivery(name, SINKS[name](description(folder, **tags)), folder, restored, told)
+    delivery = Delivery(name, LOGGERS[name](description(folder, **tags)), folder, restored, told)
     delivery.start()
     assert finish_all([delivery], ended, grace_s=120), told.lines
     return told
@@ -51,7 +51,7 @@ def test_a_sink_that_is_named_later_gets_the_whole_run(tmp_path):
 
 
 class Flaky:
-    """A sink that the test lets fail, hang and come back."""
+    """A logger that the test lets fail, hang and come back."""
 
     rewinds = False
     later = "hand over {run}"
@@ -76,15 +76,15 @@ class Flaky:
 
     def _require_up(self):
         if not self.up.is_set():
-            raise SinkError("down")
+            raise LoggerError("down")
 
 
 @pytest.fixture
 def flaky():
-    sink = Flaky()
-    sink.hanging.set()
-    sink.up.set()
-    return sink
+    logger = Flaky()
+    logger.hanging.set()
+    logger.up.set()
+    return logger
 
 
 def wait_for(condition, what):
@@ -146,16 +146,16 @@ def test_a_process_that_dies_between_goes_on_where_the_sink_was(tmp_path, flaky)
         delivery = Delivery("flaky", flaky, tmp_path, restored, Told())
         delivery.start()
         assert finish_all([delivery], "failed")
-    # Steps 4 and 5 were done twice: a sink that cannot drop them keeps the first.
+    # Steps 4 and 5 were done twice: a logger that cannot drop them keeps the first.
     assert flaky.records == [record(step) for step in range(1, 6)] + [record(step, 3.0) for step in range(6, 9)]
     assert len(set(flaky.opened)) == 1
 
 
 def test_what_is_missing_is_named_before_anything_starts(monkeypatch):
     with pytest.raises(ConfigError, match=r"'mflow'\. Choose any of: tensorboard, mlflow, wandb"):
-        check_sinks(["tensorboard", "mflow"])
+        check_loggers(["tensorboard", "mflow"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, extra in (("tensorboard", "train"), ("mlflow", "mlflow"), ("wandb", "wandb")):
         with pytest.raises(ConfigError, match=rf"{name}, which is not installed: pip install 'molstream\[{extra}\]'"):
-            check_sinks([name])
-    assert LogConfig().sinks == ["tensorboard"]
+            check_loggers([name])
+    assert LogConfig().loggers == ["tensorboard"]

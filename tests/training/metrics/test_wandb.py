@@ -1,4 +1,4 @@
-"""The W&B sink in offline mode with the real client: what is in its files is what `wandb sync` uploads."""
+"""The W&B logger in offline mode with the real client: what is in its files is what `wandb sync` uploads."""
 
 import importlib.util
 import json
@@ -41,10 +41,10 @@ import sys
 from pathlib import Path
 from tests.support.recorded import Told, description
 from tests.training.metrics.test_sinks import wait_for
-from molstream.training.metrics.loggers import SINKS, Delivery, check_sinks, finish_all
-check_sinks(["wandb"])
+from molstream.training.metrics.loggers import LOGGERS, Delivery, check_loggers, finish_all
+check_loggers(["wandb"])
 folder, told = Path(sys.argv[1]), Told()
-delivery = Delivery("wandb", SINKS["wandb"](description(folder)), folder, 0, told)
+delivery = Delivery("wandb", LOGGERS["wandb"](description(folder)), folder, 0, told)
 delivery.start()
 wait_for(lambda: told.lines, "that the server is told to be away")
 assert not finish_all([delivery], "finished", grace_s=0.1)
@@ -100,7 +100,7 @@ def test_a_run_and_its_restart_have_one_id_and_every_step_once(tmp_path):
     write_records(folder, 101, 160, offset=0.5)
     launch(folder, 100, "finished", "2 processes")
     first, second = read(folder)
-    assert first["id"] == second["id"] == json.loads((folder / "sinks" / "wandb.json").read_text())["run_id"]
+    assert first["id"] == second["id"] == json.loads((folder / "loggers" / "wandb.json").read_text())["run_id"]
     assert first["project"] == "molecules"
     assert first["name"] == "restarted"
     assert (first["exit"], second["exit"]) == (1, 0)
@@ -149,7 +149,7 @@ def test_no_secret_reaches_the_run_directory(tmp_path):
 def test_without_a_key_nothing_starts_and_nobody_is_asked(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     environment |= {"NETRC": str(tmp_path / "none"), "WANDB_CONFIG_DIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
-    script = "from molstream.training.metrics.loggers import check_sinks; check_sinks(['wandb'])"
+    script = "from molstream.training.metrics.loggers import check_loggers; check_loggers(['wandb'])"
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert "ConfigError" in result.stderr

@@ -17,7 +17,7 @@ BATCHES = (DRUGS[:4], DRUGS[4:14], DRUGS[14:21], AWKWARD, [*DRUGS[:3], "C" * 40]
 
 def build() -> PretrainingModule:
     """The tiny module with conditioned blocks that do something."""
-    module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde_corrected"), 0)
+    module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde"), 0)
     for number, (name, parameter) in enumerate(module.named_parameters()):
         if "modulation" in name:
             torch.nn.init.normal_(parameter, std=0.05, generator=seeded(number))

@@ -8,7 +8,7 @@ import torch
 
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.painn import COINCIDENT, PaiNN, PaiNNConfig
-from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, PaperMoleculeSDEConfig
 from tests.support.molecules import (
     AWKWARD,
     DRUGS,
@@ -148,7 +148,7 @@ def test_half_precision_is_close(mode):
 
 def test_the_whole_objective_trains_with_it():
     model = replace(paper_tiny(), encoder_3d="painn")
-    encoders, objective = Encoders(model), MoleculeSDE(MoleculeSDEConfig(), model)
+    encoders, objective = Encoders(model), PaperMoleculeSDE(PaperMoleculeSDEConfig(), model)
     for smiles in (DRUGS[:6], AWKWARD, ["C"]):
         output = objective(molecule_batch(smiles), encoders, seeded())
         encoders.zero_grad()

@@ -7,7 +7,7 @@ import torch
 
 from molstream.training.models.encoders import Encoders, ModelConfig
 from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
-from molstream.training.objectives.moleculesde_corrected import CorrectedMoleculeSDE, CorrectedMoleculeSDEConfig
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, PaperMoleculeSDEConfig
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, seeded
 
 
@@ -24,7 +24,7 @@ def test_presets_have_their_sizes(name, nominal):
     config = model_config(name)
     with torch.device("meta"):
         encoders = Encoders(config)
-        objective = CorrectedMoleculeSDE(CorrectedMoleculeSDEConfig(), config)
+        objective = MoleculeSDE(MoleculeSDEConfig(), config)
     assert all(parameter.is_meta for parameter in [*encoders.parameters(), *objective.parameters()])
     assert 0.6 * nominal < num_parameters(encoders) < 0.72 * nominal
     assert num_parameters(encoders) + num_parameters(objective) == pytest.approx(nominal, rel=0.05)
@@ -38,7 +38,7 @@ def test_defaults_are_the_small_preset():
 
 def test_the_objective_trains_both():
     config = model_config("tiny")
-    encoders, objective = Encoders(config), MoleculeSDE(MoleculeSDEConfig(temperature=1.0), config)
+    encoders, objective = Encoders(config), PaperMoleculeSDE(PaperMoleculeSDEConfig(temperature=1.0), config)
     batch = molecule_batch([*DRUGS[:6], *AWKWARD], [True] * 6 + [True, False] * 5)
     losses = []
     optimizer = torch.optim.Adam([*encoders.parameters(), *objective.parameters()], lr=1e-3)

@@ -75,7 +75,7 @@ def model() -> ModelConfig:
 
 def learn(samples: list[MoleculeSample]) -> PretrainingModule:
     """The default objective, minimised on one batch."""
-    module = build_module(model(), ObjectiveConfig(name="moleculesde_corrected"), seed=0)
+    module = build_module(model(), ObjectiveConfig(name="moleculesde"), seed=0)
     optimizer = torch.optim.AdamW(module.parameters(), LEARNING_RATE, weight_decay=0.0)
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS - 100)

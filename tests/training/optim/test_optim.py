@@ -44,5 +44,5 @@ def test_unknown_names_are_refused():
         OptimConfig(schedule="linear")
     with pytest.raises(ConfigError, match="name=sgd: expected one of adamw, muon"):
         OptimConfig(name="sgd")
-    with pytest.raises(ConfigError, match=r"average_decay=1.0: expected a number from 0 to 1"):
-        OptimConfig(average_decay=1.0)
+    with pytest.raises(ConfigError, match=r"ema_decay=1.0: expected a number from 0 to 1"):
+        OptimConfig(ema_decay=1.0)

@@ -1,4 +1,4 @@
-"""What a sink is, and what it is told of a run."""
+"""What a logger is, and what it is told of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from molstream.errors import MolstreamError
 from molstream.training.metrics.records import Record
 
 GRACE_S = 20
-"""Seconds that the end of a run waits for its sinks: a scheduler that asks a job to stop waits about 30."""
+"""Seconds that the end of a run waits for its loggers: a scheduler that asks a job to stop waits about 30."""
 
 Value = bool | int | float | str | None
 
 
-class SinkError(MolstreamError):
-    """A sink cannot take records now. The text holds no address and no secret: it goes to log.txt."""
+class LoggerError(MolstreamError):
+    """A logger cannot take records now. The text holds no address and no secret: it goes to log.txt."""
 
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What a sink shows of a run besides its records."""
+    """What a logger shows of a run besides its records."""
 
     name: str
     """Name of the run directory."""
@@ -34,11 +34,11 @@ class RunDescription:
     """Dataset fingerprint, versions, and on what each launch ran."""
 
 
-class Sink(Protocol):
+class Logger(Protocol):
     """A place that shows the records of a run.
 
-    One thread calls its methods, which may block. They raise :class:`SinkError` where the world outside is at fault;
-    after that the sink is opened again. Records come in order; after a crash some may come a second time.
+    One thread calls its methods, which may block. They raise :class:`LoggerError` where the world outside is at fault;
+    after that the logger is opened again. Records come in order; after a crash some may come a second time.
     """
 
     rewinds: ClassVar[bool]
@@ -61,8 +61,8 @@ class Sink(Protocol):
         """Begin, or go on with, the run of this id, which has the records up to ``step``; 0 if it turns out to be new.
 
         Args:
-            run_id: made once per run and sink; opening it again finds the same run.
-            step: from here on records follow; a sink that rewinds drops what it has beyond.
+            run_id: made once per run and logger; opening it again finds the same run.
+            step: from here on records follow; a logger that rewinds drops what it has beyond.
         """
         ...
 

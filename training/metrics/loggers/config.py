@@ -1,4 +1,4 @@
-"""The configuration of the sinks."""
+"""The configuration of the loggers."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ class LogConfig:
     Servers and secrets come from the environment alone: MLFLOW_TRACKING_URI, WANDB_API_KEY and what else these read.
     """
 
-    sinks: list[str] = field(default_factory=lambda: ["tensorboard"])
+    loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Any of tensorboard, mlflow and wandb."""
     project: str = "molstream"
     """Experiment of MLflow, project of W&B."""

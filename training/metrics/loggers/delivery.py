@@ -1,4 +1,4 @@
-"""How a sink gets its records: a thread hands over what metrics.jsonl has, at the pace and in the order of the sink."""
+"""How a logger gets its records: a thread sends it what metrics.jsonl has, in order, at the logger's own pace."""
 
 import json
 import threading
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from molstream.io.files import write_atomically
-from molstream.training.metrics.loggers.base import GRACE_S, Sink, SinkError, kinds
+from molstream.training.metrics.loggers.base import GRACE_S, Logger, LoggerError, kinds
 from molstream.training.metrics.records import MetricsReader, last_step
 
 BATCH = 100
@@ -18,36 +18,36 @@ RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 
 
 class Delivery:
-    """Feeds one sink from metrics.jsonl, and remembers in ``sinks/NAME.json`` up to which step.
+    """Feeds one logger from metrics.jsonl, and remembers in ``loggers/NAME.json`` up to which step.
 
     The file is the queue: its length costs no memory, nothing in it is lost when a server or this process dies, and
-    what a sink misses, because it was down or because it was named in the configuration only later, is handed over
+    what a logger misses, because it was down or because it was named in the configuration only later, is handed over
     when it can be. Training is never waited for, nor does it wait.
 
     Args:
-        name, sink: of the table.
+        name, logger: of the table.
         folder: the run directory, which has a metrics.jsonl.
-        restored: steps done when this launch began; a sink that rewinds forgets what came after them.
-        say: told when the sink fails, when it is back, and what is missing at the end.
+        restored: steps done when this launch began; a logger that rewinds forgets what came after them.
+        say: told when the logger fails, when it is back, and what is missing at the end.
     """
 
-    def __init__(self, name: str, sink: Sink, folder: Path, restored: int, say: Callable[[str], None]):
-        self._name, self._sink, self._folder, self._say = name, sink, folder, say
-        self._state = folder / "sinks" / f"{name}.json"
+    def __init__(self, name: str, logger: Logger, folder: Path, restored: int, say: Callable[[str], None]):
+        self._name, self._sink, self._folder, self._say = name, logger, folder, say
+        self._state = folder / "loggers" / f"{name}.json"
         state = {"run_id": uuid.uuid4().hex, "step": 0}
         if self._state.exists():
             state = json.loads(self._state.read_text())
         self._run_id: str = state["run_id"]
-        self.step: int = min(state["step"], restored) if sink.rewinds else state["step"]
-        """Steps whose records the sink has."""
+        self.step: int = min(state["step"], restored) if logger.rewinds else state["step"]
+        """Steps whose records the logger has."""
         self._ended = ""
         self._wake, self._closing, self._closed = threading.Event(), threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._deliver, name=f"sink-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._deliver, name=f"logger-{name}", daemon=True)
 
     def start(self) -> None:
         """Begin to hand over."""
         self._state.parent.mkdir(exist_ok=True)
-        # Before the sink hears of it: whatever happens next, the id stays the same.
+        # Before the logger hears of it: whatever happens next, the id stays the same.
         self._remember(self.step)
         self._thread.start()
 
@@ -91,9 +91,9 @@ class Delivery:
                     self._sink.close(self._ended)
                     self._closed.set()
                     return
-            except (SinkError, OSError) as error:
+            except (LoggerError, OSError) as error:
                 if failed_at < 0:
-                    why = str(error) if isinstance(error, SinkError) else kinds(error)
+                    why = str(error) if isinstance(error, LoggerError) else kinds(error)
                     self._say(
                         f"{self._name} takes no records now ({why}): they stay in metrics.jsonl and are handed over "
                         "when it is back"

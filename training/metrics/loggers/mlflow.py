@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from molstream.errors import ConfigError
-from molstream.training.metrics.loggers.base import RunDescription, SinkError, kinds
+from molstream.training.metrics.loggers.base import LoggerError, RunDescription, kinds
 from molstream.training.metrics.records import NOT_METRICS, Record
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ ENVIRONMENT = {
 T = TypeVar("T")
 
 
-class MLflowSink:
+class MLflowLogger:
     """A run of the experiment ``run.project``, found again by a tag.
 
     The server has no way to remove values, and draws what is recorded twice as a zigzag: so a step that is done again
@@ -50,10 +50,10 @@ class MLflowSink:
     @staticmethod
     def check() -> None:
         if importlib.util.find_spec("mlflow") is None:
-            raise ConfigError("log.sinks names mlflow, which is not installed: pip install 'molstream[mlflow]'.")
+            raise ConfigError("log.loggers names mlflow, which is not installed: pip install 'molstream[mlflow]'.")
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             raise ConfigError(
-                "log.sinks names mlflow, but MLFLOW_TRACKING_URI is not set: export the address of the tracking server."
+                "log.loggers names mlflow, but MLFLOW_TRACKING_URI is not set: export the tracking server's address."
             )
 
     def open(self, run_id: str, step: int) -> int:
@@ -102,16 +102,16 @@ class MLflowSink:
 
 @contextmanager
 def _server() -> Iterator[None]:
-    """Turns what the client raises into :class:`SinkError`, with the server's code for it."""
+    """Turns what the client raises into :class:`LoggerError`, with the server's code for it."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
     try:
         yield
     except MlflowException as error:
-        raise SinkError(f"{error.error_code}, {kinds(error)}") from error
+        raise LoggerError(f"{error.error_code}, {kinds(error)}") from error
     except (RequestException, OSError) as error:
-        raise SinkError(kinds(error)) from error
+        raise LoggerError(kinds(error)) from error
 
 
 def _parts(items: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from molstream.errors import ConfigError
-from molstream.training.metrics.loggers.base import RunDescription, SinkError, kinds
+from molstream.training.metrics.loggers.base import LoggerError, RunDescription, kinds
 from molstream.training.metrics.records import NOT_METRICS, Record
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class TensorBoardSink:
+class TensorBoardLogger:
     """Events in ``tensorboard/``, one file per launch; TensorBoard itself drops what a launch does again."""
 
     rewinds: ClassVar[bool] = True
@@ -27,7 +27,7 @@ class TensorBoardSink:
     @staticmethod
     def check() -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError("log.sinks names tensorboard, which is not installed: pip install 'molstream[train]'.")
+            raise ConfigError("log.loggers names tensorboard, which is not installed: pip install 'molstream[train]'.")
 
     def open(self, run_id: str, step: int) -> int:
         from torch.utils.tensorboard import SummaryWriter
@@ -59,4 +59,4 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SinkError(kinds(error)) from error
+        raise LoggerError(kinds(error)) from error

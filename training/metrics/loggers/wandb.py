@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from molstream.errors import ConfigError
-from molstream.training.metrics.loggers.base import GRACE_S, RunDescription, SinkError, kinds
+from molstream.training.metrics.loggers.base import GRACE_S, LoggerError, RunDescription, kinds
 from molstream.training.metrics.records import NOT_METRICS, Record
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXIT_CODE = {"finished": 0, "stopped": 130, "failed": 1}
 
 
-class WandbSink:
+class WandbLogger:
     """A run of the project ``run.project``, continued by its id.
 
     W&B refuses steps below the newest one: so a step that is done again after a crash keeps its first values, which
@@ -38,11 +38,11 @@ class WandbSink:
     @staticmethod
     def check() -> None:
         if importlib.util.find_spec("wandb") is None:
-            raise ConfigError("log.sinks names wandb, which is not installed: pip install 'molstream[wandb]'.")
+            raise ConfigError("log.loggers names wandb, which is not installed: pip install 'molstream[wandb]'.")
         # Without a key its client would ask for one, in the middle of the job.
         if not _is_offline() and not _client_module().login(prompt=False, verify=False):
             raise ConfigError(
-                "log.sinks names wandb, but there is no key: export WANDB_API_KEY, or run `wandb login`; "
+                "log.loggers names wandb, but there is no key: export WANDB_API_KEY, or run `wandb login`; "
                 "WANDB_MODE=offline keeps the records in the run directory until `wandb sync`."
             )
 
@@ -91,7 +91,7 @@ class WandbSink:
             yield
         except Exception as error:
             self._failed = True
-            raise SinkError(kinds(error)) from error
+            raise LoggerError(kinds(error)) from error
 
 
 def _client_module() -> ModuleType:

@@ -1,0 +1,194 @@
+"""MoleculeSDE (Liu et al., ICML 2023) in its faithful form: contrast and two diffusions between 2D and 3D.
+
+Formulas: specification of MoleculeSDE, sections 3 to 6. Molecules without a conformer are masked out of every term;
+with all conformers present the losses are the paper's.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from molstream.errors import ConfigError
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.conditional import Conditional, Part
+from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal
+from molstream.training.diffusion.graph_score import GraphScore, mask_pairs
+from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
+from molstream.training.diffusion.sampling import Tensors
+from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, named_sde
+from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.models.graph import extended_edges, in_float32, segment_mean, to_dense
+from molstream.training.models.schnet import NUM_ATOM_TYPES
+from molstream.training.objectives.base import Objective, Term, denoising_term
+from molstream.training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
+
+
+@dataclass
+class PaperMoleculeSDEConfig:
+    """Values of :class:`PaperMoleculeSDE`; the defaults are those of the paper's MoleculeNet checkpoint (VE)."""
+
+    position_sde: str = "VE"
+    """Noise of 2D to 3D: VE, VP, VE02, VP02, VE03, VP03 or subVP (``POSITION_SDES``)."""
+    graph_sde: str = "VE"
+    """Noise of 3D to 2D: the same names, other numbers (``GRAPH_SDES``)."""
+    position_variant: str = "02"
+    """Edge attribute of the 2D-to-3D network: 01 or 02."""
+    contrastive: str = "ebm_nce"
+    """Contrastive loss: ebm_nce, info_nce or ebm_nce_shift (``CONTRASTIVE``)."""
+    contrastive_level: str = "atom"
+    """What is compared: atom, or molecule (pooled by the readout of either encoder)."""
+    num_negatives: int = 1
+    """Negatives of a row in ebm_nce and ebm_nce_shift; in info_nce all other rows are."""
+    temperature: float = 0.1
+    """Divides the similarities of the contrastive loss."""
+    contrastive_coefficient: float = 1.0
+    """Weight of the contrastive loss."""
+    position_coefficient: float = 1.0
+    """Weight of the 2D-to-3D loss."""
+    graph_coefficient: float = 1.0
+    """Weight of the 3D-to-2D loss."""
+    anneal_power: float = 0.0
+    """Both diffusion losses are multiplied by std(t) to this power."""
+    max_hops: int = 4
+    """The 2D-to-3D network connects atoms up to so many bonds apart."""
+    gnn_2d_lr_scale: float = 1.0
+    """Factor on the learning rate of the 2D encoder and the 2D-to-3D network."""
+    gnn_3d_lr_scale: float = 0.1
+    """Factor on the learning rate of the 3D encoder and the 3D-to-2D network."""
+
+
+class PaperMoleculeSDE(Objective):
+    """L = c_CL L_CL + c_23 L_23 + c_32 L_32.
+
+    Gradients: L_23 reaches the 2D encoder, L_32 the 3D encoder, L_CL both.
+
+    Raises:
+        ConfigError: an unknown name, or encoders whose representations cannot be compared.
+    """
+
+    required_fields: ClassVar[frozenset[str]] = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
+
+    def __init__(self, config: PaperMoleculeSDEConfig, model: ModelConfig):
+        super().__init__()
+        _check(config, model)
+        self.config = config
+        self.contrastive = CONTRASTIVE[config.contrastive]
+        self.position_sde = named_sde(POSITION_SDES, "objective.moleculesde_paper.position_sde", config.position_sde)
+        self.graph_sde = named_sde(GRAPH_SDES, "objective.moleculesde_paper.graph_sde", config.graph_sde)
+        self.position_score = PositionScore(model.position_score, model.hidden_2d, config.position_variant)
+        self.graph_score = GraphScore(model.graph_score, model.hidden_3d)
+
+    def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
+        """The three losses; metrics are the raw ones and the contrastive accuracy."""
+        z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
+        z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
+        return {
+            "contrast": self._contrastive_term(batch, encoders, z_2d, z_3d, generator),
+            "2D to 3D": self._position_term(batch, z_2d, generator),
+            "3D to 2D": self._graph_term(batch, z_3d, generator),
+        }
+
+    def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
+        """Positions whose noise is not centred, as in the original; score = -o / std (section 4.5)."""
+        z = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+        pairs = self._position_pairs(batch)
+
+        def score(x: Tensors, t: Tensor) -> Tensors:
+            _, std = self.position_sde.marginal_prob(x[0], t.expand(batch.num_nodes))
+            return (-self.position_score(z, x[0], pairs) / std,)
+
+        return Conditional((Part(self.position_sde, batch.batch, 3),), score)
+
+    def learning_rate_scale(self, name: str) -> float:
+        """``gnn_3d_lr_scale`` for the 3D encoder and the 3D-to-2D network, ``gnn_2d_lr_scale`` for the rest."""
+        if name.startswith(("encoders.encoder_3d.", "objective.graph_score.")):
+            return self.config.gnn_3d_lr_scale
+        return self.config.gnn_2d_lr_scale
+
+    def _contrastive_term(
+        self, batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
+    ) -> Term:
+        """Over the atoms, or the molecules, that have positions."""
+        config = self.config
+        x, y = compared_rows(batch, encoders, z_2d, z_3d, config.contrastive_level)
+        loss, accuracy = self.contrastive(x, y, config.temperature, generator, config.num_negatives)
+        metrics = {"contrastive": loss, "contrastive_accuracy": accuracy}
+        return Term(config.contrastive_coefficient, loss, metrics)
+
+    def _position_term(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Term:
+        """Mean over molecules of the mean over atoms of |o - eps|^2 (section 4.3); about 3 at the start."""
+        pos = in_float32(batch.pos)
+        t = antithetic_times(batch.num_graphs, generator, self.position_sde.N).to(pos)
+        noise = normal(pos.shape, generator).to(pos)
+        mean, std = self.position_sde.marginal_prob(pos, t[batch.batch])
+        predicted = self.position_score(z_2d, mean + std * noise, self._position_pairs(batch), generator)
+        per_atom = ((predicted - noise) ** 2).sum(1) * std.squeeze(1) ** self.config.anneal_power
+        per_molecule = {"position_score": segment_mean(per_atom, batch.batch, batch.num_graphs)}
+        return denoising_term(self.config.position_coefficient, t, per_molecule, batch.has_pos)
+
+    def _position_pairs(self, batch: MoleculeBatch) -> Tensor:
+        """int64 [2, p]: the pairs of atoms that the 2D-to-3D network connects."""
+        edges = extended_edges(batch.edge_index, batch.num_nodes, self.config.max_hops)
+        return edges[:, edges[0] < edges[1]]
+
+    def _graph_term(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> Term:
+        """L_X and L_A: mean over molecules of the mean over all padded entries of (z - m / std)^2 (section 5.3).
+
+        Kept from the original: the loss lacks the factor std of the usual weighting, a molecule counts in proportion
+        to its share of the padded layout, and atoms without any bond are taken for padding.
+        """
+        x, adj, z_dense = dense_graph(batch, z_3d)
+        flags = adj.abs().sum(2) > 1e-5
+        num_graphs, size = flags.shape
+        t = antithetic_times(num_graphs, generator, self.graph_sde.N).to(x)
+        noise_x = normal(x.shape, generator).to(x) * flags.unsqueeze(2)
+        noise_adj = mask_pairs(symmetric_normal(num_graphs, size, generator).to(x), flags)
+        mean_x, std = self.graph_sde.marginal_prob(x, t)
+        mean_adj, _ = self.graph_sde.marginal_prob(adj, t)
+        noised_x = (mean_x + std * noise_x) * flags.unsqueeze(2)
+        noised_adj = mask_pairs(mean_adj + std * noise_adj, flags)
+        m_x, m_adj = self.graph_score(z_dense, noised_x, noised_adj, flags)
+        weight = std.view(-1) ** self.config.anneal_power
+        loss_x = (noise_x - in_float32(m_x) / std).square().mean((1, 2)) * weight
+        loss_adj = (noise_adj - in_float32(m_adj) / std).square().mean((1, 2)) * weight
+        per_molecule = {"graph_score_x": loss_x, "graph_score_adj": loss_adj}
+        return denoising_term(self.config.graph_coefficient, t, per_molecule, batch.has_pos)
+
+
+def dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One-hot atom types [g, s, 119], adjacency [g, s, s] of bond type + 1, and 3D representations [g, s, d].
+
+    All are zero-padded; types and adjacency have the type of the positions, at least float32.
+    """
+    num_graphs, size = batch.num_graphs, int(batch.ptr.diff().max())
+    rank = torch.arange(batch.num_nodes, device=batch.ptr.device) - batch.ptr[batch.batch]
+    slot = batch.batch * size + rank
+    like = in_float32(batch.pos)
+    x = to_dense(F.one_hot(batch.x[:, 0], NUM_ATOM_TYPES).to(like), slot, num_graphs, size)
+    source, target = batch.edge_index
+    adj = like.new_zeros((num_graphs * size, size))
+    adj = adj.index_put((slot[source], rank[target]), (batch.edge_attr[:, 0] + 1).to(like))
+    return x, adj.view(num_graphs, size, size), to_dense(z_3d, slot, num_graphs, size)
+
+
+def _check(config: PaperMoleculeSDEConfig, model: ModelConfig) -> None:
+    for key, name, choices in (
+        ("contrastive", config.contrastive, CONTRASTIVE),
+        ("contrastive_level", config.contrastive_level, CONTRASTIVE_LEVELS),
+        ("position_variant", config.position_variant, EDGE_ATTRIBUTES),
+    ):
+        if name not in choices:
+            raise ConfigError(
+                f"objective.moleculesde_paper.{key}={name!r} is unknown. Choose one of: {', '.join(choices)}."
+            )
+    if model.hidden_2d != model.hidden_3d:
+        raise ConfigError(
+            f"moleculesde_paper compares 2D and 3D representations of an atom, so both encoders need the same width: "
+            f"got hidden={model.hidden_2d} for {model.encoder_2d} and {model.hidden_3d} for {model.encoder_3d}."
+        )
+    for key, value in (("max_hops", config.max_hops), ("num_negatives", config.num_negatives)):
+        if value < 1:
+            raise ConfigError(f"objective.moleculesde_paper.{key}={value}: expected at least 1.")
