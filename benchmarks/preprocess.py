@@ -29,8 +29,8 @@ import datamol
 
 from molstream.pipeline.shards.codec import encode
 from molstream.pipeline.shards.writer import write_shard
-from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -20,7 +20,7 @@ import numpy as np
 
 from molstream.io.files import write_atomically
 from molstream.pipeline import build
-from molstream.pipeline.plan import PreprocessConfig
+from molstream.pipeline.config import PreprocessConfig
 from molstream.pipeline.shards.containers import Block, Blocks
 from molstream.pipeline.shards.manifest import NAME, Account, Shard
 from molstream.pipeline.shards.writer import shard_name

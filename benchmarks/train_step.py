@@ -33,12 +33,13 @@ from molstream.config import compose
 from molstream.pipeline.shards.codec import encode
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import COLLATED_FIELDS, collate
-from molstream.training.evaluation.cost_model import CostConfig
-from molstream.training.models.encoders import ModelConfig
+from molstream.training.evaluation.config import CostConfig
+from molstream.training.models.config import ModelConfig
 from molstream.training.module import PretrainingModule, build_module
 from molstream.training.objectives import ObjectiveConfig
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE

@@ -1,19 +1,23 @@
-"""Typed configuration: Hydra composes the YAML of ``configs/``, a dataclass owns every key and its type."""
+"""Typed configuration: a dataclass owns every key with its type, range and default; Hydra composes what differs.
 
+A configuration is made in three layers. The dataclasses hold the defaults. The YAML of ``configs/`` holds what presets
+change, and Hydra composes it by config groups (``model=small``). The command line comes last: ``key=value``, where the
+value is read by the type of its key. A path is taken as it is, whatever characters it has, and nothing in a value is
+ever resolved or executed. Pydantic checks types and ranges; this module words what it finds.
+"""
+
+import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import pydantic
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from molstream.errors import ConfigError
 
@@ -21,85 +25,473 @@ PACKAGE = Path(__file__).parent
 """Folder of the installed package; in a clone it leads to the rooms by links, which must not be resolved."""
 CONFIG_DIR = PACKAGE / "configs"
 
+PositiveInt = Annotated[int, Field(ge=1)]
+"""1, 2, 3, ..."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""From 0 to 1."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""From 0 to 1, not 1 itself."""
+
+NEAR = 0.5
+"""How similar a word must be to be what was meant; 1 is equal."""
+
 T = TypeVar("T")
+Tree = dict[str, Any]
+"""A configuration as nested dictionaries of plain values."""
 
 
-def compose(name: str, schema: type[T], overrides: Sequence[str]) -> T:
-    """The dataclass ``schema``, filled from ``configs/<name>.yaml`` and ``key=value`` overrides.
+# --- dataclasses ----------------------------------------------------------------------------------------------------
 
-    Raises:
-        ConfigError: unknown key (with the nearest known ones), unknown group option, wrong type or a missing value.
+
+def free(*, default: Any = dataclasses.MISSING, default_factory: Any = dataclasses.MISSING) -> Any:
+    """A field that may differ when a run is continued, because it does not change what is computed."""
+    return dataclasses.field(default=default, default_factory=default_factory, metadata={"free": True})  # pyright: ignore[reportCallIssue]
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, free, Field))
+def configuration(cls: type[T]) -> type[T]:
+    """A frozen dataclass with keyword arguments, whose values are checked wherever they come from.
+
+    Unknown keys, wrong types, values out of range, NaN and infinities raise :class:`ConfigError`. The docstring below
+    a field is its help.
     """
-    ConfigStore.instance().store(name=f"{name}_schema", node=_writable(schema))
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base=None, config_dir=str(CONFIG_DIR)):
-            config = OmegaConf.to_object(hydra_compose(config_name=name, overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(name, schema, error, overrides)) from error
-    assert isinstance(config, schema)
-    return config
+    rules = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    made = pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=rules)
+    checked = made.__init__
+
+    def initialize(self: Any, *arguments: Any, **values: Any) -> None:
+        try:
+            checked(self, *arguments, **values)
+        except ValidationError as error:
+            raise ConfigError(_explained(cls, error)) from error
+
+    made.__init__ = initialize  # pyright: ignore[reportAttributeAccessIssue]
+    return made  # pyright: ignore[reportReturnType]
 
 
-def to_yaml(config: Any) -> str:
-    """A resolved configuration as YAML, readable again by :func:`from_yaml`."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+def is_configuration(kind: Any) -> bool:
+    """Whether a type is a dataclass, and so a section of a configuration."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
-def from_yaml(schema: type[T], text: str, where: str) -> T:
-    """The dataclass ``schema`` from YAML that names every value.
-
-    Raises:
-        ConfigError: unknown key, wrong type or a missing value; ``where`` names the file in the message.
-    """
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(_writable(schema), OmegaConf.create(text)))
-    except OmegaConfBaseException as error:
-        raise ConfigError(_explain(where, schema, error, ())) from error
-    assert isinstance(config, schema)
-    return config
+def field_types(schema: type) -> dict[str, Any]:
+    """The type of every field, without the ranges of ``Annotated``."""
+    return typing.get_type_hints(schema)
 
 
-def _writable(schema: type) -> DictConfig:
-    """The typed node of a dataclass, open to values although the dataclass itself is frozen."""
-    node = OmegaConf.structured(schema)
+def section(kind: Any) -> type | None:
+    """The dataclass of a field's type, ``X`` or ``X | None``; None for a plain value."""
+    return next((each for each in (kind, *_union(kind)) if is_configuration(each)), None)
 
-    def unlock(node: DictConfig) -> None:
-        OmegaConf.set_readonly(node, False)
-        for key in node:
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
-                unlock(child)
 
-    unlock(node)
-    return node
+def _union(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (typing.Union, types.UnionType) else ()
 
 
 def known_keys(schema: type, prefix: str = "") -> list[str]:
-    """Every dotted key of a configuration dataclass."""
+    """Every dotted key of a configuration."""
     keys: list[str] = []
-    hints = get_type_hints(schema)
-    for field in fields(schema):
-        keys.append(prefix + field.name)
-        for kind in (hints[field.name], *get_args(hints[field.name])):
-            if isinstance(kind, type) and is_dataclass(kind):
-                keys += known_keys(kind, f"{prefix}{field.name}.")
+    for name, kind in field_types(schema).items():
+        keys.append(prefix + name)
+        if inner := section(kind):
+            keys += known_keys(inner, f"{prefix}{name}.")
     return keys
 
 
-def _explain(name: str, schema: type, error: Exception, overrides: Sequence[str]) -> str:
-    causes = [error]
-    while (cause := causes[-1].__cause__) is not None and isinstance(cause, Exception):
-        causes.append(cause)
-    text = " ".join(line for line in str(causes[-1]).splitlines() if line.strip())
-    match = re.search(r"Key '([^']+)' (?:is )?not in", text)
-    if match is None:
-        return f"configuration '{name}': {text}. Overrides given: {list(overrides)}."
-    full = re.search(r"full_key: (\S+)", text)
-    key = full.group(1) if full else match.group(1)
-    keys = known_keys(schema)
-    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.4) or [
-        k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
-    ]
-    hint = f"Did you mean {' or '.join(repr(k) for k in near)}?" if near else f"Known keys: {', '.join(keys)}."
-    return f"configuration '{name}': unknown key '{key}'. {hint}"
+def type_of(schema: type, key: str) -> Any:
+    """The type of the field with a dotted key.
+
+    Raises:
+        ConfigError: there is no such key; the nearest ones are named.
+    """
+    kind: Any = schema
+    for name in key.split("."):
+        inner = section(kind)
+        if inner is None or name not in (found := field_types(inner)):
+            raise ConfigError(unknown_key(schema, key))
+        kind = found[name]
+    return kind
+
+
+def unknown_key(schema: type, key: str) -> str:
+    """What to say of a key that a configuration lacks: the nearest ones, else those of its section."""
+    parent, _, last = re.sub(r"\[\d+\]", "", key).rpartition(".")
+    inner = _section_at(schema, parent)
+    siblings = list(field_types(inner)) if inner else []
+    prefix = key.rpartition(".")[0]
+    near = [f"{prefix}.{name}" if prefix else name for name in difflib.get_close_matches(last, siblings, 3, NEAR)]
+    everywhere = known_keys(schema)
+    near = near or [known for known in everywhere if known.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(key, everywhere, n=3)
+    if near:
+        return f"unknown key '{key}'. Did you mean {' or '.join(repr(k) for k in near[:3])}?"
+    return f"unknown key '{key}'. Known keys: {', '.join(siblings or field_types(schema))}."
+
+
+def _section_at(schema: type, key: str) -> type | None:
+    """The section with a dotted key, or the one that a list of sections with that key holds."""
+    kind: Any = schema
+    for name in key.split(".") if key else ():
+        inner = section(kind)
+        kind = field_types(inner).get(name) if inner else None
+        kind = next(iter(get_args(kind)), kind) if get_origin(kind) is list else kind
+    return section(kind)
+
+
+# --- trees ----------------------------------------------------------------------------------------------------------
+
+
+def load(schema: type[T], tree: Mapping[str, Any], where: str = "") -> T:
+    """The dataclass ``schema`` from nested dictionaries of plain values.
+
+    Args:
+        where: names the source of the values in messages; empty for a command line.
+
+    Raises:
+        ConfigError: unknown key, wrong type, a value out of range, or a missing value.
+    """
+    try:
+        return TypeAdapter(schema).validate_python(_completed(schema, tree))
+    except ValidationError as error:
+        text = _explained(schema, error)
+        raise ConfigError(f"{where}: {text}" if where else text) from error
+
+
+def _completed(schema: type, tree: Mapping[str, Any]) -> Tree:
+    """The tree with what it leaves out of a section whose field has a default of its own."""
+    whole: Tree = {}
+    defaults = {field.name: field for field in dataclasses.fields(schema)}
+    hints = field_types(schema)
+    for name, value in tree.items():
+        inner = section(hints[name]) if name in hints else None
+        if inner and isinstance(value, Mapping):
+            default = defaults[name].default
+            whole[name] = _completed(inner, {**(tree_of(default) if is_configuration(type(default)) else {}), **value})
+        else:
+            whole[name] = value
+    return whole
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; nothing in it is resolved or executed.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+
+
+def tree_of(config: Any) -> Tree:
+    """A configuration as nested dictionaries; sections that are not chosen (None) are absent."""
+    tree: Tree = {}
+    for name, kind in field_types(type(config)).items():
+        value = getattr(config, name)
+        if section(kind) is None:
+            tree[name] = _plain(value)
+        elif value is not None:
+            tree[name] = tree_of(value)
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    if is_configuration(type(value)):
+        return tree_of(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def to_yaml(config: Any) -> str:
+    """A configuration as YAML, from which :func:`load` gives the same one."""
+    return yaml.safe_dump(tree_of(config), sort_keys=False, allow_unicode=True)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dictionaries by dotted key."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def free_keys(schema: type, prefix: str = "") -> frozenset[str]:
+    """The dotted keys of fields that :func:`free` made."""
+    hints = field_types(schema)
+    keys = {prefix + field.name for field in dataclasses.fields(schema) if field.metadata.get("free")}
+    for name, kind in hints.items():
+        if inner := section(kind):
+            keys |= free_keys(inner, f"{prefix}{name}.")
+    return frozenset(keys)
+
+
+# --- config groups --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A config group of a command: a choice among files of ``configs/``."""
+
+    name: str
+    default: str | list[str] | None
+    """The option, or options, taken where nothing is said; None for no option."""
+
+    @property
+    def options(self) -> list[str]:
+        """Names that can be chosen."""
+        return sorted(path.stem for path in (CONFIG_DIR / self.name).glob("*.yaml"))
+
+    @property
+    def several(self) -> bool:
+        """Whether several options can be chosen together."""
+        return isinstance(self.default, list)
+
+
+def config_groups(name: str) -> dict[str, Group]:
+    """The groups of ``configs/<name>.yaml``, by name; none where there is no such file."""
+    path = CONFIG_DIR / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    found: dict[str, Group] = {}
+    for entry in read_yaml(path).get("defaults", []):
+        if isinstance(entry, dict):
+            (group, default) = next(iter(entry.items()))
+            found[group.split()[-1]] = Group(group.split()[-1], default)
+    return found
+
+
+def _chosen(group: Group, value: Any) -> str:
+    """The choice of a group's option, as Hydra takes it.
+
+    Raises:
+        ConfigError: no such option, or several where one is expected.
+    """
+    names = [str(name) for name in value] if isinstance(value, list) else _listed(str(value))
+    if len(names) > 1 and not group.several:
+        raise ConfigError(f"{group.name}={value}: expected one of {', '.join(group.options)}, got {len(names)} names.")
+    for option in names:
+        if option not in group.options:
+            near = difflib.get_close_matches(option, group.options, 1, NEAR)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise ConfigError(f"{group.name}={option}: no such option. {hint}Choose {_either(group.options)}.")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{group.name}={value}: an option is named twice.")
+    return f"{group.name}=[{','.join(names)}]" if group.several else f"{group.name}={names[0]}"
+
+
+def _listed(text: str) -> list[str]:
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return [name.strip() for name in inner.split(",")]
+
+
+def _composed(name: str, choices: Mapping[str, Any]) -> Tree:
+    """What Hydra makes of ``configs/<name>.yaml`` and the chosen options: values that differ from the defaults."""
+    if not (CONFIG_DIR / f"{name}.yaml").is_file():
+        return {}
+    groups = config_groups(name)
+    overrides = [_chosen(groups[group], value) for group, value in choices.items()]
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.initialize import get_gh_backup, restore_gh_from_backup
+    from omegaconf import OmegaConf
+
+    # A program that uses Hydra itself keeps its own state.
+    backup = get_gh_backup()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR.absolute())):
+            tree = OmegaConf.to_container(compose(name, overrides=overrides), resolve=True)
+    finally:
+        restore_gh_from_backup(backup)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+# --- command lines --------------------------------------------------------------------------------------------------
+
+
+def compose(name: str, schema: type[T], words: Sequence[str]) -> T:
+    """The dataclass ``schema`` from ``configs/<name>.yaml`` and the words of a command line.
+
+    Args:
+        name: of the command.
+        words: ``key=value`` or ``group=option``; the last one of a key counts.
+
+    Raises:
+        ConfigError: a word that is neither, an unknown key or option (with the nearest ones), a wrong type, a value out
+            of range or a missing value.
+    """
+    groups = config_groups(name)
+    choices: dict[str, str] = {}
+    values: list[tuple[str, Any]] = []
+    for word in words:
+        key, given = _split(word)
+        if key in groups and not given.startswith("{"):
+            choices[key] = given
+        else:
+            known = [*known_keys(schema), *groups]
+            if key not in known:
+                near = difflib.get_close_matches(key, groups, 1)
+                raise ConfigError(
+                    f"unknown key '{key}'. Did you mean '{near[0]}'?" if near else unknown_key(schema, key)
+                )
+            values.append((key, parse(type_of(schema, key), key, given)))
+    return _built(name, schema, choices, values)
+
+
+def configure(name: str, schema: type[T], values: Mapping[str, Any]) -> T:
+    """The dataclass ``schema`` from ``configs/<name>.yaml`` and values given in Python.
+
+    Args:
+        name: of the command.
+        values: by key; a section takes a mapping, a config group the name of an option.
+
+    Raises:
+        ConfigError: as :func:`compose`.
+    """
+    groups = config_groups(name)
+    choices = {key: value for key, value in values.items() if key in groups and not isinstance(value, Mapping)}
+    rest = {key: value for key, value in values.items() if key not in choices}
+    return _built(name, schema, choices, list(_assignments(schema, rest)))
+
+
+def _assignments(schema: type, values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    hints = field_types(schema)
+    for name, value in values.items():
+        inner = section(hints[name]) if name in hints else None
+        if inner and isinstance(value, Mapping):
+            yield from _assignments(inner, value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _built(name: str, schema: type[T], choices: Mapping[str, Any], values: Sequence[tuple[str, Any]]) -> T:
+    tree = _composed(name, choices)
+    for key, value in values:
+        _assign(tree, schema, key, value)
+    return load(schema, tree)
+
+
+def _split(word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not equals:
+        if word.startswith("-"):
+            raise ConfigError(f"unknown option '{word}'. Settings are given as key=value; --help lists them.")
+        raise ConfigError(f"unexpected argument '{word}': expected key=value; --help lists the keys.")
+    if not re.fullmatch(r"[A-Za-z_][\w./]*", key):
+        raise ConfigError(f"'{word}': expected key=value with a plain key, got the key '{key}'; --help lists the keys.")
+    return key, value
+
+
+def parse(kind: Any, key: str, text: str) -> Any:
+    """The value that a text stands for, by the type of its key: texts as they are, lists and mappings as YAML.
+
+    Raises:
+        ConfigError: a list or mapping that cannot be read.
+    """
+    kinds = set(_union(kind)) or {kind}
+    if text == "null" and type(None) in kinds:
+        return None
+    if Any in kinds and not (text.startswith(("[", "{")) and not Path(text).exists()):
+        return text
+    if Any not in kinds and not any(get_origin(k) in (list, dict, tuple) or is_configuration(k) for k in kinds):
+        return text
+    try:
+        # Texts alone: types are those of the configuration, and not what YAML takes `1e3`, `yes` or `007` for.
+        return _with_nulls(yaml.load(text, yaml.BaseLoader))
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{key}={text}: cannot be read as a list [a, b] or mapping {{key: value}}; put quotation marks around what "
+            "has a comma, colon, bracket or brace in it."
+        ) from error
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    return None if value == "null" else value
+
+
+def _assign(tree: Tree, schema: type, key: str, value: Any) -> None:
+    """Set a dotted key; a section that is not chosen has none.
+
+    Raises:
+        ConfigError: the section of the key is not chosen.
+    """
+    *parents, last = key.split(".")
+    node, kind = tree, schema
+    for depth, name in enumerate(parents):
+        inner = field_types(kind).get(name)
+        if (found := section(inner)) is None:
+            raise ConfigError(unknown_key(schema, key))
+        if node.get(name) is None:
+            path = ".".join(parents[: depth + 1])
+            if type(None) in _union(inner):
+                raise ConfigError(
+                    f"{key}={value}: {path} is not part of this configuration. {_alternatives(node, kind)}"
+                )
+            node[name] = {}
+        node, kind = node[name], found
+    if last not in field_types(kind):
+        raise ConfigError(unknown_key(schema, key))
+    if isinstance(value, Mapping) and isinstance(node.get(last), Mapping):
+        node[last] = {**node[last], **value}
+    else:
+        node[last] = value
+
+
+def _alternatives(node: Mapping[str, Any], kind: type) -> str:
+    chosen = [name for name in field_types(kind) if node.get(name) is not None and section(field_types(kind)[name])]
+    return f"It has {', '.join(chosen)}; choose another option of its group." if chosen else "Choose it by its group."
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def _explained(schema: type, error: ValidationError) -> str:
+    """What pydantic found, as sentences about keys."""
+    return " ".join(_sentence(schema, found) for found in error.errors(include_url=False)[:3])
+
+
+def _sentence(schema: type, found: Mapping[str, Any]) -> str:
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).removeprefix(".")
+    kind, given = found["type"], found["input"]
+    if kind == "missing":
+        return f"{key} is missing: give {key}=VALUE."
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return unknown_key(schema, key)
+    context = found.get("ctx", {})
+    if isinstance(inner := context.get("error"), ConfigError):
+        return f"{key}: {inner}" if key and not str(inner).startswith(key.split(".")[0]) else str(inner)
+    shown = "null" if given is None else given if isinstance(given, str | int | float) else repr(given)
+    return f"{key}={shown}: {_expected(kind, context, found['msg'])}."
+
+
+_EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "greater_than": lambda c: f"expected a number above {c['gt']:g}",
+    "greater_than_equal": lambda c: f"expected at least {c['ge']:g}",
+    "less_than": lambda c: f"expected a number below {c['lt']:g}",
+    "less_than_equal": lambda c: f"expected at most {c['le']:g}",
+    "literal_error": lambda c: f"expected one of {c['expected'].replace(' or ', ', ').replace(chr(39), '')}",
+    "finite_number": lambda c: "expected a finite number",
+    "int_from_float": lambda c: "expected a whole number",
+    "list_type": lambda c: "expected a list, as [a,b]",
+    "dataclass_type": lambda c: "expected a mapping, as {key: value}",
+    "string_type": lambda c: "expected a text",
+}
+
+
+def _expected(kind: str, context: Mapping[str, Any], message: str) -> str:
+    if kind in _EXPECTED:
+        return _EXPECTED[kind](context)
+    for beginning, expected in (("int", "a whole number"), ("float", "a number"), ("bool", "true or false")):
+        if kind.startswith(beginning):
+            return f"expected {expected}"
+    return message[0].lower() + message[1:]
+
+
+def _either(options: Sequence[str]) -> str:
+    return " or ".join([", ".join(options[:-1]), options[-1]]) if len(options) > 1 else ", ".join(options)

@@ -6,50 +6,27 @@ The result is, byte for byte, what preparing all the files together would have g
 import json
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from omegaconf import MISSING
-
-from molstream.config import compose, from_yaml
+from molstream.config import load
 from molstream.errors import ConfigError, DataError
 from molstream.io.files import exclusive, write_atomically
 from molstream.pipeline.build import make
-from molstream.pipeline.executor.ray import RayConfig
+from molstream.pipeline.config import AppendConfig, PreprocessConfig
 from molstream.pipeline.plan import (
     APPENDING,
     PLAN,
     WORK,
     Plan,
-    PreprocessConfig,
     cut_sources,
     differences,
     package_versions,
     plan_sources,
     read_plan,
 )
-from molstream.pipeline.preprocess import reported
 from molstream.pipeline.readers.split import target_names
-from molstream.pipeline.reports.inspect import inspect_dataset
 from molstream.pipeline.shards.manifest import Manifest, read_manifest
-
-
-@dataclass(frozen=True)
-class AppendConfig:
-    """`molstream append`: more molecule files for a finished dataset."""
-
-    input: Any = MISSING
-    """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; or a list of these."""
-    output: str = MISSING
-    """Folder of the dataset."""
-    max_rejected_fraction: float = 0.05
-    """More rejected rows of the new files than this fraction fail the job, after everything was written down."""
-    log_interval_s: float = 30.0
-    """Seconds between progress lines where there is no terminal."""
-    ray: RayConfig = field(default_factory=RayConfig)
-    """Where the work is done."""
 
 
 def append(config: AppendConfig) -> None:
@@ -90,7 +67,7 @@ def _plan(config: AppendConfig, base: Manifest, output: Path) -> tuple[Plan, Pre
             f"{output} was made with other versions: {'; '.join(changed)}. Install those, or prepare all files anew."
         )
     kept = {**asdict(config), "limit": None}
-    settings = from_yaml(PreprocessConfig, json.dumps({**record["settings"], **kept}), str(output / PLAN))
+    settings = load(PreprocessConfig, {**record["settings"], **kept}, str(output / PLAN))
     sources = plan_sources(settings)
     given = [source.record() for source in sources]
     known = {source["name"]: source for source in record["sources"]}
@@ -116,14 +93,3 @@ def _plan(config: AppendConfig, base: Manifest, output: Path) -> tuple[Plan, Pre
         )
     write_atomically(path, (json.dumps(extended, indent=1) + "\n").encode())
     return Plan(splits, names, {}, extended), settings
-
-
-def main(argv: Sequence[str]) -> int:
-    """The command; exit codes as for preprocess."""
-
-    def work() -> None:
-        config = compose("append", AppendConfig, argv)
-        append(config)
-        print(inspect_dataset(config.output))
-
-    return reported(work)

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from molstream.errors import DataError, MolstreamError
 from molstream.io.files import UNFINISHED, exclusive, write_atomically, written_whole
+from molstream.pipeline.config import PreprocessConfig
 from molstream.pipeline.executor import ray as job
-from molstream.pipeline.plan import APPENDING, WORK, Plan, PreprocessConfig, make_plan
+from molstream.pipeline.plan import APPENDING, WORK, Plan, make_plan
 from molstream.pipeline.readers.split import InputSplit
 from molstream.pipeline.reports.card import NAME as CARD
 from molstream.pipeline.reports.card import TIMING, write_card

@@ -4,26 +4,18 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
 from molstream.errors import ConfigError
 from molstream.io.files import write_atomically
-from molstream.pipeline.executor.ray import RayConfig
-from molstream.pipeline.readers.base import ReadConfig
+from molstream.pipeline.config import PreprocessConfig, ReadConfig
 from molstream.pipeline.readers.datasets.moleculenet import benchmark_file
 from molstream.pipeline.readers.discover import find_files
 from molstream.pipeline.readers.split import InputSplit, SourceFile, cut, describe_sources, prepare, target_names
-from molstream.pipeline.sandbox.parent import SandboxConfig
-from molstream.pipeline.shards.containers import CONTAINERS
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
-from molstream.pipeline.stages.decontaminate import BY, MAX_SETS
-from molstream.pipeline.stages.split import IDENTITIES
-from molstream.preprocessing.featurize import FeaturizeConfig
 from molstream.preprocessing.fields import SCHEMA_VERSION
 
 PLAN = "plan.json"
@@ -32,58 +24,6 @@ APPENDING = "append.json"
 WORK = "work"
 IDENTITIES_KEY = "identities"
 """In plan.json: what remote sources were known by when they were fetched, by their names."""
-
-
-@dataclass(frozen=True)
-class PreprocessConfig(ReadConfig):
-    """`molstream preprocess`: raw molecule files to a dataset."""
-
-    input: Any = MISSING
-    """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; or a list of these."""
-    output: str = MISSING
-    """Folder of the dataset; on a cluster, one that all nodes share."""
-    limit: int | None = None
-    """Only the first so many records of the whole input."""
-    container: str = "webdataset"
-    """Shard files: webdataset (tar) or arrow."""
-    rows_per_shard: int = 2048
-    """Input rows per shard; also the unit of work and of restart."""
-    block_rows: int = 512
-    """Molecules per block, the unit of reading and shuffling."""
-    duplicates: str = "key"
-    """What makes two molecules duplicates, of which the first is kept: key, connectivity, smiles or none."""
-    decontaminate: list[str] = field(default_factory=list)
-    """Benchmark sets whose molecules are left out: molecule files, or names of MoleculeNet tasks."""
-    decontaminate_by: str = "key"
-    """Left out is what is in a benchmark set (key), or shares a scaffold with one of its molecules (scaffold)."""
-    benchmark_folder: str | None = None
-    """Where the files of named MoleculeNet tasks are."""
-    max_rejected_fraction: float = 0.05
-    """More rejected rows than this fraction fail the job, after everything was written down."""
-    log_interval_s: float = 30.0
-    """Seconds between progress lines where there is no terminal."""
-    featurize: FeaturizeConfig = field(default_factory=FeaturizeConfig)
-    """Chemistry."""
-    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    """Bounds on a single molecule."""
-    ray: RayConfig = field(default_factory=RayConfig)
-    """Where the work is done."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("rows_per_shard", "block_rows", "limit"):
-            value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise ConfigError(f"{name}={value}: expected at least 1.")
-        if self.container not in CONTAINERS:
-            raise ConfigError(f"container={self.container}: expected one of {', '.join(CONTAINERS)}.")
-        for name, choices in (("duplicates", IDENTITIES), ("decontaminate_by", BY)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected one of {', '.join(choices)}.")
-        if len(self.decontaminate) > MAX_SETS:
-            raise ConfigError(f"decontaminate names {len(self.decontaminate)} sets: expected at most {MAX_SETS}.")
-        if not 0 <= self.max_rejected_fraction <= 1:
-            raise ConfigError(f"max_rejected_fraction={self.max_rejected_fraction}: expected 0 to 1.")
 
 
 @dataclass(frozen=True)

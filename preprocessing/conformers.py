@@ -11,7 +11,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
-from molstream.errors import ConfigError
+from molstream.preprocessing.config import ConformerConfig
 from molstream.preprocessing.fields import ConformerStatus
 from molstream.preprocessing.geometry import GivenConformers
 
@@ -21,44 +21,6 @@ GIVEN = ("keep", "replace", "both")
 MAX_SYMMETRIES = 1000
 """Most equivalent atom orders that are tried to align two conformers, at about 1 us each. Where a molecule has more
 (three tert-butyl groups on benzene: 1296) an RMSD may come out too large, so that a conformer too many is kept."""
-
-
-@dataclass(frozen=True)
-class ConformerConfig:
-    """How the positions of a molecule are made."""
-
-    num_conformers: int = 1
-    """Conformers that are made per molecule; 0 = none."""
-    given: str = "keep"
-    """The input's own 3D geometry, where it covers every stored atom: keep (it is stored as it is, and nothing is
-    embedded), replace (it is ignored) or both (the given conformers first, then num_conformers new ones)."""
-    max_iterations: int = 30
-    """Attempts of ETKDG per conformer, from distance geometry."""
-    random_coordinates_max_iterations: int = 10
-    """Attempts per conformer of a second pass from random coordinates, where the first gave none; 0 = no such pass."""
-    timeout_s: int = 60
-    """Wall-clock limit of a pass in seconds, 0 = none. A backstop only: what it cuts off is not reproducible."""
-    force_field: str = "MMFF94s"
-    """Relaxation of embedded conformers: MMFF94s, MMFF94, UFF or none. A molecule without parameters is not relaxed."""
-    force_field_iterations: int = 1000
-    """Most steps of the relaxation (at 200, more than half of the drug-like molecules are not converged)."""
-    rmsd_threshold: float = 0.0
-    """Angstrom: of new conformers closer than this to one of lower energy, only that one is kept; 0 = keep all. The
-    RMSD is over heavy atoms, after alignment and relaxation, equivalent atoms exchanged."""
-    require_conformer: bool = False
-    """Reject a molecule that cannot be embedded, instead of storing it without positions."""
-
-    def __post_init__(self) -> None:
-        counts = ("num_conformers", "random_coordinates_max_iterations", "timeout_s")
-        for name, least in [*((name, 0) for name in counts), ("max_iterations", 1), ("force_field_iterations", 1)]:
-            if getattr(self, name) < least:
-                raise ConfigError(f"conformers.{name} is {getattr(self, name)}; expected {least} or more")
-        for name, choices in (("force_field", FORCE_FIELDS), ("given", GIVEN)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ConfigError(f"conformers.{name} is '{value}'; expected one of: {', '.join(choices)}")
-        if not 0 <= self.rmsd_threshold < np.inf:
-            raise ConfigError(f"conformers.rmsd_threshold is {self.rmsd_threshold}; expected 0 or more angstrom")
 
 
 @dataclass(frozen=True)

@@ -5,49 +5,24 @@ cluster looks for duplicates between them: :func:`describe` is cheap, :func:`add
 """
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
 
-from molstream.errors import ConfigError, MoleculeError
-from molstream.preprocessing.conformers import ConformerConfig, Conformers, conformers, given_conformers
+from molstream.errors import MoleculeError
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.conformers import Conformers, conformers, given_conformers
 from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from molstream.preprocessing.graph import atom_features, bonds
 from molstream.preprocessing.rdkit_errors import rdkit_errors
-from molstream.preprocessing.standardize import StandardizeConfig, standardize
+from molstream.preprocessing.standardize import standardize
 
 HYDROGENS = ("heavy", "all")
 
 MAX_SMILES_LENGTH = 5000
 """Highest ``max_smiles_length``: RDKit's canonicalization has crashed on a chain of 20000 atoms."""
-
-
-@dataclass(frozen=True)
-class FeaturizeConfig:
-    """Everything that a stored molecule depends on besides its input."""
-
-    hydrogens: str = "heavy"
-    """Which atoms are stored: heavy (as in the papers; hydrogens still take part in embedding) or all."""
-    max_atoms: int = 256
-    """Most heavy atoms of a molecule, after standardizing."""
-    max_smiles_length: int = 2000
-    """Most characters of an input SMILES, most atoms of an input mol block; checked before any chemistry."""
-    standardize: StandardizeConfig = field(default_factory=StandardizeConfig)
-    """Parent molecule."""
-    conformers: ConformerConfig = field(default_factory=ConformerConfig)
-    """Positions."""
-
-    def __post_init__(self) -> None:
-        if self.hydrogens not in HYDROGENS:
-            raise ConfigError(f"hydrogens is '{self.hydrogens}'; expected one of: {', '.join(HYDROGENS)}")
-        if not 1 <= self.max_smiles_length <= MAX_SMILES_LENGTH:
-            raise ConfigError(f"max_smiles_length is {self.max_smiles_length}; expected 1 to {MAX_SMILES_LENGTH}")
-        if not 1 <= self.max_atoms <= self.max_smiles_length:
-            raise ConfigError(
-                f"max_atoms is {self.max_atoms}; expected 1 to max_smiles_length, which is {self.max_smiles_length}"
-            )
 
 
 @dataclass(frozen=True)

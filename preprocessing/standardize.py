@@ -15,6 +15,7 @@ from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from molstream.errors import MoleculeError
+from molstream.preprocessing.config import StandardizeConfig
 from molstream.preprocessing.fields import Format
 from molstream.preprocessing.geometry import GivenConformers, handed_as_written
 from molstream.preprocessing.parse import Parsed, parse, remove_hydrogens, reread
@@ -22,22 +23,6 @@ from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 MAX_TAUTOMERS = 1000
 """Most tautomers, and most transformations, that are tried for a molecule (RDKit's own limits)."""
-
-
-@dataclass(frozen=True)
-class StandardizeConfig:
-    """Which changes make the parent molecule, in the order in which they are made."""
-
-    disconnect_metals: bool = True
-    """Break covalent bonds between metals and N, O, F or other non-metals."""
-    normalize: bool = True
-    """Write sulfoxides, amidinium ions, separated charges and the like in one way; ionise the strongest acid first."""
-    largest_fragment: bool = True
-    """Keep the largest fragment only (drops counter-ions and solvent)."""
-    neutralise: bool = True
-    """Add or remove protons until no charge is left that can go."""
-    canonical_tautomer: bool = False
-    """Take RDKit's canonical tautomer; costs 2 to 15 ms per molecule."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from molstream.config import compose
-from molstream.pipeline.plan import PreprocessConfig
+from molstream.pipeline.config import PreprocessConfig
 from molstream.training.config import PretrainConfig
 from molstream.training.data.config import DataConfig
 

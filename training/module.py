@@ -5,10 +5,12 @@ from torch import nn
 
 from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.models.config import ModelConfig
+from molstream.training.models.encoders import Encoders
 from molstream.training.models.layers import Blockwise
 from molstream.training.objectives.base import ObjectiveOutput
-from molstream.training.objectives.table import ObjectiveConfig, build_objective
+from molstream.training.objectives.config import ObjectiveConfig
+from molstream.training.objectives.table import build_objective
 
 
 class PretrainingModule(nn.Module):

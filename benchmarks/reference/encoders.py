@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch_geometric.nn import GINEConv, MessagePassing
 from torch_geometric.utils import dense_to_sparse, to_dense_batch
 
-from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES, GINConfig
-from molstream.training.models.schnet import NUM_ATOM_TYPES, SchNetConfig
+from molstream.training.models.config import GINConfig, SchNetConfig
+from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
+from molstream.training.models.schnet import NUM_ATOM_TYPES
 
 from .layers import perceptron
 

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch_geometric.utils import scatter, to_dense_adj, to_dense_batch
 
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDEConfig
-from molstream.training.models.encoders import ModelConfig
+from molstream.training.diffusion.config import SDEConfig
+from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES
+from molstream.training.models.config import ModelConfig
 from molstream.training.models.schnet import NUM_ATOM_TYPES
-from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDEConfig
+from molstream.training.objectives.config import PaperMoleculeSDEConfig
 
 from .encoders import GIN, SchNet
 from .graph_score import GraphScore, mask_atoms, mask_pairs

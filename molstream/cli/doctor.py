@@ -7,20 +7,20 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from molstream.errors import ConfigError, MolstreamError
+from molstream.cli.command import guarded, run_command
 
 if TYPE_CHECKING:
     from molstream.training.data.batch import MoleculeBatch
-    from molstream.training.evaluation.cost_model import CostConfig, Flops
+    from molstream.training.evaluation.cost_model import Flops
+from molstream.training.evaluation.config import CostConfig
 
+EXAMPLES = ("molstream doctor", "molstream doctor model=base gpus=8", "molstream doctor model=xl dataset=datasets/mine")
 PACKAGES = ("torch", "deepspeed", "ray", "rdkit", "torch-geometric", "pyarrow", "webdataset", "hydra-core")
 SHARED_MEMORY = Path("/dev/shm")
 ENOUGH_SHARED_MEMORY = 2**30
@@ -72,16 +72,14 @@ def _storage() -> Iterator[tuple[str, str]]:
     yield "shared memory", f"{_gib(shared.free)} free of {_gib(shared.total)}{advice}"
 
 
-def costs(argv: Sequence[str]) -> list[Table | str]:
-    """Parameters, memory of a GPU and FLOPs of the model that the arguments describe, with what they leave out.
+def costs(config: CostConfig) -> "list[Table | str]":
+    """Parameters, memory of a GPU and FLOPs of a model, with what they leave out.
 
     Raises:
-        ConfigError: the arguments describe none.
+        ConfigError: the model and the objective do not fit each other.
         DataError: ``dataset`` is none.
     """
-    from molstream.config import compose
     from molstream.training.evaluation.cost_model import (
-        CostConfig,
         count_flops,
         dataset_batch,
         on_meta,
@@ -89,7 +87,6 @@ def costs(argv: Sequence[str]) -> list[Table | str]:
         typical_batch,
     )
 
-    config = compose("doctor", CostConfig, argv)
     module = on_meta(config.model, config.objective)
     parts = parameters_by_part(module)
     batch = typical_batch() if config.dataset is None else dataset_batch(config.dataset)
@@ -97,9 +94,9 @@ def costs(argv: Sequence[str]) -> list[Table | str]:
     return [
         _parameters(parts),
         _memory([parameter.numel() for parameter in module.parameters()], config),
-        "Activations come on top, beside what a lane needs; what a step needs comes when they are gone.",
+        "Excludes activations. Lane buffers coexist with them; step buffers are allocated after they are freed.",
         _flops(flops, batch, config),
-        "Products of matrices, with the padding of attention, without what checkpointing computes again.",
+        "Counts matrix products, with the padding of attention, without what checkpointing computes again.",
     ]
 
 
@@ -142,17 +139,24 @@ def _gib(value: float) -> str:
     return f"{value / 2**30:.1f} GiB"
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command: without arguments the machine, with any a model as well."""
+def doctor(config: CostConfig) -> None:
+    """Print the machine, then what the model costs."""
+    from rich.console import Console
+
     console = Console()
     console.print(machine())
-    if not argv:
-        return 0
-    try:
-        parts = costs(argv)
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    for part in parts:
+    for part in costs(config):
         console.print(part)
-    return 0
+
+
+def main(words: Sequence[str]) -> int:
+    """The command; without arguments the machine alone."""
+    if words:
+        return run_command("doctor", CostConfig, doctor, words, examples=EXAMPLES)
+
+    def print_machine() -> None:
+        from rich.console import Console
+
+        Console().print(machine())
+
+    return guarded("doctor", print_machine)

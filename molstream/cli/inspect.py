@@ -1,106 +1,32 @@
-"""``molstream inspect PATH``: what is this dataset, run, checkpoint or export? One screen of text."""
+"""``molstream inspect``: what is this dataset, run, checkpoint or export?"""
 
-import json
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 
-from molstream.errors import DataError, MolstreamError
-from molstream.pipeline.reports.inspect import inspect_dataset
-from molstream.training.checkpoint.format import MARKER, damage, load_checkpoint, name_of
-from molstream.training.checkpoint.store import local_folder
-from molstream.training.inference.export import CONFIG_FILE, load_export
-from molstream.training.metrics.records import read_metrics
-from molstream.training.run.directory import RunDirectory
-from molstream.training.run.history import read_launches
+from molstream.cli.command import run_command
+from molstream.config import configuration
+
+EXAMPLES = (
+    "molstream inspect datasets/mine",
+    "molstream inspect runs/mine/checkpoints/step_00000200",
+)
 
 
-def inspect(path: Path) -> str:
-    """The text for whatever lies at ``path``.
+@configuration
+class InspectConfig:
+    """Print what a dataset, run, checkpoint or export holds, on one screen of text."""
 
-    Raises:
-        DataError: nothing that molstream writes.
-        CheckpointError: a checkpoint or export that is damaged.
-    """
-    if (path / "manifest.json").is_file():
-        return inspect_dataset(path)
-    if (path / MARKER).is_file():
-        return _inspect_checkpoint(path)
-    if (path / CONFIG_FILE).is_file():
-        return _inspect_export(path)
-    if (path / "config.yaml").is_file():
-        return _inspect_run(path)
-    if (path / "plan.json").is_file():
-        raise DataError(f"{path} is a dataset that is not finished: run the same `molstream preprocess` command again.")
-    raise DataError(
-        f"{path} is nothing that molstream writes: expected a dataset (manifest.json), a run (config.yaml), "
-        f"a checkpoint ({MARKER}) or an export ({CONFIG_FILE})."
-    )
+    path: str
+    """Folder, or the URL of a checkpoint."""
 
 
-def _inspect_checkpoint(path: Path) -> str:
-    checkpoint = load_checkpoint(path)
-    state = checkpoint.state
-    values = sum(tensor.numel() for tensor in checkpoint.weights.values())
-    size = sum(p.stat().st_size for p in path.iterdir())
-    return "\n".join(
-        [
-            f"checkpoint {path}: whole, {size / 2**20:.1f} MiB",
-            f"  step {state.step} ({state.step - state.optimizer_steps} left out), seed {state.seed}, "
-            f"{state.lanes} lanes x {state.micro_batch} molecules",
-            f"  {len(checkpoint.weights)} tensors, {values:,} values; {len(checkpoint.moments)} optimizer moments, "
-            f"{len(checkpoint.average)} averages",
-            f"  written by {state.world_size} process(es) at ZeRO {state.zero_stage}; any number that divides "
-            f"{state.lanes} continues it",
-            f"  dataset {state.dataset_fingerprint}",
-        ]
-    )
+def inspect(config: InspectConfig) -> None:
+    """Print the text."""
+    from molstream.training.checkpoint.store import local_folder
+    from molstream.training.report.overview import overview
+
+    print(overview(local_folder(config.path)))
 
 
-def _inspect_export(path: Path) -> str:
-    export = load_export(path)
-    values = sum(tensor.numel() for tensor in export.encoders.state_dict().values())
-    return "\n".join(
-        [
-            f"export {path}: whole, {values:,} values, purpose {export.config['purpose']}",
-            f"  encoders {export.model.encoder_2d} (2D, {export.model.hidden_2d}), "
-            f"{export.model.encoder_3d} (3D, {export.model.hidden_3d})",
-            f"  featurizer {json.dumps(export.config['featurizer']['config'])}",
-            f"  training {json.dumps(export.config['training'])}",
-        ]
-    )
-
-
-def _inspect_run(path: Path) -> str:
-    run = RunDirectory(path)
-    config, records = run.config(), read_metrics(path)
-    lines = [
-        f"run {path}: objective {config.objective.name}, {config.steps} steps, {config.data.lanes} lanes x "
-        f"{config.data.micro_batch} molecules, dataset {run.dataset()['fingerprint'][:12]}"
-    ]
-    if records:
-        last = records[-1]
-        lines.append(f"  recorded step {int(last['step'])}, loss {last['train/loss']:.4f}")
-    for launch in read_launches(path):
-        began = datetime.fromtimestamp(launch.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        ended = launch.ended or "no end recorded"
-        lines.append(f"  began at step {launch.step} on {launch.where}, {began} UTC; {ended}")
-    store = run.checkpoints(config)
-    lines += [f"  {name_of(step)}: {damage(store.fetch(step)) or 'whole'}" for step in store.steps()]
-    if (path / "command.txt").is_file():
-        lines.append(f"  continue with: {(path / 'command.txt').read_text().splitlines()[-1]}")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str]) -> int:
-    """The command; exit code 2 without exactly one path."""
-    if len(argv) != 1:
-        print("usage: molstream inspect PATH", file=sys.stderr)
-        return 2
-    try:
-        print(inspect(local_folder(argv[0])))
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(words: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    return run_command("inspect", InspectConfig, inspect, words, examples=EXAMPLES, positional="path")

@@ -1,112 +1,78 @@
 """The console script ``molstream``: one table of commands, each imported only when it is called."""
 
+import difflib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """A command: the module whose ``main(argv) -> exit code`` does it, and its line in the help."""
+    """A command: the module whose ``main(words) -> exit code`` runs it, and its line in the help."""
 
     module: str
-    help: str
+    summary: str
 
 
 COMMANDS = {
-    "preprocess": Command(
-        "molstream.pipeline.preprocess", "input=FILE output=FOLDER   raw molecule files to a sharded dataset"
-    ),
-    "append": Command(
-        "molstream.pipeline.append", "input=FILE output=DATASET   more files for a dataset, with its own settings"
-    ),
-    "inspect": Command("molstream.cli.inspect", "PATH   what is this dataset, run, checkpoint or export?"),
-    "verify": Command("molstream.pipeline.shards.verify", "DATASET   checksums, schema and counts; exit 1 on damage"),
-    "pretrain": Command(
-        "molstream.training.pretrain", "data.path=DATASET run_dir=FOLDER   pretrain, or continue, on one machine"
-    ),
-    "supervise": Command(
-        "molstream.training.launch.supervisor",
-        "deepspeed [--hostfile FILE] training/pretrain.py key=value   restart on the hosts left",
-    ),
-    "export": Command(
-        "molstream.training.inference.export", "run_dir=RUN   checkpoint to a folder that can be published"
-    ),
-    "embed": Command(
-        "molstream.training.inference.embed_files",
-        "export=EXPORT input=FILE output=FILE   vectors for a file of molecules",
-    ),
-    "generate": Command(
-        "molstream.training.inference.generate_files",
-        "conformers|bonds run_dir=RUN input=FILE output=SDF   2D to 3D, or 3D to 2D",
-    ),
-    "evaluate": Command(
-        "molstream.training.evaluation.probe",
-        "export=EXPORT input=CSV target=COLUMN   ridge on frozen vectors, scaffold split; "
-        "conformers|bonds run_dir=RUN dataset=DATASET   what is generated",
-    ),
-    "diagnose": Command(
-        "molstream.training.evaluation.diagnose",
-        "run_dir=RUN [dataset=DATASET]   what a run has learned, beyond its loss",
-    ),
-    "report": Command(
-        "molstream.training.report.page", "RUN...   self-contained HTML with plots, of one run or several side by side"
-    ),
-    "sync": Command(
-        "molstream.cli.sync", "run_dir=RUN [loggers=[NAME,...]]   hand to MLflow or W&B what they have not got"
-    ),
-    "doctor": Command(
-        "molstream.cli.doctor", "[model=PRESET objective=NAME]   versions, devices, disk; what a model would cost"
-    ),
+    "preprocess": Command("molstream.cli.preprocess", "raw molecule files to a sharded dataset"),
+    "append": Command("molstream.cli.append", "more files for a dataset, with its own settings"),
+    "verify": Command("molstream.cli.verify", "check a dataset's checksums, schema and counts"),
+    "inspect": Command("molstream.cli.inspect", "what is this dataset, run, checkpoint or export?"),
+    "pretrain": Command("molstream.cli.pretrain", "pretrain, or continue, on one machine"),
+    "supervise": Command("molstream.cli.supervise", "keep a job of many hosts running on those that are left"),
+    "diagnose": Command("molstream.cli.diagnose", "what a run has learned, beyond its loss"),
+    "report": Command("molstream.cli.report", "an HTML page with plots, of one run or several side by side"),
+    "sync": Command("molstream.cli.sync", "send a finished run's records to MLflow or W&B"),
+    "export": Command("molstream.cli.export", "a checkpoint as a folder that can be published"),
+    "embed": Command("molstream.cli.embed", "vectors for a file of molecules"),
+    "generate": Command("molstream.cli.generate", "conformers of bond graphs, or bonds of conformers"),
+    "evaluate": Command("molstream.cli.evaluate", "ridge regression on frozen vectors; or what a run generates"),
+    "doctor": Command("molstream.cli.doctor", "versions, devices, disk; what a model would cost"),
 }
+
+
+def commands() -> dict[str, Command]:
+    """The commands of molstream, and those that other packages add by the entry point group ``molstream.commands``."""
+    from molstream.extensions import extensions
+
+    return {**COMMANDS, **extensions("commands")}
 
 
 def usage() -> str:
     """The help text: every command on a line."""
-    width = max(map(len, COMMANDS))
-    lines = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
+    known = commands()
+    width = max(map(len, known))
+    lines = "\n".join(f"  {name:{width}}  {command.summary}" for name, command in known.items())
     return (
         "usage: molstream COMMAND [key=value ...]\n\n"
-        f"{lines}\n\nkeys and defaults are in configs/; exit codes: 0 done, 1 failed, 2 usage, 130 interrupted"
+        f"{lines}\n\n"
+        "molstream COMMAND --help lists the keys of a command; molstream --version prints the version.\n"
+        "exit codes: 0 done, 1 failed, 2 usage, 130 interrupted"
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Dispatch; exit codes 0 done, 1 failed, 2 usage, 130 interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage(), file=sys.stdout if arguments else sys.stderr)
-        return 0 if arguments else 2
-    name, *rest = arguments
-    if name not in COMMANDS:
-        print(f"error: unknown command '{name}'. Choose one of: {', '.join(COMMANDS)}.", file=sys.stderr)
-        return 2
-    try:
-        return importlib.import_module(COMMANDS[name].module).main(rest)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our stdout (head, less) has gone: not an error, but Python would complain when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    words = list(sys.argv[1:] if words is None else words)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    name, *rest = words
+    if name == "--version":
+        from molstream.cli.command import version_line
+
+        print(version_line())
         return 0
-    except ModuleNotFoundError as error:
-        if error.name in EXTRAS:
-            print(f"error: '{name}' needs {error.name}: pip install 'molstream[{EXTRAS[error.name]}]'", file=sys.stderr)
-            return 1
-        raise
-
-
-EXTRAS = {
-    "ray": "preprocess",
-    "webdataset": "preprocess",
-    "deepspeed": "train",
-    "tensorboard": "train",
-    "matplotlib": "report",
-    "jinja2": "preprocess",
-}
-"""Optional packages and the extra that brings each."""
+    known = commands()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1, 0.5)
+        hint = f"Did you mean '{near[0]}'? " if near else ""
+        print(f"error: unknown command '{name}'. {hint}Choose one of {', '.join(known)}.", file=sys.stderr)
+        return 2
+    return importlib.import_module(known[name].module).main(rest)
 
 
 if __name__ == "__main__":

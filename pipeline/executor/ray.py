@@ -8,12 +8,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from molstream.config import PACKAGE
 from molstream.errors import ConfigError, DataError, MolstreamError
+from molstream.pipeline.config import RayConfig
 from molstream.pipeline.stages.bisect import Attempt, Call, died, survived
 
 IN_FLIGHT_PER_CPU = 2
@@ -26,20 +26,6 @@ CONNECT_S = 10.0
 """Patience with a cluster that does not answer."""
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class RayConfig:
-    """Where the work is done."""
-
-    address: str = "local"
-    """`local` starts Ray on this machine; `auto` or an address joins a running cluster."""
-    num_cpus: int | None = None
-    """Cores of a local Ray; all of them by default."""
-
-    def __post_init__(self) -> None:
-        if self.num_cpus is not None and self.num_cpus < 1:
-            raise ConfigError(f"ray.num_cpus={self.num_cpus}: expected at least 1.")
 
 
 def interrupt_on_sigterm() -> None:

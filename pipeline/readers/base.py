@@ -9,42 +9,18 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from molstream.errors import ConfigError
 from molstream.io.files import written_whole
+from molstream.pipeline.config import ReadConfig
 
 COPY_BYTES = 1 << 18
 
 DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 """Names of delimiters that are awkward to write on a command line."""
-
-
-@dataclass(frozen=True)
-class ReadConfig:
-    """How the input is read."""
-
-    format: str = "auto"
-    """`auto` tells it by the name of each file; else a file format, or the name of a data set (an adapter)."""
-    smiles_column: str | None = None
-    """Column of the SMILES in tables, by name (by number from 0 with `header=false`); guessed by name by default."""
-    target_columns: list[str] = field(default_factory=list)
-    """Columns (SDF data items, JSON keys) that are stored as targets; an adapter's own by default."""
-    delimiter: str | None = None
-    """Between columns of text tables: tab, comma, semicolon, pipe, space or a character; by default the format's."""
-    header: bool = True
-    """Whether the first record of a text table names its columns; else they are numbered from 0."""
-    max_conformers: int = 10
-    """Conformers of a molecule that are read from a source with several: those of lowest energy."""
-
-    def __post_init__(self) -> None:
-        if self.delimiter is not None and len(DELIMITERS.get(self.delimiter, self.delimiter)) != 1:
-            raise ConfigError(f"delimiter={self.delimiter}: expected a character or one of {', '.join(DELIMITERS)}.")
-        if self.max_conformers < 1:
-            raise ConfigError(f"max_conformers={self.max_conformers}: expected at least 1.")
 
 
 @dataclass(frozen=True)

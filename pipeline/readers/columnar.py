@@ -13,17 +13,8 @@ import pyarrow.parquet as pq
 
 from molstream.errors import DataError
 from molstream.io.files import written_whole
-from molstream.pipeline.readers.base import (
-    COPY_BYTES,
-    Batches,
-    Layout,
-    Molecule,
-    Place,
-    ReadConfig,
-    copy,
-    decode,
-    target,
-)
+from molstream.pipeline.config import ReadConfig
+from molstream.pipeline.readers.base import COPY_BYTES, Batches, Layout, Molecule, Place, copy, decode, target
 from molstream.pipeline.readers.delimited import find_columns
 
 BATCH_ROWS = 1 << 14

@@ -11,17 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from molstream.errors import DataError
-from molstream.pipeline.readers.base import (
-    DELIMITERS,
-    Format,
-    Layout,
-    Molecule,
-    ReadConfig,
-    RefusedError,
-    by_bytes,
-    decode,
-    target,
-)
+from molstream.pipeline.config import DELIMITERS, ReadConfig
+from molstream.pipeline.readers.base import Format, Layout, Molecule, RefusedError, by_bytes, decode, target
 
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "mol")
 """Names of SMILES columns that are guessed, in this order, whatever their case."""

@@ -1,7 +1,6 @@
 """Which files the inputs stand for, and how each is read."""
 
 import glob
-import json
 import os
 import sys
 from collections import Counter
@@ -10,11 +9,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from molstream.config import from_yaml
+from molstream.config import load
 from molstream.errors import ConfigError, DataError
 from molstream.io import remote
+from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers import SOURCES
-from molstream.pipeline.readers.base import Format, ReadConfig
+from molstream.pipeline.readers.base import Format
 from molstream.pipeline.readers.compression import COMPRESSIONS, compression
 from molstream.pipeline.readers.datasets import ADAPTERS
 
@@ -64,8 +64,7 @@ def _options(item: Any, config: ReadConfig) -> tuple[str, ReadConfig, dict[str, 
         if not (item := options.pop("path", None)):
             raise ConfigError(f"input={options}: a mapping needs the key 'path' beside its options.")
         shared = {option.name: getattr(config, option.name) for option in fields(ReadConfig)}
-        text = json.dumps({**shared, **options}, default=str)
-        config = from_yaml(ReadConfig, text, f"input {remote.shown(str(item))}")
+        config = load(ReadConfig, {**shared, **options}, f"input {remote.shown(str(item))}")
         options = {key: value for key, value in asdict(config).items() if key in options}
     if config.format != "auto" and config.format not in (*SOURCES, *ADAPTERS):
         raise ConfigError(f"format={config.format}: expected auto, {', '.join(SOURCES)}, {', '.join(ADAPTERS)}.")

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from molstream.errors import DataError
-from molstream.pipeline.plan import PreprocessConfig, cut_sources
+from molstream.pipeline.config import PreprocessConfig
+from molstream.pipeline.plan import cut_sources
 from molstream.pipeline.readers.base import GEOMETRY_KEYS, copy
 from molstream.pipeline.readers.compression import COMPRESSIONS, DAMAGES, compression
 from molstream.pipeline.readers.delimited import column_names

@@ -20,7 +20,8 @@ import pyarrow as pa
 from molstream.errors import DataError
 from molstream.io import remote
 from molstream.io.hashing import file_sha256
-from molstream.pipeline.readers.base import Layout, Place, ReadConfig, RefusedError, runs
+from molstream.pipeline.config import ReadConfig
+from molstream.pipeline.readers.base import Layout, Place, RefusedError, runs
 from molstream.pipeline.readers.compression import DAMAGES, compression, opened
 from molstream.pipeline.readers.discover import InputFile, find_files, format_named, format_of
 from molstream.preprocessing.fields import RawMolecule, Rejection

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from molstream.errors import DataError
-from molstream.pipeline.readers.base import Layout, Molecule, ReadConfig, RefusedError, decode, geometry, target
+from molstream.pipeline.config import ReadConfig
+from molstream.pipeline.readers.base import Layout, Molecule, RefusedError, decode, geometry, target
 
 ENTRY_END = b"$$$$"
 """How the last line of an SD file's entry starts."""

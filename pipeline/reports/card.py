@@ -16,14 +16,15 @@ import numpy as np
 
 from molstream.errors import DataError
 from molstream.io.files import write_atomically
+from molstream.pipeline.config import SandboxConfig
 from molstream.pipeline.reports.charts import Flow, bar_chart, flow_chart
 from molstream.pipeline.reports.rejections import examples, shown
-from molstream.pipeline.sandbox.parent import Sandbox, SandboxConfig
+from molstream.pipeline.sandbox.parent import Sandbox
 from molstream.pipeline.shards.histograms import QUANTITIES, Bar, bars, element_bars, seconds, share, size, time_bars
 from molstream.pipeline.shards.manifest import Manifest
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.pipeline.stages.tally import Timing
-from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.config import FeaturizeConfig
 
 NAME = "card.html"
 TIMING = "timing.json"

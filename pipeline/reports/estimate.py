@@ -6,7 +6,6 @@ temporary folder.
 
 import math
 import os
-import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from molstream.errors import ConfigError
-from molstream.pipeline.plan import PLAN, PreprocessConfig, benchmark_sources, check_free, cut_sources, plan_sources
+from molstream.errors import DataError
+from molstream.pipeline.config import DryRunConfig
+from molstream.pipeline.plan import PLAN, benchmark_sources, check_free, cut_sources, plan_sources
 from molstream.pipeline.readers.sampling import Columns, Rows, choose, columns, write_head
 from molstream.pipeline.reports.rejections import shown_ascii
 from molstream.pipeline.sandbox.parent import Sandbox
@@ -31,19 +31,6 @@ EFFICIENCY = 0.9
 
 MANY_CORES = 64
 """A second machine that the time is told for."""
-
-
-@dataclass(frozen=True)
-class DryRunConfig(PreprocessConfig):
-    """`molstream preprocess --dry-run`: what the job will cost."""
-
-    sample: int = 200
-    """Records that are tried, spread evenly over the input."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sample < 1:
-            raise ConfigError(f"sample={self.sample}: expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -220,9 +207,18 @@ def _add_times(times: Counter[tuple[str, int]], batch: pa.RecordBatch) -> None:
         times[source, row] += spent
 
 
-def command_line(argv: Sequence[str]) -> str:
-    """The command that starts the job."""
-    return shlex.join(["molstream", "preprocess", *argv])
+def require_bearable(found: Estimate) -> None:
+    """Make sure that not so many records of the sample were rejected that the job would fail.
+
+    Raises:
+        DataError: they were.
+    """
+    if found.too_many_rejected:
+        raise DataError(
+            f"{sum(found.sample.rejected.values())} of the {found.sample.rows} rows that were tried are rejected, more "
+            f"than max_rejected_fraction={found.config.max_rejected_fraction} allows: the job would fail. Look at the "
+            "examples, or give a larger max_rejected_fraction."
+        )
 
 
 def _core_time(work: float) -> str:

@@ -23,7 +23,8 @@ from typing import IO
 import pyarrow as pa
 
 from molstream.config import PACKAGE
-from molstream.errors import ConfigError, DataError
+from molstream.errors import DataError
+from molstream.pipeline.config import SandboxConfig
 from molstream.pipeline.sandbox.protocol import (
     Answer,
     Request,
@@ -33,7 +34,7 @@ from molstream.pipeline.sandbox.protocol import (
     write_frame,
     write_request,
 )
-from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.fields import RawMolecule, Rejection
 
 FRAME = 64
@@ -48,24 +49,6 @@ STARTS = 3
 
 IDLE = -1
 _TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True)
-class SandboxConfig:
-    """Bounds on a single molecule."""
-
-    deadline_s: float = 60.0
-    """CPU seconds that a molecule may take in one stage."""
-    memory_mib: int = 4096
-    """Address space of the child process, in MiB."""
-
-    def __post_init__(self) -> None:
-        if self.deadline_s <= 0:
-            raise ConfigError(f"sandbox.deadline_s={self.deadline_s}: expected more than 0.")
-        if self.memory_mib < 1024:
-            raise ConfigError(
-                f"sandbox.memory_mib={self.memory_mib}: expected at least 1024, which RDKit itself needs."
-            )
 
 
 @dataclass(frozen=True)

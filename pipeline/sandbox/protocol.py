@@ -7,9 +7,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.featurize import FeaturizeConfig
-from molstream.preprocessing.standardize import StandardizeConfig
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig, StandardizeConfig
 
 _LENGTH = struct.Struct("<Q")
 

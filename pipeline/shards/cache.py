@@ -23,10 +23,9 @@ from typing import NamedTuple
 
 from molstream.errors import ConfigError, DataError, RemoteError
 from molstream.io.remote import Retries, copy, shown
+from molstream.pipeline.config import CACHE_FOLDER, CACHE_GIB
 from molstream.pipeline.shards.manifest import Shard
 
-DEFAULT_FOLDER = "~/.cache/molstream"
-DEFAULT_GIB = 100.0
 NAME = re.compile(r"[0-9a-f]{64}(?:\.(?P<bytes>\d+)\.part)?")
 """Copies and, with their future size, those that are still arriving; nothing else in the folder is ever touched."""
 POLL_S = 0.05
@@ -53,8 +52,8 @@ class ShardCache:
 
     def __init__(
         self,
-        folder: str | Path = DEFAULT_FOLDER,
-        max_bytes: int = int(DEFAULT_GIB * 2**30),
+        folder: str | Path = CACHE_FOLDER,
+        max_bytes: int = int(CACHE_GIB * 2**30),
         retries: Retries | None = None,
     ):
         self.folder = Path(folder).expanduser()

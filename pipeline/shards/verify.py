@@ -1,12 +1,10 @@
 """``molstream verify DATASET``: is every byte as it was written, and does every count hold?"""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from molstream.errors import DataError, MolstreamError
+from molstream.errors import DataError
 from molstream.io.hashing import file_sha256
 from molstream.pipeline.shards.codec import SCHEMA
 from molstream.pipeline.shards.containers import CONTAINERS, Container
@@ -71,19 +69,3 @@ def _verify_rows(file: Path, expected: int) -> list[str]:
     except (OSError, ValueError) as error:
         return [f"{file.name} cannot be read: {error}"]
     return [] if found == expected else [f"{file.name} has {found} rows, expected {expected}"]
-
-
-def main(argv: Sequence[str]) -> int:
-    """The command; exit code 1 on any damage, which is named on stderr."""
-    if len(argv) != 1:
-        print("usage: molstream verify DATASET", file=sys.stderr)
-        return 2
-    try:
-        problems = verify(Path(argv[0]))
-    except MolstreamError as error:
-        problems = [str(error)]
-    for problem in problems:
-        print(f"damaged: {problem}", file=sys.stderr)
-    if not problems:
-        print(f"{argv[0]} is whole")
-    return 1 if problems else 0

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from molstream.errors import DataError
 from molstream.io.files import write_atomically, written_whole
 from molstream.io.hashing import file_sha256
+from molstream.pipeline.config import SandboxConfig
 from molstream.pipeline.readers.split import InputSplit, read_split
-from molstream.pipeline.sandbox.parent import Sandbox, SandboxConfig
+from molstream.pipeline.sandbox.parent import Sandbox
 from molstream.pipeline.shards.codec import SCHEMA
 from molstream.pipeline.shards.containers import CONTAINERS
 from molstream.pipeline.shards.manifest import Account, Shard
@@ -31,7 +32,8 @@ from molstream.pipeline.stages.decontaminate import Benchmarks
 from molstream.pipeline.stages.dedup import duplicates_of, key_table, keys_path, write_array
 from molstream.pipeline.stages.described import DESCRIBED_SCHEMA, records
 from molstream.pipeline.stages.tally import Tally, Timing
-from molstream.preprocessing.featurize import FeaturizeConfig, needs_embedding
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import needs_embedding
 from molstream.preprocessing.fields import ConformerStatus, RawMolecule, Rejection
 
 REJECTED_SCHEMA = pa.schema(

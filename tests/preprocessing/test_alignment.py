@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from molstream.preprocessing.alignment import best_rmsd
-from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import RawMolecule
 
 

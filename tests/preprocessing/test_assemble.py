@@ -6,8 +6,8 @@ from rdkit import Chem
 
 from molstream.errors import MoleculeError
 from molstream.preprocessing.assemble import assemble
-from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.featurize import FeaturizeConfig, describe, featurize
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig
+from molstream.preprocessing.featurize import describe, featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from tests.support.datasets import DRUGS
 

@@ -10,10 +10,10 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
 from molstream.errors import ConfigError
+from molstream.preprocessing.config import ConformerConfig
 from molstream.preprocessing.conformers import (
     FORCE_FIELDS,
     MAX_SYMMETRIES,
-    ConformerConfig,
     Conformers,
     conformers,
     given_conformers,

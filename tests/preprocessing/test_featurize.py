@@ -11,15 +11,8 @@ from omegaconf import OmegaConf
 from rdkit import Chem, rdBase
 
 from molstream.errors import ConfigError
-from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.featurize import (
-    Description,
-    FeaturizeConfig,
-    add_conformers,
-    describe,
-    featurize,
-    needs_embedding,
-)
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig
+from molstream.preprocessing.featurize import Description, add_conformers, describe, featurize, needs_embedding
 from molstream.preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from tests.support.diverse import (
     DIVERSE,
@@ -82,7 +75,8 @@ def test_another_process_gives_the_same_bytes():
     """Hash randomization, import order and the history of the process do not matter."""
     text = "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O"
     code = (
-        "import sys; from molstream.preprocessing.featurize import FeaturizeConfig, featurize;"
+        "import sys; from molstream.preprocessing.featurize import featurize;"
+        "from molstream.preprocessing.config import FeaturizeConfig;"
         "from molstream.preprocessing.fields import RawMolecule;"
         f"s = featurize(RawMolecule({text!r}, 'smiles', 'test.smi', 0), FeaturizeConfig());"
         "sys.stdout.write((s.atom_features.tobytes() + s.bond_index.tobytes() + s.positions.tobytes()).hex())"

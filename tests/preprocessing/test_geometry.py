@@ -12,10 +12,10 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from molstream.errors import MoleculeError
-from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig, StandardizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule
-from molstream.preprocessing.standardize import StandardizeConfig, StandardizedMolecule
+from molstream.preprocessing.standardize import StandardizedMolecule
 from tests.support.diverse import DIVERSE, same_bytes, standardized
 
 ALL = FeaturizeConfig(hydrogens="all", conformers=ConformerConfig(num_conformers=0))

@@ -18,8 +18,8 @@ import pytest
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
-from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from tests.support.diverse import mol_blocks
 

@@ -14,9 +14,10 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from molstream.errors import MoleculeError
 from molstream.preprocessing.alignment import with_conformers
+from molstream.preprocessing.config import StandardizeConfig
 from molstream.preprocessing.fields import RawMolecule
 from molstream.preprocessing.rdkit_errors import rdkit_errors
-from molstream.preprocessing.standardize import StandardizeConfig, StandardizedMolecule, _tools, standardize
+from molstream.preprocessing.standardize import StandardizedMolecule, _tools, standardize
 from tests.support.diverse import DIVERSE, mol_blocks, pubchem_substances, smiles_record, standardized, zinc
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from rdkit import rdBase
 
 from molstream.errors import MoleculeError
-from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig, StandardizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
-from molstream.preprocessing.standardize import StandardizeConfig, StandardizedMolecule, standardize
+from molstream.preprocessing.standardize import StandardizedMolecule, standardize
 
 FLAT = FeaturizeConfig(conformers=ConformerConfig(num_conformers=0))
 """Graphs only."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import rdkit
 
-from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.fields import ConformerStatus, MoleculeSample
 from tests.support.diverse import DIVERSE, sample
 

@@ -18,7 +18,8 @@ from molstream.training.distributed.context import end_process, start_processes,
 from molstream.training.engine.engine import Engine, EngineConfig
 from molstream.training.module import build_module, run_children_once
 from molstream.training.objectives import ObjectiveConfig
-from molstream.training.optim.optimizer import OptimConfig, build_optimizer
+from molstream.training.optim.config import OptimConfig
+from molstream.training.optim.optimizer import build_optimizer
 from tests.support.molecules import DRUGS, model_config, molecule_batch, seeded
 
 

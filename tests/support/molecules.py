@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.models.encoders import ModelConfig
+from molstream.training.models.config import ModelConfig
 from molstream.training.module import num_parameters as num_parameters
 from tests.support.datasets import DRUGS as DRUGS
 from tests.support.samples import write_dataset

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from molstream.training.checkpoint.format import checkpoints, load_checkpoint, name_of
-from molstream.training.inference.export import ExportConfig, export_run
+from molstream.training.inference.config import ExportConfig
+from molstream.training.inference.export import export_run
 from molstream.training.metrics.records import read_metrics
 from molstream.training.report.figures import RUN_COLOURS, figure
 from tests.support.processes import run_ranks, start_ranks

@@ -17,10 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from molstream.config import read_yaml
 from molstream.errors import CheckpointError
 from molstream.io.hashing import file_sha256
+from molstream.training.checkpoint.upgrade import objective_name, upgraded_names
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, 3)
+"""Format 2 has other names for the tensors of the objective."""
 MARKER = "COMPLETE"
 KINDS = ("weights", "moments", "average")
 """Weights and buffers by name, optimizer moments as ``exp_avg.<name>``, and the moving average of the weights."""
@@ -138,10 +142,10 @@ def state_from(content: bytes, path: str) -> RunState:
     """
     try:
         fields = json.loads(content)
-        if fields.get("format_version") != FORMAT_VERSION:
+        if fields.get("format_version") not in READABLE_VERSIONS:
             raise CheckpointError(
                 f"checkpoint {path} has format version {fields.get('format_version')}, this molstream reads "
-                f"{FORMAT_VERSION}. Use the molstream that wrote it, or export it there."
+                f"{' and '.join(map(str, READABLE_VERSIONS))}. Use the molstream that wrote it, or export it there."
             )
         return RunState(**fields)
     except (TypeError, AttributeError, ValueError) as error:
@@ -154,13 +158,15 @@ def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a file cannot be read.
     """
+    tensors: dict[str, Tensor] = {}
     try:
-        tensors: dict[str, Tensor] = {}
         for file in sorted(path.glob(f"{kind}-*.safetensors")):
             tensors |= load_file(file)
-        return tensors
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}.") from error
+    if tensors and read_state(path).format_version < FORMAT_VERSION:
+        return upgraded_names(tensors, objective_name(read_yaml(path / "config.yaml")["objective"]))
+    return tensors
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

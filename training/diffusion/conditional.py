@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.diffusion.draws import normal
-from molstream.training.diffusion.sampling import Diffused, JointScore, SamplerConfig, Tensors, sample, silent
+from molstream.training.diffusion.sampling import Diffused, JointScore, Tensors, sample, silent
 from molstream.training.diffusion.sde import SDE
 from molstream.training.models.graph import segment_sum
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from molstream.errors import ConfigError
+from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.diffusion.sde import SDE
 from molstream.training.diffusion.time_grid import Level, Point, Spacing, angular, points, time_grid, uniform
 
@@ -28,36 +28,6 @@ Tensors = tuple[Tensor, ...]
 
 JointScore = Callable[[Tensors, Tensor], Tensors]
 """(x, t) to the gradient of log p_t at x, for each tensor of ``x``; ``t`` is 0-dim, the same for all."""
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How samples are drawn."""
-
-    name: str = "dpm_solver_pp"
-    """A name of :data:`SAMPLERS`."""
-    num_steps: int = 50
-    """Steps from noise to ``eps``: 20 to 50 for heun (two scores each) and dpm_solver_pp, about 1000 else."""
-    corrector_steps: int = 1
-    """Langevin steps after each step of predictor_corrector; the other samplers have none."""
-    snr: float = 0.2
-    """Signal-to-noise ratio r of a Langevin step; in equilibrium it raises a variance by the factor 1 + r^2."""
-    eps: float = 1e-4
-    """Time at which the steps end, in (0, 1)."""
-    denoise: bool = True
-    """Return the expected x_0 of the last state (Tweedie's formula, one more score) rather than the state itself."""
-
-    def __post_init__(self) -> None:
-        if self.name not in SAMPLERS:
-            raise ConfigError(f"sampler.name={self.name!r} is unknown. Choose one of: {', '.join(SAMPLERS)}.")
-        for key, valid, expected in (
-            ("num_steps", self.num_steps >= 1, "at least 1"),
-            ("corrector_steps", self.corrector_steps >= 0, "at least 0"),
-            ("snr", self.snr > 0, "a positive number"),
-            ("eps", 0 < self.eps < 1, "a time between 0 and 1"),
-        ):
-            if not valid:
-                raise ConfigError(f"sampler.{key}={getattr(self, key)}: expected {expected}.")
 
 
 @dataclass(frozen=True)

@@ -8,30 +8,15 @@ MoleculeSDE, section 4.1.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from molstream.errors import ConfigError
+from molstream.training.diffusion.config import SDEConfig
 from molstream.training.diffusion.draws import normal
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x, t) to the gradient of log p_t at x, same shape as x."""
-
-
-@dataclass(frozen=True)
-class SDEConfig:
-    """One SDE: its kind and the range of its noise."""
-
-    kind: str
-    """A name of :data:`SDES`."""
-    minimum: float
-    """sigma_min of VE, beta_min of VP and sub-VP (the value at t = 0)."""
-    maximum: float
-    """sigma_max of VE, beta_max of VP and sub-VP (the value at t = 1)."""
-    num_steps: int = 1000
-    """Number N of discretisation steps; training draws its times from the same grid."""
 
 
 class SDE(ABC):
@@ -174,36 +159,30 @@ class SubVPSDE(VPSDE):
 SDES: dict[str, type[SDE]] = {"ve": VESDE, "vp": VPSDE, "subvp": SubVPSDE}
 
 POSITION_SDES: dict[str, SDEConfig] = {
-    "VE": SDEConfig("ve", 0.2, 1.0),
-    "VP": SDEConfig("vp", 0.2, 1.0),
-    "VE02": SDEConfig("ve", 0.1, 10.0),
-    "VP02": SDEConfig("vp", 0.2, 30.0),
-    "VE03": SDEConfig("ve", 0.1, 1000.0),
-    "VP03": SDEConfig("vp", 0.2, 1000.0),
-    "subVP": SDEConfig("subvp", 0.2, 1.0),
+    "VE": SDEConfig(kind="ve", minimum=0.2, maximum=1.0),
+    "VP": SDEConfig(kind="vp", minimum=0.2, maximum=1.0),
+    "VE02": SDEConfig(kind="ve", minimum=0.1, maximum=10.0),
+    "VP02": SDEConfig(kind="vp", minimum=0.2, maximum=30.0),
+    "VE03": SDEConfig(kind="ve", minimum=0.1, maximum=1000.0),
+    "VP03": SDEConfig(kind="vp", minimum=0.2, maximum=1000.0),
+    "subVP": SDEConfig(kind="subvp", minimum=0.2, maximum=1.0),
 }
 """Named settings of 2D to 3D (section 4.2), sigma in angstrom. subVP is ours: the original never uses one."""
 
 GRAPH_SDES: dict[str, SDEConfig] = {
-    "VE": SDEConfig("ve", 0.1, 1.0),
-    "VP": SDEConfig("vp", 0.2, 1.0),
-    "VE02": SDEConfig("ve", 0.1, 10.0),
-    "VP02": SDEConfig("vp", 0.1, 30.0),
-    "VE03": SDEConfig("ve", 0.1, 1000.0),
-    "VP03": SDEConfig("vp", 0.1, 1000.0),
-    "subVP": SDEConfig("subvp", 0.2, 1.0),
+    "VE": SDEConfig(kind="ve", minimum=0.1, maximum=1.0),
+    "VP": SDEConfig(kind="vp", minimum=0.2, maximum=1.0),
+    "VE02": SDEConfig(kind="ve", minimum=0.1, maximum=10.0),
+    "VP02": SDEConfig(kind="vp", minimum=0.1, maximum=30.0),
+    "VE03": SDEConfig(kind="ve", minimum=0.1, maximum=1000.0),
+    "VP03": SDEConfig(kind="vp", minimum=0.1, maximum=1000.0),
+    "subVP": SDEConfig(kind="subvp", minimum=0.2, maximum=1.0),
 }
 """Named settings of 3D to 2D (section 4.2); the same names stand for other numbers than in 2D to 3D."""
 
 
-def named_sde(settings: dict[str, SDEConfig], key: str, name: str) -> SDE:
-    """The SDE called ``name`` in a table of settings; ``key`` is the configuration key that named it.
-
-    Raises:
-        ConfigError: there is no such setting.
-    """
-    if name not in settings:
-        raise ConfigError(f"{key}={name!r} is no SDE setting. Choose one of: {', '.join(settings)}.")
+def named_sde(settings: dict[str, SDEConfig], name: str) -> SDE:
+    """The SDE called ``name`` in a table of settings."""
     return SDES[settings[name].kind](settings[name])
 
 

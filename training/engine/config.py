@@ -1,38 +1,31 @@
-"""How a step is spread and computed: what a user chooses, and what DeepSpeed is told."""
+"""How a step is spread and computed: what a user chooses, and what DeepSpeed is given."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import torch
+from pydantic import Field
 
+from molstream.config import PositiveInt, configuration, free
 from molstream.errors import ConfigError
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What networks compute in, over fp32 weights; geometry and losses stay in fp32."""
-OFFLOADS = ("none", "optimizer", "all")
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
-@dataclass(frozen=True)
+@configuration
 class EngineConfig:
     """How DeepSpeed spreads and computes a step; none of it changes what is learned beyond rounding."""
 
-    zero_stage: int = 1
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = free(default=1)
     """ZeRO stage: 0 replicates, 1 shards the optimizer's state, 2 DeepSpeed's gradients too, 3 everything."""
-    precision: str = "fp32"
-    """fp32, bf16 or fp16: what networks compute in, by autocast over fp32 weights."""
-    offload: str = "none"
-    """What waits in the CPU's memory while a GPU computes: none, optimizer, or all (weights as well, in stage 3)."""
-    bucket_size: int = 50_000_000
+    precision: Precision = "fp32"
+    """What networks compute in, by autocast over fp32 weights; geometry and losses stay in fp32."""
+    offload: Literal["none", "optimizer", "all"] = free(default="none")
+    """What waits in the CPU's memory while a GPU computes; all: weights as well, in stage 3."""
+    bucket_size: PositiveInt = free(default=50_000_000)
     """Elements that are reduced at a time, and in stage 3 gathered ahead of their use, or kept for the next one."""
-    timeout_s: int = 600
+    timeout_s: PositiveInt = free(default=600)
     """Seconds after which a collective fails whose peer is silent, and a process ends itself whose step is not done."""
 
     def __post_init__(self) -> None:
-        if self.zero_stage not in range(4):
-            raise ConfigError(f"deepspeed.zero_stage={self.zero_stage}: expected 0, 1, 2 or 3.")
-        for key, value, choices in (("precision", self.precision, PRECISIONS), ("offload", self.offload, OFFLOADS)):
-            if value not in choices:
-                raise ConfigError(f"deepspeed.{key}={value}: expected one of {', '.join(choices)}.")
         least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
         if self.zero_stage < least:
             raise ConfigError(f"deepspeed.offload={self.offload} needs deepspeed.zero_stage={least} or more.")
@@ -45,6 +38,8 @@ def largest_persistent(bucket_size: int) -> int:
 
 def deepspeed_settings(config: EngineConfig, global_batch: int, per_process: int) -> dict[str, Any]:
     """DeepSpeed's own configuration."""
+    import torch
+
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
         "reduce_bucket_size": config.bucket_size,

@@ -16,8 +16,9 @@ from molstream.errors import CheckpointError
 from molstream.training.checkpoint.load import require_same, shapes
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.engine.batch_norm import LaneAveragedStatistics
-from molstream.training.engine.config import PRECISIONS, EngineConfig, deepspeed_settings
+from molstream.training.engine.config import EngineConfig, deepspeed_settings
 from molstream.training.engine.gradients import PartitionedGradients, SummedGradients
+from molstream.training.engine.precision import PRECISIONS
 from molstream.training.engine.zero_state import MOMENTS, STATES
 from molstream.training.optim.ema import ExponentialMovingAverage
 from molstream.training.optim.muon import Muon, MuonAdamW, is_muon

@@ -1,7 +1,7 @@
 """What a model costs before it is trained: its parameters, the memory of a GPU by ZeRO stage, FLOPs per molecule."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from molstream.errors import ConfigError
 from molstream.pipeline.shards.reader import ShardDataset
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import COLLATED_FIELDS, collate, collate_samples
-from molstream.training.engine.config import PRECISIONS, EngineConfig, largest_persistent
-from molstream.training.models.encoders import ModelConfig
+from molstream.training.engine.config import EngineConfig, largest_persistent
+from molstream.training.models.config import ModelConfig
 from molstream.training.module import PretrainingModule, build_module, num_parameters
-from molstream.training.objectives.table import ObjectiveConfig
+from molstream.training.objectives.config import ObjectiveConfig
 
 LAYOUTS = ((0, "none"), (1, "none"), (2, "none"), (3, "none"), (3, "all"))
 """ZeRO stages, and what is offloaded: the presets of configs/deepspeed."""
@@ -37,28 +37,6 @@ TYPICAL_SMILES = (
 """Drugs of 22 to 30 heavy atoms, 25 on average: what FLOPs are counted on."""
 TRUNKS = ("graph_transformer", "geometry_transformer", "position_transformer.trunk", "bond_transformer.trunk")
 """Where :class:`molstream.training.models.encoders.ModelConfig` has stacks of equal blocks."""
-
-
-@dataclass(frozen=True)
-class CostConfig:
-    """`molstream doctor model=...`: which model, and on what it would be trained."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """Encoders and score networks; a preset of configs/model."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """What is learned."""
-    gpus: int = 8
-    """Processes that share the optimizer's state."""
-    precision: str = "bf16"
-    """fp32, bf16 or fp16, as in deepspeed.precision."""
-    dataset: str | None = None
-    """Dataset whose first molecules FLOPs are counted on; eight drugs by default."""
-
-    def __post_init__(self) -> None:
-        if self.gpus < 1:
-            raise ConfigError(f"gpus={self.gpus}: expected at least 1.")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision={self.precision}: expected one of {', '.join(PRECISIONS)}.")
 
 
 @dataclass(frozen=True)
@@ -162,7 +140,9 @@ def on_meta(model: ModelConfig, objective: ObjectiveConfig) -> PretrainingModule
 
 def parameters_by_part(module: PretrainingModule) -> dict[str, int]:
     """Parameters of both encoders and of every head of the objective, by name."""
-    parts = {**dict(module.encoders.named_children()), **dict(module.objective.named_children())}
+    parts = dict(module.encoders.named_children())
+    for objective in module.objective.parts.values():
+        parts |= dict(objective.named_children())
     return {name: num_parameters(part) for name, part in parts.items()}
 
 
@@ -185,12 +165,15 @@ def count_flops(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeB
     cannot. All blocks of a stack cost the same, so that every stack is run with one block and with two, and the rest
     follows.
     """
-    shallow = _with_trunks(model, num_layers=1, checkpointing=False)
+    shallow = model
+    trunks = [trunk for trunk in TRUNKS if getattr(model, trunk.partition(".")[0]) is not None]
+    for trunk in trunks:
+        shallow = _replaced(shallow, trunk, num_layers=1, checkpointing=False)
     total = first = _run(shallow, objective, batch)
-    for trunk in TRUNKS:
+    for trunk in trunks:
         deeper = _replaced(shallow, trunk, num_layers=2)
         if num_parameters(on_meta(deeper, objective)) == num_parameters(on_meta(shallow, objective)):
-            continue  # not a part of this model
+            continue  # the objective does not use it
         more = attrgetter(trunk)(model).num_layers - 1
         total = total + more * (_run(deeper, objective, batch) - first)
     return Flops(*(float(count) / batch.num_graphs for count in total))
@@ -228,12 +211,6 @@ def dataset_batch(path: str) -> MoleculeBatch:
 def _run(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeBatch) -> np.ndarray:
     module = build_module(model, objective, seed=0)
     return flops_of(lambda: module(batch, torch.Generator().manual_seed(0)).loss)
-
-
-def _with_trunks(model: ModelConfig, **values: Any) -> ModelConfig:
-    for trunk in TRUNKS:
-        model = _replaced(model, trunk, **values)
-    return model
 
 
 def _replaced(config: Any, path: str, **values: Any) -> Any:

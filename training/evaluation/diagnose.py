@@ -1,23 +1,21 @@
 """``molstream diagnose run_dir=...``: what a run has learned, beyond its loss, on the molecules of a dataset."""
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
-from omegaconf import MISSING
-from rich.console import Console
 from rich.table import Table
 
-from molstream.config import compose
-from molstream.errors import ConfigError, MolstreamError
+from molstream.errors import ConfigError
+from molstream.io.files import write_atomically
 from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.order.steps import StepOrder
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.datasets import open_data
 from molstream.training.data.stream import LaneStream
+from molstream.training.evaluation.config import DiagnoseConfig
 from molstream.training.evaluation.diagnostics import NUM_DECILES, Diagnosis, diagnose
 from molstream.training.inference.device import device_named
 from molstream.training.inference.trained import Trained, load_trained
@@ -25,29 +23,6 @@ from molstream.training.metrics.console import told
 
 FILE = "diagnostics.json"
 """In the run directory."""
-
-
-@dataclass(frozen=True)
-class DiagnoseConfig:
-    """`molstream diagnose`: a run's checkpoint on molecules that it was trained on, or not."""
-
-    run_dir: str = MISSING
-    """The pretraining run."""
-    dataset: str | None = None
-    """Folder of molecules; the dataset that the run was trained on by default."""
-    batches: int = 16
-    """Most batches to look at, in the order of the run's seed."""
-    batch_size: int | None = None
-    """Molecules in a batch; as in the run's micro-batches by default."""
-    step: int | None = None
-    """Which checkpoint; the newest whole one by default."""
-    device: str = "auto"
-    """A torch device, or auto for a GPU where there is one."""
-
-    def __post_init__(self) -> None:
-        for name, value, least in (("batches", self.batches, 1), ("batch_size", self.batch_size, 2)):
-            if isinstance(value, int) and value < least:
-                raise ConfigError(f"{name}={value}: expected at least {least}.")
 
 
 def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
@@ -117,17 +92,8 @@ def _gradients(found: Diagnosis) -> Table:
     return table
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command: tables, and the numbers as JSON in the run directory, whose path is printed."""
-    try:
-        config = compose("diagnose", DiagnoseConfig, argv)
-        found = diagnose_run(config)
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    output = Path(config.run_dir) / FILE
-    output.write_text(json.dumps(asdict(found), indent=1) + "\n")
-    for table in tables(found):
-        Console().print(table)
-    print(output)
-    return 0
+def write_diagnosis(found: Diagnosis, run_dir: str | Path) -> Path:
+    """Write the numbers as JSON into a run directory; returns the file."""
+    output = Path(run_dir) / FILE
+    write_atomically(output, (json.dumps(asdict(found), indent=1) + "\n").encode())
+    return output

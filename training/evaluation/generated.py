@@ -1,74 +1,34 @@
 """``molstream evaluate conformers|bonds``: what a run generates, against a dataset and beside ETKDG."""
 
-import json
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 from rdkit import Chem
-from rich.console import Console
 from rich.table import Table
 
-from molstream.config import compose
-from molstream.errors import ConfigError, DataError, MoleculeError, MolstreamError
+from molstream.errors import ConfigError, DataError, MoleculeError
 from molstream.pipeline.shards.codec import SCHEMA, samples
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.preprocessing.assemble import assemble
-from molstream.preprocessing.conformers import ConformerConfig
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig, ForceField
 from molstream.preprocessing.conformers import conformers as etkdg
-from molstream.preprocessing.featurize import FeaturizeConfig, describe
+from molstream.preprocessing.featurize import describe
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from molstream.training.diffusion.bond_transformer import FORMAL_CHARGE
-from molstream.training.diffusion.sampling import SamplerConfig
+from molstream.training.evaluation.config import EvaluateGeneratedConfig
 from molstream.training.evaluation.conformer_scores import ensemble_score, posebusters_validity, score_conformers
 from molstream.training.evaluation.gallery import write_gallery
 from molstream.training.inference.generator import GeneratedBonds, MoleculeGenerator, Watch
 from molstream.training.metrics.console import told
 
-BASELINES = {"ETKDG": "none", "ETKDG + MMFF94s": "MMFF94s"}
+BASELINES: dict[str, ForceField] = {"ETKDG": "none", "ETKDG + MMFF94s": "MMFF94s"}
 """Methods that stand beside ours, and the force field that relaxes what they embed."""
 GALLERY = 6
 """Molecules whose conformers are kept for pictures."""
-
-
-@dataclass(frozen=True)
-class EvaluateGeneratedConfig:
-    """What is generated, for which molecules of a dataset."""
-
-    run_dir: str = MISSING
-    """The pretraining run."""
-    dataset: str = MISSING
-    """Folder whose conformers are the reference, or the input of bonds; one that was not trained on."""
-    molecules: int = 200
-    """Molecules with conformers that are drawn from it; 0 for all."""
-    per_reference: int = 2
-    """Conformers that are generated for every reference conformer."""
-    threshold: float = 0.5
-    """RMSD in angstrom up to which a conformer is covered."""
-    posebusters_molecules: int = 100
-    """Molecules that PoseBusters judges, the first with conformers of every method; seconds for each; 0 for none."""
-    step: int | None = None
-    """Which checkpoint; the newest whole one by default."""
-    output: str | None = None
-    """JSON file; `conformers.json` or `bonds.json` in the run directory by default."""
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    """How samples are drawn."""
-    seed: int = 0
-    """Of the choice of molecules and of the samples."""
-    device: str = "auto"
-    """A torch device, or auto for a GPU where there is one."""
-    batch_size: int = 64
-    """Samples that are drawn at a time."""
-
-    def __post_init__(self) -> None:
-        for key, least in (("molecules", 0), ("per_reference", 1), ("posebusters_molecules", 0), ("batch_size", 1)):
-            if getattr(self, key) < least:
-                raise ConfigError(f"{key}={getattr(self, key)}: expected at least {least}.")
 
 
 def evaluate_conformers(config: EvaluateGeneratedConfig, output: Path) -> dict[str, Any]:
@@ -194,7 +154,7 @@ def _after(watch: Watch, before: int, done: float) -> None:
     watch(before + done)
 
 
-def _embedded(references: Sequence[MoleculeSample], counts: Sequence[int], force_field: str) -> list[np.ndarray]:
+def _embedded(references: Sequence[MoleculeSample], counts: Sequence[int], force_field: ForceField) -> list[np.ndarray]:
     """RDKit's conformers of every molecule, [g, n, 3]; g = 0 where it fails."""
     made = []
     for sample, count in zip(references, counts, strict=True):
@@ -253,19 +213,3 @@ GENERATED: dict[str, Evaluation] = {
     "bonds": (evaluate_bonds, bond_table),
 }
 """What can be evaluated: the scores of it, and their table."""
-
-
-def main(name: str, argv: Sequence[str]) -> int:
-    """`molstream evaluate conformers|bonds ...`: a table, and the numbers as JSON."""
-    score, table = GENERATED[name]
-    try:
-        config = compose("evaluate_generated", EvaluateGeneratedConfig, argv)
-        output = Path(config.output) if config.output else Path(config.run_dir) / f"{name}.json"
-        output.parent.mkdir(parents=True, exist_ok=True)
-        result = score(config, output)
-        output.write_text(json.dumps(result, indent=1) + "\n")
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    Console().print(table(result))
-    return 0

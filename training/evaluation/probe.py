@@ -2,52 +2,26 @@
 
 import csv
 import gzip
-import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import MISSING
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
-from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from molstream.config import compose
-from molstream.errors import ConfigError, DataError, MolstreamError
+from molstream.errors import DataError
 from molstream.preprocessing.scaffold import scaffold_split
-from molstream.training.evaluation.generated import GENERATED
-from molstream.training.evaluation.generated import main as evaluate_generated
+from molstream.training.evaluation.config import EvaluateConfig
 from molstream.training.inference.embedder import MoleculeEmbedder
 
 ALPHAS = tuple(10.0**k for k in range(-3, 5))
 """Ridge penalties, chosen by the validation set."""
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """`molstream evaluate`: one regression target of a CSV."""
-
-    export: str = MISSING
-    """Export folder."""
-    input: str = MISSING
-    """CSV (or .csv.gz) with a header."""
-    target: str = MISSING
-    """Column with the target."""
-    smiles_column: str = "smiles"
-    """Column with the SMILES."""
-    output: str | None = None
-    """JSON file for the results; `eval.json` in the export's parent folder by default."""
-    representation: str = "both"
-    """2d, 3d or both."""
-    seed: int = 0
-    """Seed of the untrained encoder's weights."""
 
 
 @dataclass(frozen=True)
@@ -151,20 +125,3 @@ def score_table(result: dict[str, object]) -> Table:
         numbers = [f"{score[key]:.3f}" for key in ("rmse", "mae", "r2")]
         table.add_row(score["representation"], *numbers, "/".join(map(str, score["molecules"])))
     return table
-
-
-def main(argv: Sequence[str]) -> int:
-    """`molstream evaluate export=... input=... target=...`: a table, and the numbers as JSON."""
-    if argv and argv[0] in GENERATED:
-        return evaluate_generated(argv[0], argv[1:])
-    try:
-        config = compose("evaluate", EvaluateConfig, argv)
-        result = evaluate(config)
-        output = Path(config.output) if config.output else Path(config.export).resolve().parent / "eval.json"
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=1) + "\n")
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    Console().print(score_table(result))
-    return 0

@@ -2,45 +2,21 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import MISSING
 
-from molstream.config import compose
-from molstream.errors import ConfigError, MolstreamError
 from molstream.io.files import sync
-from molstream.pipeline.readers.base import ReadConfig
+from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.split import InputSplit, cut, open_sources, read_split
 from molstream.preprocessing.fields import RawMolecule, Rejection
+from molstream.training.inference.config import EmbedConfig
 from molstream.training.inference.embedder import MoleculeEmbedder
 
 ROWS_PER_GROUP = 4096
 """Rows that are read, embedded and written at a time: what bounds the memory."""
-
-
-@dataclass(frozen=True)
-class EmbedConfig:
-    """One vector per record of the input."""
-
-    export: str = MISSING
-    """Export folder."""
-    input: str = MISSING
-    """csv, tsv, smi or sdf file, plain or compressed."""
-    output: str = MISSING
-    """Parquet file: source, row, smiles, embedding (null where it failed), failure (null where it did not)."""
-    smiles_column: str | None = None
-    """Column of the SMILES in tables; guessed by name by default."""
-    representation: str = "both"
-    """2d, 3d or both."""
-    device: str = "auto"
-    """A torch device, or auto for a GPU where there is one."""
-    batch_size: int = 256
-    """Molecules that are encoded at a time."""
 
 
 def embed_file(config: EmbedConfig) -> tuple[int, int]:
@@ -100,15 +76,3 @@ def _embed_split(embedder: MoleculeEmbedder, split: InputSplit, schema: pa.Schem
         "failure": [failure for _, failure in rows],
     }
     return pa.table(columns, schema=schema)
-
-
-def main(argv: Sequence[str]) -> int:
-    """The command; a molecule that fails is a row with its reason, not an error of the command."""
-    try:
-        config = compose("embed", EmbedConfig, argv)
-        rows, failed = embed_file(config)
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    print(f"{config.output}: {rows - failed} of {rows} molecules embedded, {failed} failed")
-    return 0

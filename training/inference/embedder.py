@@ -10,7 +10,8 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from molstream.errors import ConfigError, DataError
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from molstream.training.data.collate import collate_samples
 from molstream.training.inference.device import device_named
@@ -123,8 +124,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return self._export, device
 
     def _width(self, export: Export) -> int:
-        widths = {"2d": export.model.hidden_2d, "3d": export.model.hidden_3d}
-        return widths.get(self.representation) or sum(widths.values())
+        sides = ("2d", "3d") if self.representation == "both" else (self.representation,)
+        return sum(export.model.width(side) for side in sides)
 
     def _featurize_config(self, export: Export) -> FeaturizeConfig:
         """The training data's featurizer; the graph encoder alone needs no conformer, the others cannot do without."""

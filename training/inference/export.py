@@ -4,24 +4,27 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rdkit
-from omegaconf import MISSING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from molstream.config import compose, from_yaml
-from molstream.errors import CheckpointError, ConfigError, MolstreamError
-from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.config import load, tree_of
+from molstream.errors import CheckpointError, ConfigError
+from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.fields import SCHEMA_VERSION
 from molstream.training.checkpoint.load import load_weights
-from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.checkpoint.upgrade import upgraded_model, upgraded_objective
+from molstream.training.inference.config import ExportConfig
+from molstream.training.models.config import ModelConfig
+from molstream.training.models.encoders import Encoders
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Format 1 has the sizes of unused networks as well."""
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
 
@@ -34,20 +37,6 @@ class Export:
     featurize: FeaturizeConfig
     config: dict[str, Any]
     """The whole config.json."""
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """`molstream export`: a run's newest checkpoint becomes a folder that can be published."""
-
-    run_dir: str = MISSING
-    """The pretraining run."""
-    output: str | None = None
-    """Folder to write; `export` inside the run directory by default."""
-    step: int | None = None
-    """Which checkpoint; the newest whole one by default."""
-    purpose: str = "pretrained"
-    """Free word for the card: `pretrained`, or `test` for exports that must not be used in earnest."""
 
 
 def export_run(config: ExportConfig) -> Path:
@@ -69,14 +58,14 @@ def export_run(config: ExportConfig) -> Path:
         "format_version": FORMAT_VERSION,
         "library": "molstream",
         "purpose": config.purpose,
-        "model": asdict(pretrain.model),
+        "model": _encoders_of(pretrain.model),
         "featurizer": {
             "schema_version": SCHEMA_VERSION,
             "rdkit": rdkit.__version__,
             "config": dataset["config"]["featurize"],
         },
         "training": {
-            "objective": asdict(pretrain.objective),
+            "objective": tree_of(pretrain.objective),
             "steps": checkpoint.state.step,
             "global_batch": checkpoint.state.lanes * checkpoint.state.micro_batch,
             "seed": checkpoint.state.seed,
@@ -94,6 +83,11 @@ def export_run(config: ExportConfig) -> Path:
     return output
 
 
+def _encoders_of(model: ModelConfig) -> dict[str, Any]:
+    """The configuration of the encoders, without that of the score networks, which exports leave out."""
+    return {name: tree_of(getattr(model, name)) for name in model.encoders().values()}
+
+
 def load_export(path: str | Path) -> Export:
     """Load an export folder, strictly.
 
@@ -109,15 +103,19 @@ def load_export(path: str | Path) -> Export:
         )
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
-        versions = (config["format_version"], config["featurizer"]["schema_version"])
-        if versions != (FORMAT_VERSION, SCHEMA_VERSION):
+        version, schema = config["format_version"], config["featurizer"]["schema_version"]
+        if version not in READABLE_VERSIONS or schema != SCHEMA_VERSION:
             raise CheckpointError(
-                f"{folder} has format and schema versions {versions}, this molstream reads "
-                f"{(FORMAT_VERSION, SCHEMA_VERSION)}. Install the molstream version that wrote it."
+                f"{folder} has format version {version} and schema version {schema}, this molstream reads formats "
+                f"{' and '.join(map(str, READABLE_VERSIONS))} with schema {SCHEMA_VERSION}. Install the molstream "
+                "that wrote it."
             )
+        if version == 1:
+            config["model"] = upgraded_model(config["model"])
+            config["training"]["objective"] = upgraded_objective(config["training"]["objective"])
         where = str(folder / CONFIG_FILE)
-        model = from_yaml(ModelConfig, json.dumps(config["model"]), where)
-        featurize = from_yaml(FeaturizeConfig, json.dumps(config["featurizer"]["config"]), where)
+        model = load(ModelConfig, config["model"], where)
+        featurize = load(FeaturizeConfig, config["featurizer"]["config"], where)
         encoders = Encoders(model)
         load_weights(encoders, load_file(folder / WEIGHTS_FILE))
     except (OSError, KeyError, json.JSONDecodeError, ConfigError, SafetensorError) as error:
@@ -155,8 +153,7 @@ pipeline_tag: feature-extraction
 
 # {title}
 
-A 2D/3D molecular encoder ({model["encoder_2d"]} on the graph, {model["encoder_3d"]} on the conformer; {num_values:,}
-values), purpose: **{description["purpose"]}**.
+A 2D/3D molecular encoder ({", ".join(model)}; {num_values:,} values), purpose: **{description["purpose"]}**.
 
 ## Use
 
@@ -176,7 +173,7 @@ SMILES; molstream standardizes them (schema {featurizer["schema_version"]}, RDKi
 
 | | |
 |---|---|
-| objective | {training["objective"]["name"]} |
+| objective | {", ".join(training["objective"])} |
 | steps x global batch | {training["steps"]:,} x {training["global_batch"]:,} molecules |
 | dataset | {training["dataset_molecules"]:,} molecules, fingerprint `{training["dataset_fingerprint"]}` |
 | seed | {training["seed"]} |
@@ -185,13 +182,3 @@ SMILES; molstream standardizes them (schema {featurizer["schema_version"]}, RDKi
 
 Organic molecules like those of the training set; no periodic systems, no proteins. Dummy atoms are rejected.
 """
-
-
-def main(argv: Sequence[str]) -> int:
-    """`molstream export run_dir=...`: prints the folder."""
-    try:
-        print(export_run(compose("export", ExportConfig, argv)))
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    return 0

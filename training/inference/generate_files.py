@@ -1,65 +1,30 @@
 """``molstream generate conformers|bonds``: a file of molecules in, an SDF of what a run generates for them out."""
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import MISSING
 from rdkit import Chem
 
-from molstream.config import compose
-from molstream.errors import ConfigError, MoleculeError, MolstreamError
+from molstream.errors import MoleculeError
 from molstream.io.files import sync
-from molstream.pipeline.readers.base import ReadConfig
+from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.split import InputSplit, cut, open_sources, read_split
 from molstream.preprocessing.assemble import assemble
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, Rejection
-from molstream.training.diffusion.sampling import SamplerConfig
+from molstream.training.inference.config import GenerateConfig
 from molstream.training.inference.generator import MoleculeGenerator, Watch
 from molstream.training.metrics.console import told
 
 ROWS_PER_GROUP = 1024
 """Records that are read, generated for and written at a time: what bounds the memory."""
-
-
-@dataclass(frozen=True)
-class GenerateConfig:
-    """What is generated for every record of the input."""
-
-    run_dir: str = MISSING
-    """The pretraining run."""
-    input: str = MISSING
-    """csv, tsv, smi or sdf file, plain or compressed; for bonds, one with positions, else ETKDG makes them."""
-    output: str = MISSING
-    """SDF file. What failed goes to a Parquet file beside it, NAME.failures.parquet."""
-    repeats: int = 1
-    """Samples per record; bonds are generated for as many of its conformers in turn."""
-    step: int | None = None
-    """Which checkpoint; the newest whole one by default."""
-    smiles_column: str | None = None
-    """Column of the SMILES in tables; guessed by name by default."""
-    limit: int | None = None
-    """Only so many records of the input."""
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    """How samples are drawn."""
-    seed: int = 0
-    """Another one gives other samples."""
-    device: str = "auto"
-    """A torch device, or auto for a GPU where there is one."""
-    batch_size: int = 64
-    """Samples that are drawn at a time."""
-
-    def __post_init__(self) -> None:
-        for key in ("repeats", "batch_size"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)}: expected at least 1.")
 
 
 class Failure(NamedTuple):
@@ -217,18 +182,3 @@ def _write_failures(failures: list[Failure], file: Path) -> None:
     file.unlink(missing_ok=True)
     if failures:
         pq.write_table(pa.Table.from_pylist([failure._asdict() for failure in failures], FAILURES), file)
-
-
-def main(argv: Sequence[str]) -> int:
-    """The command; what fails is a row with its reason, not an error of the command."""
-    name, *overrides = argv or [""]
-    try:
-        if name not in KINDS:
-            raise ConfigError(f"generate {name or '(nothing)'}: expected {' or '.join(KINDS)}, then key=value.")
-        config = compose("generate", GenerateConfig, overrides)
-        written, failed = generate_file(KINDS[name], config)
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    print(f"{config.output}: {written} molecules, {failed} failures")
-    return 0

@@ -16,8 +16,9 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import collate_samples
 from molstream.training.diffusion.bond_transformer import decode
 from molstream.training.diffusion.conditional import Conditional, sample_molecules
+from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.diffusion.position_transformer import centred
-from molstream.training.diffusion.sampling import SamplerConfig, Tensors
+from molstream.training.diffusion.sampling import Tensors
 from molstream.training.inference.device import device_named
 from molstream.training.inference.trained import Trained, load_trained
 from molstream.training.models.encoders import Encoders

@@ -1,15 +1,14 @@
 """A pretraining run's checkpoint as a module that computes: what generating, evaluating and diagnosing begin with."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from molstream.config import from_yaml
+from molstream.config import load
 from molstream.errors import CheckpointError
-from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.preprocessing.config import FeaturizeConfig
 from molstream.training.checkpoint.format import RunState, load_checkpoint
 from molstream.training.checkpoint.load import load_weights
 from molstream.training.config import PretrainConfig
@@ -44,8 +43,7 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
     checkpoint = load_checkpoint(checkpoint_path(run, config, step))
     module = build_module(config.model, config.objective, config.seed)
     load_weights(module, checkpoint.published)
-    settings = json.dumps(run.dataset()["config"]["featurize"])
-    featurize = from_yaml(FeaturizeConfig, settings, str(run.path / "dataset.json"))
+    featurize = load(FeaturizeConfig, run.dataset()["config"]["featurize"], str(run.path / "dataset.json"))
     return Trained(module.eval().to(device), config, featurize, checkpoint.state, device)
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 
 from molstream.config import compose
-from molstream.errors import ConfigError, MolstreamError, TrainingError
+from molstream.errors import ConfigError, TrainingError
 from molstream.training.config import PretrainConfig
 from molstream.training.distributed.signals import Stop, graceful_stop
+from molstream.training.launch.config import SuperviseConfig
 from molstream.training.launch.host_link import HostLink, watch
 from molstream.training.launch.hostfile import (
     Slots,
@@ -37,24 +38,6 @@ PORTS = 100
 """Every start takes another port, so that what is left of an old job never meets a new one; so many, then again."""
 LONGEST_PAUSE_S = 60.0
 LOCALHOST = "localhost"
-
-
-@dataclass(frozen=True)
-class SuperviseConfig:
-    """How a supervisor reaches hosts and when it gives up."""
-
-    restarts: int = 3
-    """Starts in a row without a newer checkpoint after which it gives up; with one, they begin anew."""
-    host_timeout_s: float = 30.0
-    """Seconds of silence after which a host is lost; it has ended its part of the job after two thirds of them."""
-    remote_shell: str = "ssh -o BatchMode=yes -o ConnectTimeout=10"
-    """What runs a command on a host, given the host's name and the command; `ssh_port` of the launcher is added."""
-
-    def __post_init__(self) -> None:
-        if self.restarts < 0 or self.host_timeout_s < 6:
-            raise ConfigError(
-                f"restarts={self.restarts}, host_timeout_s={self.host_timeout_s}: expected at least 0 and 6."
-            )
 
 
 @dataclass(frozen=True)
@@ -292,21 +275,3 @@ def _sleep(seconds: float, stop: Stop) -> None:
     deadline = time.monotonic() + seconds
     while not stop.requested and time.monotonic() < deadline:
         time.sleep(0.2)
-
-
-def main(argv: Sequence[str]) -> int:
-    """The command; exit code 0 done, 1 given up, 2 usage, 130 stopped by a signal with a checkpoint."""
-    if "deepspeed" not in argv:
-        print(
-            "usage: molstream supervise [key=value] deepspeed [--hostfile FILE ...] training/pretrain.py [key=value]",
-            file=sys.stderr,
-        )
-        return 2
-    place = list(argv).index("deepspeed")
-    try:
-        config = compose("supervise", SuperviseConfig, argv[:place])
-        job = parse_command(argv[place + 1 :])
-        return Supervisor(config, job, shlex.join(["molstream", "supervise", *argv])).run()
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 
-from molstream.training.config import PretrainConfig, flatten
+from molstream.config import flatten, tree_of
+from molstream.training.config import PretrainConfig
 from molstream.training.distributed.context import DistributedContext
+from molstream.training.metrics.config import LogConfig
 from molstream.training.metrics.console import TrainingProgress
-from molstream.training.metrics.loggers import LOGGERS, Delivery, LogConfig, RunDescription, finish_all
+from molstream.training.metrics.loggers import LOGGERS, Delivery, RunDescription, finish_all
 from molstream.training.metrics.records import MetricsWriter, Record, last_step
 from molstream.training.run.directory import RunDirectory
 from molstream.training.run.history import begin_launch, end_launch, read_launches
@@ -78,7 +79,7 @@ def describe(run: RunDirectory, project: str) -> RunDescription:
         name=run.path.resolve().name,
         project=project,
         folder=run.path,
-        parameters=dict(flatten(asdict(run.config()))),
+        parameters=dict(flatten(tree_of(run.config()))),
         tags={
             "molstream.dataset": run.dataset()["fingerprint"],
             **{f"molstream.version.{name}": version for name, version in versions.items()},

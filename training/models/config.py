@@ -1,57 +1,236 @@
-"""Sizes of the score networks, which presets scale together with the encoders.
+"""Sizes of the encoders and of the score networks, which presets scale together.
 
-They stand here because they are part of the model's configuration; the networks themselves, which pretraining needs
-and an export does not, are in ``training/diffusion``.
+A model is the set of networks that are configured: one encoder of the bond graph, one of the positions, and the score
+networks of its objectives. The score networks themselves, which pretraining needs and an export does not, are in
+``training/diffusion``.
 """
 
-from dataclasses import dataclass, field
+import dataclasses
+from typing import Annotated, Any, Literal
 
-from molstream.training.models.transformer import TransformerConfig
+from pydantic import Field, PositiveFloat
+
+from molstream.config import Decay, PositiveInt, configuration, field_types
+from molstream.errors import ConfigError
+
+Readout = Literal["mean", "sum"]
 
 
-@dataclass
-class PositionScoreConfig:
-    """Sizes of :class:`molstream.training.diffusion.position_score.PositionScore` (2D to 3D)."""
+@configuration
+class GINConfig:
+    """Sizes of the graph isomorphism network, a 2D encoder."""
 
-    hidden: int = 32
-    """Width of atom and edge attributes; also the number of Fourier frequencies."""
-    edge_hidden: int = 300
-    """Hidden width of the edge embedding of the two 2D representations."""
-    num_blocks: int = 2
-    """Number of blocks, each ending in a readout of directions."""
-    num_layers: int = 2
-    """Attention layers in a block."""
-    num_heads: int = 8
+    hidden: PositiveInt = 300
+    """Width of the atom representations."""
+    num_layers: PositiveInt = 5
+    """Number of message-passing layers."""
+    dropout: Decay = 0.0
+    """Probability of dropping an entry after each layer, the last one included."""
+    readout: Readout = "mean"
+    """How atoms are pooled to a molecule."""
+
+
+@configuration
+class SchNetConfig:
+    """Sizes of SchNet, a 3D encoder."""
+
+    hidden: PositiveInt = 300
+    """Width of the atom representations."""
+    num_filters: PositiveInt = 128
+    """Width of the continuous filters."""
+    num_interactions: PositiveInt = 6
+    """Number of interaction blocks."""
+    num_gaussians: Annotated[int, Field(ge=2)] = 51
+    """Number of Gaussians that a distance is expanded in, evenly spaced from 0 to the cutoff."""
+    cutoff: PositiveFloat = 10.0
+    """Largest distance of interacting atoms, in angstrom."""
+    max_neighbors: PositiveInt | None = None
+    """At most so many nearest neighbours of an atom interact; null is all (the paper's code kept some 32 of them)."""
+    readout: Readout = "mean"
+    """How atoms are pooled to a molecule."""
+
+
+@configuration
+class PaiNNConfig:
+    """Sizes of PaiNN, a 3D encoder."""
+
+    hidden: PositiveInt = 300
+    """Width of the scalar and of the vector features of an atom."""
+    num_interactions: PositiveInt = 3
+    """Number of messages, each followed by a mixing."""
+    num_gaussians: Annotated[int, Field(ge=2)] = 20
+    """Number of Gaussians that a distance is expanded in, evenly spaced from 0 to the cutoff."""
+    cutoff: PositiveFloat = 5.0
+    """Largest distance of interacting atoms, in angstrom."""
+    readout: Readout = "sum"
+    """How atoms are pooled to a molecule."""
+
+
+@configuration
+class TransformerConfig:
+    """Sizes of a transformer encoder, of the bond graph or of the positions."""
+
+    hidden: PositiveInt = 256
+    """Width of the atom representations, a multiple of ``num_heads``."""
+    num_layers: PositiveInt = 8
+    """Number of blocks."""
+    num_heads: PositiveInt = 4
     """Attention heads; they share ``hidden``."""
-    readout_hidden: int = 128
+    feed_forward: PositiveInt = 704
+    """Hidden width of the gated feed-forward network; 8/3 of ``hidden`` costs as much as four times it ungated."""
+    pair_hidden: PositiveInt = 64
+    """Width of the relation of two atoms that biases their attention."""
+    dropout: Decay = 0.0
+    """Probability of dropping an entry of what a block adds to the atoms."""
+    checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass, which saves their memory and costs a third more time."""
+    readout: Readout = "mean"
+    """How atoms are pooled to a molecule."""
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.num_heads:
+            raise ConfigError(f"hidden={self.hidden}: expected a multiple of num_heads={self.num_heads}.")
+        if self.checkpointing and self.dropout > 0.0:
+            raise ConfigError(
+                f"checkpointing computes blocks twice, and dropout={self.dropout} would draw other masks the second "
+                "time. Set dropout=0.0 or checkpointing=false."
+            )
+
+
+@configuration
+class ScoreTransformerConfig:
+    """Sizes of a score network of our form, of the positions or of the bonds."""
+
+    trunk: TransformerConfig = TransformerConfig(hidden=192, num_layers=5, num_heads=3, feed_forward=512)
+    """Its blocks."""
+    readout_hidden: PositiveInt = 192
+    """Hidden width of what is read out of a pair of atoms."""
+
+
+@configuration
+class PositionScoreConfig:
+    """Sizes of the published score network of the positions (2D to 3D)."""
+
+    hidden: PositiveInt = 32
+    """Width of atom and edge attributes; also the number of Fourier frequencies."""
+    edge_hidden: PositiveInt = 300
+    """Hidden width of the edge embedding of the two 2D representations."""
+    num_blocks: PositiveInt = 2
+    """Number of blocks, each ending in a readout of directions."""
+    num_layers: PositiveInt = 2
+    """Attention layers in a block."""
+    num_heads: PositiveInt = 8
+    """Attention heads; they share ``hidden``."""
+    readout_hidden: PositiveInt = 128
     """Hidden width of the readout of directions."""
-    dropout: float = 0.1
+    dropout: Decay = 0.1
     """Probability of dropping an attention weight or a hidden unit of the feed-forward network."""
 
 
-@dataclass
+@configuration
 class GraphScoreConfig:
-    """Sizes of :class:`molstream.training.diffusion.graph_score.GraphScore` (3D to 2D)."""
+    """Sizes of the published score network of the bond graph (3D to 2D)."""
 
-    hidden: int = 16
+    hidden: PositiveInt = 16
     """Width of the atom attributes inside the layers; queries and keys are twice as wide."""
-    num_layers: int = 4
+    num_layers: PositiveInt = 4
     """Number of layers of the adjacency network and of the node network."""
-    num_heads: int = 4
+    num_heads: PositiveInt = 4
     """Divides ``hidden`` into the width of an attention slice; there are twice as many slices, as in the original."""
-    hidden_channels: int = 8
+    hidden_channels: PositiveInt = 8
     """Adjacency channels between layers; the first layer has two, the adjacency and its square."""
-    final_channels: int = 4
+    final_channels: PositiveInt = 4
     """Adjacency channels after the last layer."""
 
 
-@dataclass
-class ScoreTransformerConfig:
-    """Sizes of a score network of our form (``position_transformer``, ``bond_transformer``)."""
+def _encoder(modality: Literal["2d", "3d"]) -> Any:
+    return dataclasses.field(default=None, metadata={"encoder": modality})
 
-    trunk: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(hidden=192, num_layers=5, num_heads=3, feed_forward=512)
-    )
-    """Its blocks."""
-    readout_hidden: int = 192
-    """Hidden width of what is read out of a pair of atoms."""
+
+@configuration
+class ModelConfig:
+    """Which networks there are, and their sizes: what the presets ``model=small|base|...`` choose.
+
+    A network that is null is not part of the model.
+    """
+
+    gin: GINConfig | None = _encoder("2d")
+    """2D encoder: graph isomorphism network."""
+    graph_transformer: TransformerConfig | None = _encoder("2d")
+    """2D encoder: transformer over the bond graph."""
+    schnet: SchNetConfig | None = _encoder("3d")
+    """3D encoder: SchNet."""
+    painn: PaiNNConfig | None = _encoder("3d")
+    """3D encoder: PaiNN."""
+    geometry_transformer: TransformerConfig | None = _encoder("3d")
+    """3D encoder: transformer over the positions."""
+    position_transformer: ScoreTransformerConfig | None = None
+    """Score network of the positions given the bond graph; `objective=moleculesde` needs it."""
+    bond_transformer: ScoreTransformerConfig | None = None
+    """Score network of bonds and charges given the positions; `objective=moleculesde` needs it."""
+    position_score: PositionScoreConfig | None = None
+    """Published score network of the positions; `objective=moleculesde_paper` needs it."""
+    graph_score: GraphScoreConfig | None = None
+    """Published score network of the bond graph; `objective=moleculesde_paper` needs it."""
+
+    def __post_init__(self) -> None:
+        self.encoders()
+
+    def encoders(self) -> dict[str, str]:
+        """The name of the encoder of each modality that has one: ``{"2d": "gin", "3d": "schnet"}``.
+
+        Raises:
+            ConfigError: two encoders of one modality.
+        """
+        found: dict[str, str] = {}
+        for each in dataclasses.fields(self):
+            modality = each.metadata.get("encoder")
+            if modality and getattr(self, each.name) is not None:
+                if modality in found:
+                    raise ConfigError(
+                        f"model has two {modality.upper()} encoders, {found[modality]} and {each.name}: set one of "
+                        f"them to null, or choose one by model/encoder_{modality}={each.name}."
+                    )
+                found[modality] = each.name
+        return found
+
+    def width(self, modality: str) -> int:
+        """Width of a modality's representations.
+
+        Raises:
+            ConfigError: the model has no encoder of it.
+        """
+        if (name := self.encoders().get(modality)) is None:
+            known = [f.name for f in dataclasses.fields(self) if f.metadata.get("encoder") == modality]
+            raise ConfigError(
+                f"the model has no {modality.upper()} encoder: choose one by model/encoder_{modality}=, of "
+                f"{', '.join(known)}."
+            )
+        return getattr(self, name).hidden
+
+    @property
+    def hidden_2d(self) -> int:
+        """Width of the 2D encoder's representations."""
+        return self.width("2d")
+
+    @property
+    def hidden_3d(self) -> int:
+        """Width of the 3D encoder's representations."""
+        return self.width("3d")
+
+    def network(self, name: str, objective: str) -> Any:
+        """The configuration of a network that an objective needs.
+
+        Raises:
+            ConfigError: the model does not have it.
+        """
+        assert name in field_types(type(self))
+        if (config := getattr(self, name)) is None:
+            raise ConfigError(f"objective={objective} needs model.{name}, which this model lacks. {_PRESETS}")
+        return config
+
+
+_PRESETS = (
+    "objective=moleculesde goes with model=small, base, large, xl or tiny; objective=moleculesde_paper with "
+    "model=paper or paper_tiny (experiment=paper sets both)."
+)

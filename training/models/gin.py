@@ -1,11 +1,11 @@
 """GIN, the graph isomorphism network with bond features: the 2D encoder of GraphMVP and MoleculeSDE."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from molstream.training.models.config import GINConfig
 from molstream.training.models.graph import READOUTS
 from molstream.training.models.layers import BatchNorm, CategoricalEmbedding, Linear, dropout
 from molstream.training.models.refinement import Kinds, View, refined_views, whole_view
@@ -15,20 +15,6 @@ ATOM_VOCABULARY_SIZES = (119, 5, 12, 12, 10, 6, 6, 2, 2)
 """Number of values of the nine OGB atom columns (ogb >= 1.3, where chirality has a fifth value, misc)."""
 BOND_VOCABULARY_SIZES = (5, 6, 2)
 """Number of values of the three OGB bond columns: type, stereo, conjugated."""
-
-
-@dataclass
-class GINConfig:
-    """Sizes of :class:`GIN`."""
-
-    hidden: int = 300
-    """Width of the atom representations."""
-    num_layers: int = 5
-    """Number of message-passing layers."""
-    dropout: float = 0.0
-    """Probability of dropping an entry after each layer, the last one included."""
-    readout: str = "mean"
-    """How atoms are pooled to a molecule: mean or sum."""
 
 
 class GINLayer(nn.Module):

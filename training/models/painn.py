@@ -4,12 +4,12 @@ Every atom has scalar features s [hidden] and vector features v [3, hidden]: rot
 shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``d`` hidden width.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from molstream.training.models.config import PaiNNConfig
 from molstream.training.models.graph import READOUTS, in_float32, radius_pairs, segment_sum
 from molstream.training.models.layers import cosine_envelope, gaussian_basis, xavier_linear
 from molstream.training.models.schnet import NUM_ATOM_TYPES
@@ -19,22 +19,6 @@ EPS = 1e-8
 """Added to the squared length of a vector feature before its root, as in the original."""
 COINCIDENT = 1e-3
 """Angstrom: below this distance a direction shrinks in proportion to it, so that coincident atoms have none."""
-
-
-@dataclass
-class PaiNNConfig:
-    """Sizes of :class:`PaiNN`."""
-
-    hidden: int = 300
-    """Width of the scalar and of the vector features of an atom."""
-    num_interactions: int = 3
-    """Number of messages, each followed by a mixing."""
-    num_gaussians: int = 20
-    """Number of Gaussians that a distance is expanded in, evenly spaced from 0 to the cutoff."""
-    cutoff: float = 5.0
-    """Largest distance of interacting atoms, in angstrom."""
-    readout: str = "sum"
-    """How atoms are pooled to a molecule: mean or sum."""
 
 
 class Message(nn.Module):

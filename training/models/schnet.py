@@ -1,12 +1,12 @@
 """SchNet, the continuous-filter convolutional network (Schuett et al. 2017): the 3D encoder of MoleculeSDE."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from molstream.training.models.config import SchNetConfig
 from molstream.training.models.graph import READOUTS, Incidence, blocks_of_atoms, in_float32, radius_pairs
 from molstream.training.models.interpolation import Interpolation, grid, num_nodes
 from molstream.training.models.layers import Blockwise, ShiftedSoftplus, cosine_envelope, gaussian_basis, xavier_linear
@@ -14,26 +14,6 @@ from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 NUM_ATOM_TYPES = 119
 """Atomic numbers 1 to 118 as 0 to 117, then misc: column 0 of the OGB atom features."""
-
-
-@dataclass
-class SchNetConfig:
-    """Sizes of :class:`SchNet`."""
-
-    hidden: int = 300
-    """Width of the atom representations."""
-    num_filters: int = 128
-    """Width of the continuous filters."""
-    num_interactions: int = 6
-    """Number of interaction blocks."""
-    num_gaussians: int = 51
-    """Number of Gaussians that a distance is expanded in, evenly spaced from 0 to the cutoff."""
-    cutoff: float = 10.0
-    """Largest distance of interacting atoms, in angstrom."""
-    max_neighbors: int | None = None
-    """At most so many nearest neighbours of an atom interact; None is all (the paper's code kept some 32 of them)."""
-    readout: str = "mean"
-    """How atoms are pooled to a molecule: mean or sum."""
 
 
 class Pairs:

@@ -5,7 +5,6 @@ tensors, bucket by bucket (:mod:`~.layout`). Symbols of shapes: ``n`` atoms, ``p
 width, ``c`` width of a relation, ``h`` heads.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from molstream.training.models.config import TransformerConfig
 from molstream.training.models.gin import ATOM_VOCABULARY_SIZES
 from molstream.training.models.graph import READOUTS
 from molstream.training.models.layers import CategoricalEmbedding, dropout
@@ -33,28 +33,6 @@ NUM_DEGREES = 12
 """Number of values of an atom's number of neighbours in the bond graph: 0 to 10, then more."""
 EPS = 1e-6
 """Added to mean squares before their root is divided by."""
-
-
-@dataclass
-class TransformerConfig:
-    """Sizes of :class:`GraphTransformer` and :class:`GeometryTransformer`."""
-
-    hidden: int = 256
-    """Width of the atom representations, a multiple of ``num_heads``."""
-    num_layers: int = 8
-    """Number of blocks."""
-    num_heads: int = 4
-    """Attention heads; they share ``hidden``."""
-    feed_forward: int = 704
-    """Hidden width of the gated feed-forward network; 8/3 of ``hidden`` costs as much as four times it ungated."""
-    pair_hidden: int = 64
-    """Width of the relation of two atoms that biases their attention."""
-    dropout: float = 0.0
-    """Probability of dropping an entry of what a block adds to the atoms."""
-    checkpointing: bool = False
-    """Whether blocks are computed again in the backward pass, which saves their memory and costs a third more time."""
-    readout: str = "mean"
-    """How atoms are pooled to a molecule: mean or sum."""
 
 
 class Attention(nn.Module):
@@ -188,7 +166,6 @@ class Trunk(nn.Module):
 
     def __init__(self, config: TransformerConfig, condition_width: int | None = None):
         super().__init__()
-        _check(config)
         self.checkpointing = config.checkpointing
         self.blocks = nn.ModuleList(Block(config, condition_width) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden, eps=EPS)
@@ -305,13 +282,3 @@ def compile_blocks(module: nn.Module) -> None:
 def _residual_gain(config: TransformerConfig) -> float:
     """Makes the sum of all branches as large at the start as one of them, however many layers there are."""
     return (2 * config.num_layers) ** -0.5
-
-
-def _check(config: TransformerConfig) -> None:
-    if config.hidden % config.num_heads:
-        raise ValueError(f"hidden={config.hidden} is no multiple of num_heads={config.num_heads}.")
-    if config.checkpointing and config.dropout > 0.0:
-        raise ValueError(
-            f"checkpointing computes blocks twice, and dropout={config.dropout} would draw other masks the second "
-            "time. Set dropout=0.0 or checkpointing=false."
-        )

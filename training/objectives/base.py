@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,12 @@ class ObjectiveOutput:
     """float32 scalar, to be differentiated."""
     metrics: dict[str, Tensor]
     """Detached scalars by name, left on the device so that logging alone decides when to wait for them."""
+    branches: dict[str, Tensor] = field(default_factory=dict)
+    """Detached weighted losses of the branches, by name; they add up to the loss."""
+
+    def branch_loss(self, prefix: str) -> Tensor:
+        """The sum of the branches whose names begin with ``prefix``."""
+        return reduce(torch.add, [loss for name, loss in self.branches.items() if name.startswith(prefix)])
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Objective(nn.Module, ABC):
     masked, never branched around, because under ZeRO every module has to run on every rank at every step.
     """
 
-    required_fields: ClassVar[frozenset[str]]
+    required_fields: frozenset[str]
     """Names of the stored fields (``preprocessing/fields.py``) that a dataset must have."""
 
     @abstractmethod
@@ -66,9 +71,11 @@ class Objective(nn.Module, ABC):
 
     def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
         """The weighted sum of the terms, and the metrics of all of them."""
-        terms = self.terms(batch, encoders, generator).values()
-        loss = reduce(torch.add, [term.coefficient * term.loss for term in terms])
-        return ObjectiveOutput(loss, {name: value.detach() for term in terms for name, value in term.metrics.items()})
+        terms = self.terms(batch, encoders, generator)
+        losses = {branch: term.coefficient * term.loss for branch, term in terms.items()}
+        metrics = {name: value.detach() for term in terms.values() for name, value in term.metrics.items()}
+        branches = {branch: loss.detach() for branch, loss in losses.items()}
+        return ObjectiveOutput(reduce(torch.add, losses.values()), metrics, branches)
 
     def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
         """What is known of the positions [n, 3] of ``batch``, in angstrom about their centre, given its bonds.

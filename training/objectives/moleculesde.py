@@ -6,9 +6,7 @@ noise level counts; noise in positions has mean zero in every molecule, so that 
 counts the same, whatever it is batched with; bonds are diffused as classes, and atoms without any take part.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,44 +26,18 @@ from molstream.training.diffusion.draws import antithetic_uniform_times, normal
 from molstream.training.diffusion.position_transformer import PositionTransformer, centred
 from molstream.training.diffusion.sampling import Tensors
 from molstream.training.diffusion.score_trunk import NoiseLevel, noise_level
-from molstream.training.diffusion.sde import SDE, SDES, SDEConfig
+from molstream.training.diffusion.sde import SDE, SDES
 from molstream.training.diffusion.weighting import WEIGHTINGS
-from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.models.config import ModelConfig
+from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import in_float32, molecule_pairs, segment_mean
 from molstream.training.models.relations import topology
 from molstream.training.objectives.base import Objective, Term, denoising_term
-from molstream.training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
+from molstream.training.objectives.config import MoleculeSDEConfig
+from molstream.training.objectives.contrastive import CONTRASTIVE, compared_rows
 
 MIN_TIME = 1e-3
 """Times are drawn from here to 1: below, VP has no noise that float32 could tell."""
-
-
-@dataclass
-class MoleculeSDEConfig:
-    """Values of :class:`MoleculeSDE`."""
-
-    position_sde: SDEConfig = field(default_factory=lambda: SDEConfig("ve", 0.01, 10.0))
-    """Noise of the positions; sigma in angstrom."""
-    bond_sde: SDEConfig = field(default_factory=lambda: SDEConfig("vp", 0.1, 10.0))
-    """Noise of bonds and formal charges, which are one-hot classes."""
-    weighting: str = "simple"
-    """Weight of the noise levels: simple (all the same), likelihood or min_snr (``WEIGHTINGS``)."""
-    position_std: float = 1.5
-    """Standard deviation of a coordinate about the molecule's centre, in angstrom: scales the network's input."""
-    max_hops: int = 4
-    """A vector is read out from atoms up to so many bonds apart, and from those that no bonds join."""
-    contrastive: str = "info_nce"
-    """Contrastive loss: ebm_nce, ebm_nce_shift or info_nce (``CONTRASTIVE``)."""
-    contrastive_level: str = "molecule"
-    """What is compared: atom, or molecule (pooled by the readout of either encoder)."""
-    temperature: float = 0.1
-    """Divides the cosine similarities of the contrastive loss."""
-    contrastive_coefficient: float = 1.0
-    """Weight of the contrastive loss."""
-    position_coefficient: float = 1.0
-    """Weight of the 2D-to-3D loss."""
-    bond_coefficient: float = 1.0
-    """Weight of the 3D-to-2D loss."""
 
 
 class MoleculeSDE(Objective):
@@ -77,7 +49,7 @@ class MoleculeSDE(Objective):
         ConfigError: an unknown name, or encoders whose representations cannot be compared.
     """
 
-    required_fields: ClassVar[frozenset[str]] = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
+    required_fields = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
 
     def __init__(self, config: MoleculeSDEConfig, model: ModelConfig):
         super().__init__()
@@ -88,9 +60,9 @@ class MoleculeSDE(Objective):
         self.position_sde = SDES[config.position_sde.kind](config.position_sde)
         self.bond_sde = SDES[config.bond_sde.kind](config.bond_sde)
         self.position_score = PositionTransformer(
-            model.position_transformer, model.hidden_2d, config.position_std, config.max_hops
+            model.network("position_transformer", "moleculesde"), model.hidden_2d, config.position_std, config.max_hops
         )
-        self.bond_score = BondTransformer(model.bond_transformer, model.hidden_3d)
+        self.bond_score = BondTransformer(model.network("bond_transformer", "moleculesde"), model.hidden_3d)
 
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
         """The three losses; metrics are the raw ones and the contrastive accuracy."""
@@ -185,15 +157,6 @@ def _molecule_of_pairs(batch: MoleculeBatch) -> Tensor:
 
 
 def _check(config: MoleculeSDEConfig, model: ModelConfig) -> None:
-    for key, name, choices in (
-        ("contrastive", config.contrastive, CONTRASTIVE),
-        ("contrastive_level", config.contrastive_level, CONTRASTIVE_LEVELS),
-        ("weighting", config.weighting, WEIGHTINGS),
-        ("position_sde.kind", config.position_sde.kind, SDES),
-        ("bond_sde.kind", config.bond_sde.kind, SDES),
-    ):
-        if name not in choices:
-            raise ConfigError(f"objective.moleculesde.{key}={name!r} is unknown. Choose one of: {', '.join(choices)}.")
     if model.hidden_2d != model.hidden_3d:
         raise ConfigError(
             f"the contrastive loss compares representations of the same width, but the 2D encoder has "

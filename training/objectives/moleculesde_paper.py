@@ -4,9 +4,6 @@ Formulas: specification of MoleculeSDE, sections 3 to 6. Molecules without a con
 with all conformers present the losses are the paper's.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,48 +13,16 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.conditional import Conditional, Part
 from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal
 from molstream.training.diffusion.graph_score import GraphScore, mask_pairs
-from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
+from molstream.training.diffusion.position_score import PositionScore
 from molstream.training.diffusion.sampling import Tensors
 from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, named_sde
-from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.models.config import ModelConfig
+from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import extended_edges, in_float32, segment_mean, to_dense
 from molstream.training.models.schnet import NUM_ATOM_TYPES
 from molstream.training.objectives.base import Objective, Term, denoising_term
-from molstream.training.objectives.contrastive import CONTRASTIVE, CONTRASTIVE_LEVELS, compared_rows
-
-
-@dataclass
-class PaperMoleculeSDEConfig:
-    """Values of :class:`PaperMoleculeSDE`; the defaults are those of the paper's MoleculeNet checkpoint (VE)."""
-
-    position_sde: str = "VE"
-    """Noise of 2D to 3D: VE, VP, VE02, VP02, VE03, VP03 or subVP (``POSITION_SDES``)."""
-    graph_sde: str = "VE"
-    """Noise of 3D to 2D: the same names, other numbers (``GRAPH_SDES``)."""
-    position_variant: str = "02"
-    """Edge attribute of the 2D-to-3D network: 01 or 02."""
-    contrastive: str = "ebm_nce"
-    """Contrastive loss: ebm_nce, info_nce or ebm_nce_shift (``CONTRASTIVE``)."""
-    contrastive_level: str = "atom"
-    """What is compared: atom, or molecule (pooled by the readout of either encoder)."""
-    num_negatives: int = 1
-    """Negatives of a row in ebm_nce and ebm_nce_shift; in info_nce all other rows are."""
-    temperature: float = 0.1
-    """Divides the similarities of the contrastive loss."""
-    contrastive_coefficient: float = 1.0
-    """Weight of the contrastive loss."""
-    position_coefficient: float = 1.0
-    """Weight of the 2D-to-3D loss."""
-    graph_coefficient: float = 1.0
-    """Weight of the 3D-to-2D loss."""
-    anneal_power: float = 0.0
-    """Both diffusion losses are multiplied by std(t) to this power."""
-    max_hops: int = 4
-    """The 2D-to-3D network connects atoms up to so many bonds apart."""
-    gnn_2d_lr_scale: float = 1.0
-    """Factor on the learning rate of the 2D encoder and the 2D-to-3D network."""
-    gnn_3d_lr_scale: float = 0.1
-    """Factor on the learning rate of the 3D encoder and the 3D-to-2D network."""
+from molstream.training.objectives.config import PaperMoleculeSDEConfig
+from molstream.training.objectives.contrastive import CONTRASTIVE, compared_rows
 
 
 class PaperMoleculeSDE(Objective):
@@ -69,17 +34,19 @@ class PaperMoleculeSDE(Objective):
         ConfigError: an unknown name, or encoders whose representations cannot be compared.
     """
 
-    required_fields: ClassVar[frozenset[str]] = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
+    required_fields = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
 
     def __init__(self, config: PaperMoleculeSDEConfig, model: ModelConfig):
         super().__init__()
         _check(config, model)
         self.config = config
         self.contrastive = CONTRASTIVE[config.contrastive]
-        self.position_sde = named_sde(POSITION_SDES, "objective.moleculesde_paper.position_sde", config.position_sde)
-        self.graph_sde = named_sde(GRAPH_SDES, "objective.moleculesde_paper.graph_sde", config.graph_sde)
-        self.position_score = PositionScore(model.position_score, model.hidden_2d, config.position_variant)
-        self.graph_score = GraphScore(model.graph_score, model.hidden_3d)
+        self.position_sde = named_sde(POSITION_SDES, config.position_sde)
+        self.graph_sde = named_sde(GRAPH_SDES, config.graph_sde)
+        self.position_score = PositionScore(
+            model.network("position_score", "moleculesde_paper"), model.hidden_2d, config.position_variant
+        )
+        self.graph_score = GraphScore(model.network("graph_score", "moleculesde_paper"), model.hidden_3d)
 
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
         """The three losses; metrics are the raw ones and the contrastive accuracy."""
@@ -175,20 +142,8 @@ def dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _check(config: PaperMoleculeSDEConfig, model: ModelConfig) -> None:
-    for key, name, choices in (
-        ("contrastive", config.contrastive, CONTRASTIVE),
-        ("contrastive_level", config.contrastive_level, CONTRASTIVE_LEVELS),
-        ("position_variant", config.position_variant, EDGE_ATTRIBUTES),
-    ):
-        if name not in choices:
-            raise ConfigError(
-                f"objective.moleculesde_paper.{key}={name!r} is unknown. Choose one of: {', '.join(choices)}."
-            )
     if model.hidden_2d != model.hidden_3d:
         raise ConfigError(
             f"moleculesde_paper compares 2D and 3D representations of an atom, so both encoders need the same width: "
-            f"got hidden={model.hidden_2d} for {model.encoder_2d} and {model.hidden_3d} for {model.encoder_3d}."
+            f"got hidden={model.hidden_2d} for the 2D and {model.hidden_3d} for the 3D encoder."
         )
-    for key, value in (("max_hops", config.max_hops), ("num_negatives", config.num_negatives)):
-        if value < 1:
-            raise ConfigError(f"objective.moleculesde_paper.{key}={value}: expected at least 1.")

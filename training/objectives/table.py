@@ -1,49 +1,28 @@
-"""The table of objectives and the configuration that chooses one."""
+"""The table of objectives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
-from molstream.errors import ConfigError
-from molstream.training.models.encoders import ModelConfig
+from molstream.training.models.config import ModelConfig
 from molstream.training.objectives.base import Objective
-from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
-from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, PaperMoleculeSDEConfig
+from molstream.training.objectives.combined import CombinedObjective
+from molstream.training.objectives.config import ObjectiveConfig
+from molstream.training.objectives.moleculesde import MoleculeSDE
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
 
-
-@dataclass
-class ObjectiveConfig:
-    """Which objective, and the values of each."""
-
-    name: str = "moleculesde_paper"
-    """A name of :data:`OBJECTIVES`."""
-    moleculesde_paper: PaperMoleculeSDEConfig = field(default_factory=PaperMoleculeSDEConfig)
-    """Used with ``name=moleculesde_paper``."""
-    moleculesde: MoleculeSDEConfig = field(default_factory=MoleculeSDEConfig)
-    """Used with ``name=moleculesde``."""
-
-
-class Choice(NamedTuple):
-    """A row of :data:`OBJECTIVES`: the class, and where its configuration stands in :class:`ObjectiveConfig`."""
-
-    build: Callable[[Any, ModelConfig], Objective]
-    config: Callable[[ObjectiveConfig], Any]
-
-
-OBJECTIVES: dict[str, Choice] = {
-    "moleculesde_paper": Choice(PaperMoleculeSDE, attrgetter("moleculesde_paper")),
-    "moleculesde": Choice(MoleculeSDE, attrgetter("moleculesde")),
+OBJECTIVES: dict[str, Callable[[Any, ModelConfig], Objective]] = {
+    "moleculesde": MoleculeSDE,
+    "moleculesde_paper": PaperMoleculeSDE,
 }
+"""Classes by the field of :class:`ObjectiveConfig` that they are built from, together with the model's sizes."""
 
 
-def build_objective(config: ObjectiveConfig, model: ModelConfig) -> Objective:
-    """The objective that ``config`` names, with heads of the sizes of ``model``.
+def build_objective(config: ObjectiveConfig, model: ModelConfig) -> CombinedObjective:
+    """The objectives that are configured, as one, with heads of the sizes of ``model``.
 
     Raises:
-        ConfigError: no such objective, or values that contradict each other.
+        ConfigError: no objective is configured, the model lacks a network, or values contradict each other.
     """
-    if config.name not in OBJECTIVES:
-        raise ConfigError(f"objective.name={config.name!r} is no objective. Choose one of: {', '.join(OBJECTIVES)}.")
-    choice = OBJECTIVES[config.name]
-    return choice.build(choice.config(config), model)
+    chosen = config.chosen()
+    parts = {name: OBJECTIVES[name](settings, model) for name, settings in chosen.items()}
+    return CombinedObjective(parts, {name: settings.weight for name, settings in chosen.items()})

@@ -2,7 +2,7 @@
 
 import math
 
-from molstream.training.optim.optimizer import OptimConfig
+from molstream.training.optim.config import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

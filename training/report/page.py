@@ -1,17 +1,14 @@
 """The report of a run, or of several side by side: a self-contained HTML page, and a short table for the terminal."""
 
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from molstream.config import compose, to_yaml
-from molstream.errors import ConfigError, MolstreamError
-from molstream.training.config import flatten
+from molstream.config import flatten, to_yaml, tree_of
+from molstream.errors import ConfigError
+from molstream.training.report.config import ReportConfig
 from molstream.training.report.data import Story, launch_rows, per_process, read_story
 from molstream.training.report.figures import (
     image,
@@ -25,20 +22,6 @@ from molstream.training.report.figures import (
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """`molstream report RUN...`: what the page tells."""
-
-    run_dir: str | None = None
-    """The pretraining run; one or several may be named as plain arguments instead."""
-    output: str | None = None
-    """HTML file; `report.html` inside the run directory by default, of several runs in the working folder."""
-    evaluation: str | None = None
-    """JSON of `molstream evaluate`; `eval.json` inside the run directory is taken where it exists. One run only."""
-    embeddings: str | None = None
-    """Parquet of `molstream embed`, whose rows are counted. One run only."""
 
 
 def write_report(story: Story, output: Path) -> None:
@@ -85,7 +68,7 @@ def write_comparison(stories: Sequence[Story], output: Path) -> None:
     """Render the page of several runs: what they are, in what they differ, their curves in the same panels."""
     names = [f"{k}. {story.name}" for k, story in enumerate(stories, 1)]
     records = {name: per_process(story) for name, story in zip(names, stories, strict=True)}
-    configs = [dict(flatten(asdict(story.config))) for story in stories]
+    configs = [dict(flatten(tree_of(story.config))) for story in stories]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     page = _template("comparison.html.jinja").render(
         runs=list(zip(names, stories, [launch_rows(story) for story in stories], strict=True)),
@@ -106,27 +89,21 @@ def _template(name: str) -> "Template":
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
 
 
-def main(argv: Sequence[str]) -> int:
-    """`molstream report RUN...`: a table of each run, then the page's path."""
-    try:
-        config = compose("report", ReportConfig, [argument for argument in argv if "=" in argument])
-        runs = [argument for argument in argv if "=" not in argument]
-        runs += [config.run_dir] if config.run_dir else []
-        if not runs:
-            raise ConfigError("no run is named: molstream report RUN... [output=FILE.html]")
-        if len(runs) > 1 and (config.evaluation or config.embeddings):
-            raise ConfigError("evaluation and embeddings are those of one run; several runs are named.")
-        stories = [read_story(run, config.evaluation, config.embeddings) for run in runs]
-        default = Path(runs[0], "report.html") if len(runs) == 1 else Path("report.html")
-        output = Path(config.output) if config.output else default
-        if len(runs) == 1:
-            write_report(stories[0], output)
-        else:
-            write_comparison(stories, output)
-    except MolstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    for story in stories:
-        Console().print(summary(story))
-    print(output)
-    return 0
+def write_page(config: ReportConfig) -> tuple[list[Story], Path]:
+    """Read the runs and write their page; returns what was read, and the file.
+
+    Raises:
+        ConfigError: no run is named, or a key of one run is given for several.
+    """
+    runs = config.run_dir
+    if not runs:
+        raise ConfigError("no run is named: molstream report RUN... [output=FILE.html].")
+    if len(runs) > 1 and (config.evaluation or config.embeddings):
+        raise ConfigError(f"evaluation and embeddings are those of one run, but {len(runs)} runs are named.")
+    stories = [read_story(run, config.evaluation, config.embeddings) for run in runs]
+    output = Path(config.output or (Path(runs[0], "report.html") if len(runs) == 1 else "report.html"))
+    if len(runs) == 1:
+        write_report(stories[0], output)
+    else:
+        write_comparison(stories, output)
+    return stories, output

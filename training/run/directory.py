@@ -10,15 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from molstream.config import from_yaml, to_yaml
+from molstream.config import load, read_yaml, to_yaml
 from molstream.errors import CheckpointError, ConfigError
 from molstream.pipeline.order.mixture import Mixture
 from molstream.training.checkpoint.store import CheckpointStore, open_store
+from molstream.training.checkpoint.upgrade import upgraded
 from molstream.training.config import PretrainConfig, differences
 from molstream.training.distributed.context import DistributedContext
-from molstream.training.run.upgrade import upgraded
 
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
 COMMAND_VARIABLE = "MOLSTREAM_COMMAND"
@@ -44,8 +42,7 @@ class RunDirectory:
             raise ConfigError(
                 f"{self.path} is not a run: it has no config.yaml. Give the run_dir of a pretraining run."
             )
-        config = upgraded(yaml.safe_load(self.config_file.read_text()))
-        return from_yaml(PretrainConfig, json.dumps(config), str(self.config_file))
+        return load(PretrainConfig, upgraded(read_yaml(self.config_file)), str(self.config_file))
 
     def checkpoints(self, config: PretrainConfig) -> CheckpointStore:
         """The run's checkpoints, where its configuration keeps them."""

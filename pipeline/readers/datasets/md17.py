@@ -12,16 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from molstream.errors import DataError
-from molstream.pipeline.readers.base import (
-    Batches,
-    Format,
-    Layout,
-    Molecule,
-    Place,
-    ReadConfig,
-    RefusedError,
-    geometry,
-)
+from molstream.pipeline.config import ReadConfig
+from molstream.pipeline.readers.base import Batches, Format, Layout, Molecule, Place, RefusedError, geometry
 from molstream.pipeline.readers.datasets.npz import Array, arrays, is_stored, unpack
 
 NAMES = (("R", "coords"), ("F", "forces"), ("E", "energies"), ("z", "nuclear_charges"))

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from molstream.errors import ConfigError, DataError
+from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers import SOURCES
-from molstream.pipeline.readers.base import Format, ReadConfig
+from molstream.pipeline.readers.base import Format
 from molstream.pipeline.readers.compression import COMPRESSIONS, compression
 from molstream.pipeline.readers.delimited import column_names
 

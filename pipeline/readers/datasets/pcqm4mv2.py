@@ -14,8 +14,9 @@ from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
+from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers import SOURCES
-from molstream.pipeline.readers.base import Format, ReadConfig
+from molstream.pipeline.readers.base import Format
 from molstream.pipeline.readers.datasets.join import joined
 from molstream.pipeline.readers.delimited import column_names
 

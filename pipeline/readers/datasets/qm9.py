@@ -16,8 +16,9 @@ from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
+from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers import SOURCES
-from molstream.pipeline.readers.base import Format, ReadConfig
+from molstream.pipeline.readers.base import Format
 from molstream.pipeline.readers.compression import compression
 from molstream.pipeline.readers.datasets.join import item_names, joined
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from molstream.errors import DataError
-from molstream.pipeline.readers.base import Batches, Format, Layout, Molecule, Place, ReadConfig, geometry
+from molstream.pipeline.config import ReadConfig
+from molstream.pipeline.readers.base import Batches, Format, Layout, Molecule, Place, geometry
 from molstream.pipeline.readers.datasets.npz import Array, arrays, is_stored, unpack
 
 NAMES = ("n_atoms", "Z", "pos", "smiles", "targets", "target_names")

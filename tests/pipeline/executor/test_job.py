@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from molstream.errors import DataError
-from molstream.pipeline.executor.ray import RayConfig, cluster, run
+from molstream.pipeline.config import RayConfig
+from molstream.pipeline.executor.ray import cluster, run
 from molstream.pipeline.stages.bisect import Call
 
 ROWS = 12

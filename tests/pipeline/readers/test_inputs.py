@@ -7,7 +7,7 @@ import pytest
 
 from molstream.config import compose
 from molstream.errors import ConfigError, DataError
-from molstream.pipeline.plan import PreprocessConfig
+from molstream.pipeline.config import PreprocessConfig
 from molstream.pipeline.readers.discover import find_files
 from molstream.pipeline.readers.split import ReadConfig, cut, open_sources, read_split
 from tests.support.datasets import REPOSITORY

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from molstream.config import compose
+from molstream.pipeline.config import DryRunConfig
 from molstream.pipeline.plan import cut_sources, plan_sources
 from molstream.pipeline.readers import sampling
 from molstream.pipeline.readers.sampling import Columns, Rows
-from molstream.pipeline.reports.estimate import DryRunConfig, Estimate, Sample, estimate
+from molstream.pipeline.reports.estimate import Estimate, Sample, estimate
 from molstream.pipeline.shards.manifest import read_manifest
 from tests.support.datasets import molecules, molstream
 

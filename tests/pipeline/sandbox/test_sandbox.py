@@ -13,10 +13,12 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from molstream.errors import ConfigError, DataError
-from molstream.pipeline.sandbox.parent import Sandbox, SandboxConfig
+from molstream.pipeline.config import SandboxConfig
+from molstream.pipeline.sandbox.parent import Sandbox
 from molstream.pipeline.shards.codec import decode
 from molstream.pipeline.stages.described import FACTS, records
-from molstream.preprocessing.featurize import Description, FeaturizeConfig, describe, featurize
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import Description, describe, featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from tests.conftest import REPOSITORY
 from tests.support.samples import assert_all_same
@@ -166,8 +168,9 @@ def wrapper(folder: Path) -> Path:
 def test_the_child_dies_with_its_parent():
     code = f"""
 from molstream.pipeline.stages.described import records
-from molstream.pipeline.sandbox.parent import Sandbox, SandboxConfig
-from molstream.preprocessing.featurize import FeaturizeConfig
+from molstream.pipeline.sandbox.parent import Sandbox
+from molstream.pipeline.config import SandboxConfig
+from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.fields import RawMolecule
 with Sandbox(SandboxConfig(), FeaturizeConfig()) as sandbox:
     sandbox.describe([RawMolecule("C", "smiles", "a", 0)])

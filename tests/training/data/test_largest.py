@@ -5,7 +5,7 @@ import torch
 
 from molstream.training.data.largest_batch import largest_batch
 from molstream.training.module import build_module
-from molstream.training.objectives.table import ObjectiveConfig
+from molstream.training.objectives.config import ObjectiveConfig
 from tests.support.molecules import model_config, seeded
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from molstream.errors import ConfigError
+from molstream.training.diffusion.config import SamplerConfig, SDEConfig
 from molstream.training.diffusion.draws import normal, symmetric_normal
-from molstream.training.diffusion.sampling import SAMPLERS, Diffused, SamplerConfig, sample
-from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDE, SDES, SDEConfig
+from molstream.training.diffusion.sampling import SAMPLERS, Diffused, sample
+from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDE, SDES
 from molstream.training.diffusion.time_grid import SIGNAL_FLOOR, angular, time_grid, uniform
 from tests.support.mixtures import F64, Mixture, gaussian, marginal
 from tests.support.molecules import seeded

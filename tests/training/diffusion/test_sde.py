@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from molstream.errors import ConfigError
+from molstream.training.diffusion.config import SDEConfig
 from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal
-from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDES, SDEConfig, named_sde
+from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDES, named_sde
 from tests.support.molecules import seeded
 
 EVERY_SDE = [

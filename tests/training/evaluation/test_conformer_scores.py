@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from molstream.preprocessing.conformers import ConformerConfig
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import RawMolecule
 from molstream.training.evaluation.conformer_scores import (
     ensemble_score,

@@ -20,7 +20,8 @@ from molstream.training.evaluation.diagnostics import (
     uniformity,
 )
 from molstream.training.module import build_module
-from molstream.training.objectives import OBJECTIVES, ObjectiveConfig
+from molstream.training.objectives import ObjectiveConfig
+from molstream.training.objectives.table import OBJECTIVES
 from tests.support.datasets import molstream
 from tests.support.molecules import DRUGS, model_config, molecule_batch, paper_tiny, seeded
 

@@ -8,9 +8,9 @@ import torch
 
 from molstream.cli import doctor
 from molstream.errors import ConfigError
+from molstream.training.evaluation.config import CostConfig
 from molstream.training.evaluation.cost_model import (
     TRUNKS,
-    CostConfig,
     count_flops,
     flops_of,
     gpu_memory,
@@ -18,12 +18,13 @@ from molstream.training.evaluation.cost_model import (
     parameters_by_part,
     typical_batch,
 )
-from molstream.training.models.encoders import ModelConfig
+from molstream.training.models.config import ModelConfig, TransformerConfig
 from molstream.training.models.graph import molecule_pairs
 from molstream.training.models.layout import bucketed
-from molstream.training.models.transformer import Block, TransformerConfig
+from molstream.training.models.transformer import Block
 from molstream.training.module import build_module
-from molstream.training.objectives import OBJECTIVES, ObjectiveConfig
+from molstream.training.objectives import ObjectiveConfig
+from molstream.training.objectives.table import OBJECTIVES
 from tests.support.datasets import molstream
 from tests.support.molecules import DRUGS, model_config, molecule_batch, num_parameters, seeded
 from tests.support.processes import run_ranks

@@ -13,10 +13,11 @@ from rdkit import Chem
 from molstream.errors import CheckpointError, ConfigError
 from molstream.pipeline.shards.codec import SCHEMA, samples
 from molstream.pipeline.shards.reader import ShardDataset
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import FeaturizeConfig, StandardizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
-from molstream.preprocessing.standardize import StandardizeConfig
-from molstream.training.diffusion.sampling import SAMPLERS, SamplerConfig
+from molstream.training.diffusion.config import SamplerConfig
+from molstream.training.diffusion.sampling import SAMPLERS
 from molstream.training.evaluation.gallery import read_gallery
 from molstream.training.evaluation.generated import in_every
 from molstream.training.inference.generator import MoleculeGenerator

@@ -7,7 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from molstream.errors import ConfigError
-from molstream.training.metrics.loggers import LOGGERS, Delivery, LogConfig, check_loggers, finish_all
+from molstream.training.metrics.config import LogConfig
+from molstream.training.metrics.loggers import LOGGERS, Delivery, check_loggers, finish_all
 from molstream.training.metrics.loggers.base import LoggerError
 from molstream.training.metrics.records import MetricsWriter
 from tests.support.recorded import Told, description, record, write_records

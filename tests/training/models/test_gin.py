@@ -3,7 +3,8 @@
 import torch
 from torch_geometric.nn import GINEConv
 
-from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES, GIN, GINConfig
+from molstream.training.models.config import GINConfig
+from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES, GIN
 from tests.support.molecules import AWKWARD, DRUGS, molecule_batch, num_parameters, seeded
 
 SMALL = GINConfig(hidden=24, num_layers=3)

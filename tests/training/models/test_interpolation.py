@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from molstream.training.models.config import SchNetConfig
 from molstream.training.models.interpolation import Interpolation, grid, num_nodes
 from molstream.training.models.layers import cosine_envelope, gaussian_basis
-from molstream.training.models.schnet import Interaction, SchNetConfig
+from molstream.training.models.schnet import Interaction
 from tests.support.molecules import seeded
 
 

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from molstream.training.models.config import PaiNNConfig
 from molstream.training.models.encoders import Encoders
-from molstream.training.models.painn import COINCIDENT, PaiNN, PaiNNConfig
-from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, PaperMoleculeSDEConfig
+from molstream.training.models.painn import COINCIDENT, PaiNN
+from molstream.training.objectives.config import PaperMoleculeSDEConfig
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
 from tests.support.molecules import (
     AWKWARD,
     DRUGS,

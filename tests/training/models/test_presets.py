@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from molstream.training.models.encoders import Encoders, ModelConfig
-from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
-from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, PaperMoleculeSDEConfig
+from molstream.training.models.config import ModelConfig
+from molstream.training.models.encoders import Encoders
+from molstream.training.objectives.config import MoleculeSDEConfig, PaperMoleculeSDEConfig
+from molstream.training.objectives.moleculesde import MoleculeSDE
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, seeded
 
 

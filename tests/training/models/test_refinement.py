@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from molstream.training.models import gin as gin_module
 from molstream.training.models import refinement
-from molstream.training.models.gin import GIN, GINConfig
+from molstream.training.models.config import GINConfig
+from molstream.training.models.gin import GIN
 from molstream.training.models.refinement import Kinds, refined_views, whole_view
 from tests.support.molecules import AWKWARD, DRUGS, molecule_batch, seeded
 

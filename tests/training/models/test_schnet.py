@@ -9,9 +9,10 @@ from torch_geometric.nn.models.schnet import GaussianSmearing, InteractionBlock
 
 from molstream.training.models import graph
 from molstream.training.models import schnet as schnet_module
+from molstream.training.models.config import SchNetConfig
 from molstream.training.models.graph import molecule_pairs, radius_pairs
 from molstream.training.models.interpolation import Interpolation
-from molstream.training.models.schnet import Pairs, SchNet, SchNetConfig
+from molstream.training.models.schnet import Pairs, SchNet
 from tests.support.molecules import AWKWARD, DRUGS, molecule_batch, num_parameters, seeded
 
 SMALL = SchNetConfig(hidden=20, num_filters=12, num_interactions=2, num_gaussians=11, cutoff=4.0)

@@ -10,17 +10,11 @@ import pytest
 import torch
 
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.models.config import TransformerConfig
 from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
 from molstream.training.models.layout import bucketed
 from molstream.training.models.relations import MAX_DISTANCE, MAX_HOPS, NUM_GAUSSIANS
-from molstream.training.models.transformer import (
-    NUM_DEGREES,
-    Block,
-    GeometryTransformer,
-    GraphTransformer,
-    RMSNorm,
-    TransformerConfig,
-)
+from molstream.training.models.transformer import NUM_DEGREES, Block, GeometryTransformer, GraphTransformer, RMSNorm
 from tests.support.molecules import AWKWARD, DRUGS, molecule_batch, rotation, seeded
 
 SMALL = TransformerConfig(hidden=24, num_layers=2, num_heads=3, feed_forward=20, pair_hidden=10)

@@ -13,14 +13,16 @@ from molstream.training.diffusion.bond_transformer import (
     one_hot_bonds,
     one_hot_charges,
 )
+from molstream.training.diffusion.config import SDEConfig
 from molstream.training.diffusion.position_transformer import PositionTransformer, centred
 from molstream.training.diffusion.score_trunk import NoiseLevel, noise_level, precondition
-from molstream.training.diffusion.sde import SDES, SDEConfig
+from molstream.training.diffusion.sde import SDES
 from molstream.training.diffusion.weighting import WEIGHTINGS
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import molecule_pairs
 from molstream.training.models.relations import topology
-from molstream.training.objectives.moleculesde import MoleculeSDE, MoleculeSDEConfig
+from molstream.training.objectives.config import MoleculeSDEConfig
+from molstream.training.objectives.moleculesde import MoleculeSDE
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, seeded
 
 MODEL = model_config("tiny")

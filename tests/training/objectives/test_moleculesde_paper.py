@@ -10,12 +10,15 @@ from omegaconf import OmegaConf
 from molstream.errors import ConfigError
 from molstream.preprocessing.fields import FIELDS
 from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES
-from molstream.training.models.encoders import Encoders, ModelConfig
+from molstream.training.models.config import ModelConfig
+from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import extended_edges
-from molstream.training.objectives import OBJECTIVES, ObjectiveConfig, build_objective
+from molstream.training.objectives import ObjectiveConfig
 from molstream.training.objectives.base import graph_mean
+from molstream.training.objectives.config import PaperMoleculeSDEConfig
 from molstream.training.objectives.contrastive import CONTRASTIVE, ebm_nce
-from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, PaperMoleculeSDEConfig
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
+from molstream.training.objectives.table import OBJECTIVES, build_objective
 from tests.support.molecules import (
     AWKWARD,
     CONFIGS,

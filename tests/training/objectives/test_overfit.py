@@ -4,19 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.randomness import keyed_seed
 from molstream.training.data.collate import collate_samples
-from molstream.training.diffusion.sampling import SamplerConfig
+from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.evaluation.conformer_scores import score_conformers
 from molstream.training.inference.generator import MoleculeGenerator
 from molstream.training.inference.trained import Trained
-from molstream.training.models.config import ScoreTransformerConfig
-from molstream.training.models.encoders import ModelConfig
-from molstream.training.models.transformer import TransformerConfig
+from molstream.training.models.config import ModelConfig, ScoreTransformerConfig, TransformerConfig
 from molstream.training.module import PretrainingModule, build_module
-from molstream.training.objectives.table import ObjectiveConfig
+from molstream.training.objectives.config import ObjectiveConfig
 
 QM9_SIZE = (
     "CC(=O)N1CCC1",

@@ -11,10 +11,11 @@ from benchmarks.reference.position_score import extended_edges
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.draws import symmetric_normal
 from molstream.training.diffusion.graph_score import mask_pairs
-from molstream.training.models.encoders import ModelConfig
+from molstream.training.models.config import ModelConfig
 from molstream.training.module import PretrainingModule, build_module
 from molstream.training.objectives import ObjectiveConfig
-from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, PaperMoleculeSDEConfig, dense_graph
+from molstream.training.objectives.config import PaperMoleculeSDEConfig
+from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, dense_graph
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, paper_tiny, seeded
 
 TERMS = ("contrastive", "position_score", "graph_score_x", "graph_score_adj")

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from molstream.training.checkpoint.format import load_checkpoint, name_of
+from molstream.training.optim.config import OptimConfig
 from molstream.training.optim.muon import MuonAdamW, is_muon, orthogonalized
-from molstream.training.optim.optimizer import OptimConfig, build_optimizer
+from molstream.training.optim.optimizer import build_optimizer
 from tests.support.engine_job import LANES, MICRO_BATCH, Network
 from tests.training.engine.test_engine import assert_equal_state, train
 

@@ -6,7 +6,8 @@ import pytest
 from torch import nn
 
 from molstream.errors import ConfigError
-from molstream.training.optim.optimizer import OptimConfig, build_optimizer
+from molstream.training.optim.config import OptimConfig
+from molstream.training.optim.optimizer import build_optimizer
 from molstream.training.optim.schedule import learning_rate
 
 

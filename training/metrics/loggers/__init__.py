@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 from molstream.errors import ConfigError
 from molstream.training.metrics.loggers.base import Logger, RunDescription
-from molstream.training.metrics.loggers.config import LogConfig
 from molstream.training.metrics.loggers.delivery import Delivery, finish_all
 from molstream.training.metrics.loggers.mlflow import MLflowLogger
 from molstream.training.metrics.loggers.tensorboard import TensorBoardLogger
 from molstream.training.metrics.loggers.wandb import WandbLogger
 
-__all__ = ["LOGGERS", "Delivery", "LogConfig", "Logger", "RunDescription", "check_loggers", "finish_all"]
+__all__ = ["LOGGERS", "Delivery", "Logger", "RunDescription", "check_loggers", "finish_all"]
 
 LOGGERS: dict[str, type[Logger]] = {
     "tensorboard": TensorBoardLogger,

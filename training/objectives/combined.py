@@ -1,0 +1,93 @@
+"""Several objectives on the same encoders, as one objective: a weighted sum of their losses."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from molstream.randomness import keyed_seed
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.diffusion.conditional import Conditional
+from molstream.training.models.encoders import Encoders
+from molstream.training.objectives.base import Objective, ObjectiveOutput, Term
+
+
+class CombinedObjective(Objective):
+    """L = sum_k w_k L_k over objectives by name; of several, every metric is logged under the name of its objective.
+
+    The first objective draws from the generator it is given, the others from generators keyed by their names: an
+    objective that is added leaves the noise of the others as it was.
+
+    Args:
+        parts: the objectives, whose parameters are called ``NAME.*``.
+        weights: w_k, by name.
+    """
+
+    def __init__(self, parts: Mapping[str, Objective], weights: Mapping[str, float]):
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self._parts, self._weights = dict(parts), dict(weights)
+        self.required_fields = frozenset().union(*(part.required_fields for part in parts.values()))
+
+    @property
+    def parts(self) -> dict[str, Objective]:
+        """The objectives by name."""
+        return dict(self._parts)
+
+    def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
+        """The weighted summands of all objectives; of several, branches and metrics begin with ``NAME/``."""
+        found: dict[str, Term] = {}
+        for number, (name, part) in enumerate(self._parts.items()):
+            own = generator if number == 0 else _keyed(generator, name)
+            for branch, term in part.terms(batch, encoders, own).items():
+                weighted = replace(term, coefficient=self._weights[name] * term.coefficient)
+                found |= {branch: weighted} if len(self._parts) == 1 else {f"{name}/{branch}": _under(name, weighted)}
+        return found
+
+    def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
+        """The weighted sum of the terms, and the metrics of all of them; of several, also each one's own loss."""
+        output = super().forward(batch, encoders, generator)
+        if len(self._parts) == 1:
+            return output
+        losses = {f"{name}/loss": output.branch_loss(f"{name}/") / self._weights[name] for name in self._parts}
+        return replace(output, metrics={**losses, **output.metrics})
+
+    def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
+        """As the first objective that learns it; see :meth:`Objective.conformer_distribution`."""
+        return self._first("conformer_distribution").conformer_distribution(batch, encoders)
+
+    def bond_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
+        """As the first objective that learns it; see :meth:`Objective.bond_distribution`."""
+        return self._first("bond_distribution").bond_distribution(batch, encoders)
+
+    def learning_rate_scale(self, name: str) -> float:
+        """The objective's own for its parameters; for those of the encoders the product of all objectives' scales."""
+        owner, _, inner = name.removeprefix("objective.").partition(".")
+        if name.startswith("objective."):
+            return self._parts[owner].learning_rate_scale(f"objective.{inner}")
+        scale = 1.0
+        for part in self._parts.values():
+            scale *= part.learning_rate_scale(name)
+        return scale
+
+    def _first(self, method: str) -> Objective:
+        """The first objective with its own ``method``; if there is none, the first of all, whose error says so."""
+        own = (part for part in self._parts.values() if getattr(type(part), method) is not getattr(Objective, method))
+        return next(own, next(iter(self._parts.values())))
+
+
+def _keyed(generator: torch.Generator, name: str) -> torch.Generator:
+    seed = keyed_seed(generator.initial_seed(), zlib.crc32(name.encode()))
+    return torch.Generator(generator.device).manual_seed(seed)
+
+
+def _under(name: str, term: Term) -> Term:
+    """The term with its metrics under the name of its objective."""
+
+    def renamed(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"{name}/{key}": value for key, value in values.items()}
+
+    return replace(term, metrics=renamed(term.metrics), per_molecule=renamed(term.per_molecule))

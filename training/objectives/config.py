@@ -1,0 +1,105 @@
+"""The configuration of the objectives: a run learns every one that is configured."""
+
+import dataclasses
+from typing import Any, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from molstream.config import PositiveInt, configuration
+from molstream.errors import ConfigError
+from molstream.training.diffusion.config import SDEConfig
+
+Contrastive = Literal["ebm_nce", "ebm_nce_shift", "info_nce"]
+Level = Literal["atom", "molecule"]
+Noise = Literal["VE", "VP", "VE02", "VP02", "VE03", "VP03", "subVP"]
+
+
+@configuration
+class MoleculeSDEConfig:
+    """MoleculeSDE in our form: contrast and two diffusions between 2D and 3D, corrected and scaled up."""
+
+    weight: PositiveFloat = 1.0
+    """Weight of the objective in the loss."""
+    position_sde: SDEConfig = SDEConfig(kind="ve", minimum=0.01, maximum=10.0)
+    """Noise of the positions; sigma in angstrom."""
+    bond_sde: SDEConfig = SDEConfig(kind="vp", minimum=0.1, maximum=10.0)
+    """Noise of bonds and formal charges, which are one-hot classes."""
+    weighting: Literal["simple", "likelihood", "min_snr"] = "simple"
+    """Weight of the noise levels; simple: all the same."""
+    position_std: PositiveFloat = 1.5
+    """Standard deviation of a coordinate about the molecule's centre, in angstrom: scales the network's input."""
+    max_hops: PositiveInt = 4
+    """A vector is read out from atoms up to so many bonds apart, and from those that no bonds join."""
+    contrastive: Contrastive = "info_nce"
+    """Contrastive loss."""
+    contrastive_level: Level = "molecule"
+    """What is compared: atoms, or molecules (pooled by the readout of either encoder)."""
+    temperature: PositiveFloat = 0.1
+    """Divides the cosine similarities of the contrastive loss."""
+    contrastive_coefficient: NonNegativeFloat = 1.0
+    """Weight of the contrastive loss."""
+    position_coefficient: NonNegativeFloat = 1.0
+    """Weight of the 2D-to-3D loss."""
+    bond_coefficient: NonNegativeFloat = 1.0
+    """Weight of the 3D-to-2D loss."""
+
+
+@configuration
+class PaperMoleculeSDEConfig:
+    """MoleculeSDE as published (Liu et al., ICML 2023); defaults of its MoleculeNet checkpoint with the VE equation."""
+
+    weight: PositiveFloat = 1.0
+    """Weight of the objective in the loss."""
+    position_sde: Noise = "VE"
+    """Noise of 2D to 3D."""
+    graph_sde: Noise = "VE"
+    """Noise of 3D to 2D: the same names stand for other numbers."""
+    position_variant: Literal["01", "02"] = "02"
+    """Edge attribute of the 2D-to-3D network."""
+    contrastive: Contrastive = "ebm_nce"
+    """Contrastive loss."""
+    contrastive_level: Level = "atom"
+    """What is compared: atoms, or molecules (pooled by the readout of either encoder)."""
+    num_negatives: PositiveInt = 1
+    """Negatives of a row in ebm_nce and ebm_nce_shift; in info_nce all other rows are."""
+    temperature: PositiveFloat = 0.1
+    """Divides the similarities of the contrastive loss."""
+    contrastive_coefficient: NonNegativeFloat = 1.0
+    """Weight of the contrastive loss."""
+    position_coefficient: NonNegativeFloat = 1.0
+    """Weight of the 2D-to-3D loss."""
+    graph_coefficient: NonNegativeFloat = 1.0
+    """Weight of the 3D-to-2D loss."""
+    anneal_power: float = 0.0
+    """Both diffusion losses are multiplied by std(t) to this power."""
+    max_hops: PositiveInt = 4
+    """The 2D-to-3D network connects atoms up to so many bonds apart."""
+    gnn_2d_lr_scale: NonNegativeFloat = 1.0
+    """Factor on the learning rate of the 2D encoder and the 2D-to-3D network."""
+    gnn_3d_lr_scale: NonNegativeFloat = 0.1
+    """Factor on the learning rate of the 3D encoder and the 3D-to-2D network."""
+
+
+@configuration
+class ObjectiveConfig:
+    """What is learned: the objectives of `objective=[a,b]`, whose losses are added by their weights.
+
+    An objective that is null is not learned.
+    """
+
+    moleculesde: MoleculeSDEConfig | None = None
+    """MoleculeSDE in our form; `objective=moleculesde`."""
+    moleculesde_paper: PaperMoleculeSDEConfig | None = None
+    """MoleculeSDE as published; `objective=moleculesde_paper`."""
+
+    def chosen(self) -> dict[str, Any]:
+        """The configuration of every objective that is learned, by name, in the order of the fields.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        names = [each.name for each in dataclasses.fields(self)]
+        found = {name: config for name in names if (config := getattr(self, name)) is not None}
+        if not found:
+            raise ConfigError(f"no objective is configured: give objective=NAME, one or several of {', '.join(names)}.")
+        return found

@@ -1,0 +1,89 @@
+"""What lies at a path, on one screen of text: a dataset, run, checkpoint or export."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from molstream.errors import DataError
+from molstream.pipeline.reports.inspect import inspect_dataset
+from molstream.training.checkpoint.format import MARKER, damage, load_checkpoint, name_of
+from molstream.training.inference.export import CONFIG_FILE, load_export
+from molstream.training.metrics.records import read_metrics
+from molstream.training.run.directory import RunDirectory
+from molstream.training.run.history import read_launches
+
+
+def overview(path: Path) -> str:
+    """The text for whatever lies at ``path``.
+
+    Raises:
+        DataError: nothing that molstream writes.
+        CheckpointError: a checkpoint or export that is damaged.
+    """
+    if (path / "manifest.json").is_file():
+        return inspect_dataset(path)
+    if (path / MARKER).is_file():
+        return _inspect_checkpoint(path)
+    if (path / CONFIG_FILE).is_file():
+        return _inspect_export(path)
+    if (path / "config.yaml").is_file():
+        return _inspect_run(path)
+    if (path / "plan.json").is_file():
+        raise DataError(f"{path} is a dataset that is not finished: run the same `molstream preprocess` command again.")
+    raise DataError(
+        f"{path} is nothing that molstream writes: expected a dataset (manifest.json), a run (config.yaml), "
+        f"a checkpoint ({MARKER}) or an export ({CONFIG_FILE})."
+    )
+
+
+def _inspect_checkpoint(path: Path) -> str:
+    checkpoint = load_checkpoint(path)
+    state = checkpoint.state
+    values = sum(tensor.numel() for tensor in checkpoint.weights.values())
+    size = sum(p.stat().st_size for p in path.iterdir())
+    return "\n".join(
+        [
+            f"checkpoint {path}: whole, {size / 2**20:.1f} MiB",
+            f"  step {state.step} ({state.step - state.optimizer_steps} left out), seed {state.seed}, "
+            f"{state.lanes} lanes x {state.micro_batch} molecules",
+            f"  {len(checkpoint.weights)} tensors, {values:,} values; {len(checkpoint.moments)} optimizer moments, "
+            f"{len(checkpoint.average)} averages",
+            f"  written by {state.world_size} process(es) at ZeRO {state.zero_stage}; any number that divides "
+            f"{state.lanes} continues it",
+            f"  dataset {state.dataset_fingerprint}",
+        ]
+    )
+
+
+def _inspect_export(path: Path) -> str:
+    export = load_export(path)
+    values = sum(tensor.numel() for tensor in export.encoders.state_dict().values())
+    return "\n".join(
+        [
+            f"export {path}: whole, {values:,} values, purpose {export.config['purpose']}",
+            "  encoders " + ", ".join(f"{name} ({side})" for side, name in export.model.encoders().items()),
+            f"  featurizer {json.dumps(export.config['featurizer']['config'])}",
+            f"  training {json.dumps(export.config['training'])}",
+        ]
+    )
+
+
+def _inspect_run(path: Path) -> str:
+    run = RunDirectory(path)
+    config, records = run.config(), read_metrics(path)
+    lines = [
+        f"run {path}: objective {', '.join(config.objective.chosen())}, {config.steps} steps, "
+        f"{config.data.lanes} lanes x {config.data.micro_batch} molecules, dataset {run.dataset()['fingerprint'][:12]}"
+    ]
+    if records:
+        last = records[-1]
+        lines.append(f"  recorded step {int(last['step'])}, loss {last['train/loss']:.4f}")
+    for launch in read_launches(path):
+        began = datetime.fromtimestamp(launch.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        ended = launch.ended or "no end recorded"
+        lines.append(f"  began at step {launch.step} on {launch.where}, {began} UTC; {ended}")
+    store = run.checkpoints(config)
+    lines += [f"  {name_of(step)}: {damage(store.fetch(step)) or 'whole'}" for step in store.steps()]
+    if (path / "command.txt").is_file():
+        lines.append(f"  continue with: {(path / 'command.txt').read_text().splitlines()[-1]}")
+    return "\n".join(lines)
