@@ -25,8 +25,8 @@ from molstream.pipeline.shards.containers import Block, Blocks
 from molstream.pipeline.shards.manifest import NAME, Account, Shard
 from molstream.pipeline.shards.writer import shard_name
 from molstream.pipeline.stages.dedup import KEY_DTYPE, duplicates_of, keys_path, write_array
-from molstream.pipeline.stages.split import SplitCommit, SplitTask
 from molstream.pipeline.stages.tally import Tally, Timing
+from molstream.pipeline.stages.task import SplitCommit, SplitTask
 
 BYTES_PER_MOLECULE = 400
 

@@ -8,16 +8,12 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from molstream.errors import DataError, MolstreamError
-from molstream.io.files import UNFINISHED, exclusive, write_atomically, written_whole
+from molstream.io.files import UNFINISHED, exclusive, write_atomically
 from molstream.pipeline.config import PreprocessConfig
 from molstream.pipeline.executor import ray as job
 from molstream.pipeline.plan import APPENDING, WORK, Plan, make_plan
@@ -29,25 +25,16 @@ from molstream.pipeline.shards.manifest import NAME as MANIFEST
 from molstream.pipeline.shards.manifest import Account, Manifest, Shard
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.pipeline.stages.bisect import Call
+from molstream.pipeline.stages.conformers import write_split
 from molstream.pipeline.stages.decontaminate import Benchmarks
 from molstream.pipeline.stages.dedup import find_duplicates, num_buckets
-from molstream.pipeline.stages.split import (
-    DROPPED,
-    Decontamination,
-    SplitCommit,
-    SplitTask,
-    describe_split,
-    key_shard,
-    read_commit,
-    read_described,
-    write_split,
-)
+from molstream.pipeline.stages.describe import describe_split, read_described
+from molstream.pipeline.stages.known import key_shard
+from molstream.pipeline.stages.merge import merge_dropped
 from molstream.pipeline.stages.tally import Tally, Timing
+from molstream.pipeline.stages.task import Decontamination, SplitCommit, SplitTask, read_commit
 
 BENCHMARKS = "benchmarks.npy"
-
-ROW_GROUP_ROWS = 1 << 16
-"""Rows of a row group in the accounts: splits drop few rows each, and small groups are slow to read."""
 
 
 def build(config: PreprocessConfig) -> Manifest:
@@ -71,17 +58,6 @@ def build(config: PreprocessConfig) -> Manifest:
     return ShardDataset(output).manifest
 
 
-def _make_card(output: Path) -> None:
-    """Write the card of a finished dataset unless it is there; the dataset is whole without one."""
-    if not (output / CARD).is_file():
-        try:
-            write_card(output)
-        except (MolstreamError, OSError, ImportError) as error:
-            print(f"the dataset is complete, but without a card: {error}", file=sys.stderr)
-            return
-    print(f"card: {output / CARD}")
-
-
 def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
     """Do the work that is missing and commit the dataset.
 
@@ -100,15 +76,16 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
     if len(made.parts) < len(tasks):
         with job.cluster(config.ray):
             if base is not None:
-                _key(base, config, output.resolve())
+                _hash_known(base, config, output.resolve())
             elif plan.benchmarks:
                 _find_benchmarks(plan, config, output.resolve())
             rows = _describe(tasks, config) + (base.num_rows if base else 0)
             buckets = _find_duplicates(first + len(tasks), rows, config)
-            _write(tasks, made, buckets, config)
-    for kind, schema in DROPPED.items():
-        _join(tasks, kind, schema, output, base)
-    _bear(Account.total([account for account, _ in made.parts.values()]), config.max_rejected_fraction, output)
+            _embed(tasks, made, buckets, config)
+    merge_dropped(tasks, output, base)
+    _check_rejected(
+        Account.total([account for account, _ in made.parts.values()]), config.max_rejected_fraction, output
+    )
     _write_timing(made.timing, output, base)
     # That of the dataset which is appended to no longer holds.
     (output / CARD).unlink(missing_ok=True)
@@ -167,7 +144,7 @@ def _clean(output: Path) -> None:
             stale.unlink()
 
 
-# --- steps ----------------------------------------------------------------------------------------------------------
+# --- stages -----------------------------------------------------------------------------------------------------------
 
 
 def _find_benchmarks(plan: Plan, config: PreprocessConfig, output: Path) -> None:
@@ -206,7 +183,7 @@ def _describe(tasks: Sequence[SplitTask], config: PreprocessConfig, name: str = 
     return left
 
 
-def _key(base: Manifest, config: PreprocessConfig, output: Path) -> None:
+def _hash_known(base: Manifest, config: PreprocessConfig, output: Path) -> None:
     """The hashes of the splits that the dataset has already, from its shards."""
     shards = {int(Path(shard.name).stem.split("-")[1]): shard for shard in base.shards}
     rows, folder, work = base.counts.rows_in, str(output), str(output / WORK)
@@ -237,7 +214,7 @@ def _find_duplicates(num_splits: int, rows: int, config: PreprocessConfig) -> in
     return buckets
 
 
-def _write(tasks: Sequence[SplitTask], made: _Made, buckets: int, config: PreprocessConfig) -> None:
+def _embed(tasks: Sequence[SplitTask], made: _Made, buckets: int, config: PreprocessConfig) -> None:
     """Stage two of the splits that are not ``made`` yet."""
     rows = sum(task.split.rows for task in tasks)
     with JobProgress("conformers", len(tasks), rows, config.log_interval_s) as progress:
@@ -257,46 +234,29 @@ def _calls(tasks: Sequence[SplitTask], *more: Any) -> Iterator[Call]:
     return (Call((task, *more), task.split.name, task.split.rows) for task in tasks)
 
 
-# --- accounts -------------------------------------------------------------------------------------------------------
+# --- commit -----------------------------------------------------------------------------------------------------------
 
 
-def _join(tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, output: Path, base: Manifest | None) -> None:
-    """All splits' rows of one kind in one Parquet file, in input order, a row group in memory at a time."""
-    target = output / f"{kind}.parquet"
-    with written_whole(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for group in row_groups(_accounts(tasks, kind, schema, target, base)):
-            writer.write_table(group)
+def _check_rejected(counts: Account, fraction: float, output: Path) -> None:
+    """Make sure that not too many rows were rejected.
 
-
-def _accounts(
-    tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, target: Path, base: Manifest | None
-) -> Iterator[pa.Table]:
-    """The rows of one kind: those of the dataset that is appended to, and those of every split."""
-    if base is not None:
-        # By name, since an interrupted run may have joined the new rows already.
-        known = pa.array([source["name"] for source in base.config["sources"]])
-        for batch in pq.ParquetFile(target).iter_batches():
-            yield pa.table(batch.filter(pc.is_in(batch.column("source"), known)))  # pyright: ignore[reportAttributeAccessIssue]
-    for task in tasks:
-        if (path := task.path(f"{kind}.parquet")).exists():
-            yield pq.read_table(path, schema=schema)
-
-
-def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of ROW_GROUP_ROWS, the last one smaller: how they came does not show."""
-    waiting: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        waiting.append(table)
-        rows += table.num_rows
-        if rows >= ROW_GROUP_ROWS:
-            joined = pa.concat_tables(waiting)
-            whole = rows - rows % ROW_GROUP_ROWS
-            for start in range(0, whole, ROW_GROUP_ROWS):
-                yield joined.slice(start, ROW_GROUP_ROWS).combine_chunks()
-            waiting, rows = [joined.slice(whole)], rows - whole
-    if rows:
-        yield pa.concat_tables(waiting).combine_chunks()
+    Raises:
+        DataError: they were; everything is kept, so that a larger bound finishes at once.
+    """
+    rejected = sum(counts.rejected.values())
+    if rejected > fraction * counts.rows_in:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.rejected.items())
+        raise DataError(
+            f"{rejected} of {counts.rows_in} rows were rejected ({reasons}), more than "
+            f"max_rejected_fraction={fraction} allows. They are listed in "
+            f"{output / 'rejected.parquet'}. The work is kept: if this is what you expect, give the same command with "
+            "a larger max_rejected_fraction and it finishes at once."
+        )
+    if counts.written == 0:
+        raise DataError(
+            f"no molecule of {counts.rows_in} rows is left: a dataset needs one. The reasons are in "
+            f"{output / 'rejected.parquet'}."
+        )
 
 
 def _write_timing(timing: Timing, output: Path, base: Manifest | None) -> None:
@@ -327,23 +287,12 @@ def _manifest(
     )
 
 
-def _bear(counts: Account, fraction: float, output: Path) -> None:
-    """Make sure that not too many rows were rejected.
-
-    Raises:
-        DataError: they were; everything is kept, so that a larger bound finishes at once.
-    """
-    rejected = sum(counts.rejected.values())
-    if rejected > fraction * counts.rows_in:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.rejected.items())
-        raise DataError(
-            f"{rejected} of {counts.rows_in} rows were rejected ({reasons}), more than "
-            f"max_rejected_fraction={fraction} allows. They are listed in "
-            f"{output / 'rejected.parquet'}. The work is kept: if this is what you expect, give the same command with "
-            "a larger max_rejected_fraction and it finishes at once."
-        )
-    if counts.written == 0:
-        raise DataError(
-            f"no molecule of {counts.rows_in} rows is left: a dataset needs one. The reasons are in "
-            f"{output / 'rejected.parquet'}."
-        )
+def _make_card(output: Path) -> None:
+    """Write the card of a finished dataset unless it is there; the dataset is whole without one."""
+    if not (output / CARD).is_file():
+        try:
+            write_card(output)
+        except (MolstreamError, OSError, ImportError) as error:
+            print(f"the dataset is complete, but without a card: {error}", file=sys.stderr)
+            return
+    print(f"card: {output / CARD}")

@@ -187,7 +187,7 @@ def _num_cpus(ray: Any) -> int:
 
 def _begin() -> None:
     """The first task of a worker: to load what the others need."""
-    import molstream.pipeline.stages.split  # noqa: F401
+    import molstream.pipeline.stages.conformers  # noqa: F401
 
 
 def _next(waiting: Iterator[Call], again: deque[Attempt]) -> Attempt | None:

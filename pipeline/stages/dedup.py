@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from molstream.io.files import written_whole
 
@@ -19,6 +20,10 @@ BUCKET_ROWS = 4_000_000
 ROW_BITS = 32
 """A row of the whole input is one number: its split's index, and behind it so many bits for its place in the split."""
 
+IDENTITIES = ("key", "connectivity", "smiles", "none")
+"""What makes two molecules duplicates: the whole InChIKey; its first block, which knows no stereochemistry, isotopes or
+charges; the canonical SMILES, which tells tautomers apart; nothing."""
+
 KEY_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
 """Hash of a row's identity, in two halves, and its place in the split."""
 
@@ -26,6 +31,19 @@ KEY_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
 def digest(identity: str) -> bytes:
     """The 16 bytes that stand for a key or scaffold."""
     return hashlib.blake2b(identity.encode(), digest_size=16).digest()
+
+
+def identities_of(molecules: pa.Table, duplicates: str) -> list[str]:
+    """The text that two rows share if they are duplicates, for every row of the columns ``key`` and ``smiles``.
+
+    Args:
+        duplicates: one of IDENTITIES but ``none``.
+    """
+    if duplicates == "smiles":
+        return molecules.column("smiles").to_pylist()
+    keys = molecules.column("key").to_pylist()
+    # SMILES-<hash>, which replaces an InChIKey, has no block with a meaning of its own.
+    return [k.split("-")[0] if duplicates == "connectivity" and not k.startswith("SMILES-") else k for k in keys]
 
 
 def key_table(identities: Sequence[str], rows: Sequence[int]) -> np.ndarray:

@@ -1,0 +1,64 @@
+"""The dropped rows of all splits, merged into the Parquet files of the dataset."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from molstream.io.files import written_whole
+from molstream.pipeline.shards.manifest import Manifest
+from molstream.pipeline.stages.dropped import DROPPED
+from molstream.pipeline.stages.task import SplitTask
+
+ROW_GROUP_ROWS = 1 << 16
+"""Rows of a row group: splits drop few rows each, and small groups are slow to read."""
+
+
+def merge_dropped(tasks: Sequence[SplitTask], output: Path, base: Manifest | None) -> None:
+    """Write a Parquet file for each kind of DROPPED: the rows of all splits in input order.
+
+    One row group is in memory at a time.
+
+    Args:
+        tasks: every split, committed.
+        output: folder of the dataset.
+        base: the dataset that the splits are appended to; its rows come first.
+    """
+    for kind, schema in DROPPED.items():
+        target = output / f"{kind}.parquet"
+        with written_whole(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for group in row_groups(_rows(tasks, kind, schema, target, base)):
+                writer.write_table(group)
+
+
+def _rows(
+    tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, target: Path, base: Manifest | None
+) -> Iterator[pa.Table]:
+    """The rows of one kind: those of the dataset that is appended to, and those of every split."""
+    if base is not None:
+        # By name, since an interrupted run may have joined the new rows already.
+        known = pa.array([source["name"] for source in base.config["sources"]])
+        for batch in pq.ParquetFile(target).iter_batches():
+            yield pa.table(batch.filter(pc.is_in(batch.column("source"), known)))  # pyright: ignore[reportAttributeAccessIssue]
+    for task in tasks:
+        if (path := task.path(f"{kind}.parquet")).exists():
+            yield pq.read_table(path, schema=schema)
+
+
+def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of ROW_GROUP_ROWS, the last one smaller: how they came does not show."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        waiting.append(table)
+        rows += table.num_rows
+        if rows >= ROW_GROUP_ROWS:
+            joined = pa.concat_tables(waiting)
+            whole = rows - rows % ROW_GROUP_ROWS
+            for start in range(0, whole, ROW_GROUP_ROWS):
+                yield joined.slice(start, ROW_GROUP_ROWS).combine_chunks()
+            waiting, rows = [joined.slice(whole)], rows - whole
+    if rows:
+        yield pa.concat_tables(waiting).combine_chunks()

@@ -1,0 +1,86 @@
+"""A split as work: all that its stages need to know, and the commit that says what became of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from molstream.io.hashing import file_sha256
+from molstream.pipeline.config import SandboxConfig
+from molstream.pipeline.readers.split import InputSplit
+from molstream.pipeline.shards.manifest import Account, Shard
+from molstream.pipeline.shards.writer import shard_name
+from molstream.pipeline.stages.tally import Tally, Timing
+from molstream.preprocessing.config import FeaturizeConfig
+
+
+@dataclass(frozen=True)
+class Decontamination:
+    """Benchmark sets whose molecules are left out."""
+
+    by: str
+    """``key`` or ``scaffold``."""
+    names: tuple[str, ...]
+    entries: str
+    """File of :class:`~molstream.pipeline.stages.decontaminate.Benchmarks`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitTask:
+    """A split with all that its two stages need."""
+
+    index: int
+    split: InputSplit
+    folder: str
+    """The dataset's folder."""
+    work: str
+    """Its folder of intermediate results."""
+    container: str
+    block_rows: int
+    duplicates: str
+    """One of IDENTITIES."""
+    featurize: FeaturizeConfig
+    sandbox: SandboxConfig
+    decontamination: Decontamination | None = None
+
+    def path(self, kind: str) -> Path:
+        """The intermediate file of this split called ``kind``, such as ``commit.json``."""
+        return Path(self.work) / f"{self.index:05d}.{kind}"
+
+
+@dataclass(frozen=True)
+class SplitCommit:
+    """What became of a split: its shard and its accounts. The file that says so is written after the shard."""
+
+    account: Account
+    shard: Shard | None
+    tally: Tally
+    timing: Timing
+    benchmarks: dict[str, int]
+    """Decontaminated rows by the benchmark set that holds them; a row may be in several."""
+
+    def to_json(self) -> bytes:
+        """As stored."""
+        parts = {name: getattr(self, name).to_dict() for name in ("account", "tally", "timing")}
+        shard = self.shard and self.shard.to_dict()
+        return (json.dumps({**parts, "shard": shard, "benchmarks": self.benchmarks}) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, text: str) -> "SplitCommit":
+        """The inverse of :meth:`to_json`."""
+        record = json.loads(text)
+        shard = record["shard"] and Shard.from_dict(record["shard"])
+        account, tally = Account.from_dict(record["account"]), Tally.from_dict(record["tally"])
+        return cls(account, shard, tally, Timing.from_dict(record["timing"]), record["benchmarks"])
+
+
+def read_commit(task: SplitTask) -> SplitCommit | None:
+    """The commit of a split whose shard is as written; None where there is work to do."""
+    path = task.path("commit.json")
+    if not path.exists():
+        return None
+    commit = SplitCommit.from_json(path.read_text())
+    shard = Path(task.folder) / shard_name(task.index, task.container)
+    if commit.shard is None:
+        return None if shard.exists() else commit
+    intact = shard.is_file() and shard.stat().st_size == commit.shard.bytes
+    return commit if intact and file_sha256(shard) == commit.shard.sha256 else None
