@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
+from rdkit.Chem import rdDistGeom, rdMolAlign
 
 from molstream.preprocessing.config import ConformerConfig
 from molstream.preprocessing.fields import ConformerStatus
+from molstream.preprocessing.force_field import FORCE_FIELDS, relax
 from molstream.preprocessing.geometry import GivenConformers
 
-FORCE_FIELDS = ("MMFF94s", "MMFF94", "UFF", "none")
 GIVEN = ("keep", "replace", "both")
 
 MAX_SYMMETRIES = 1000
@@ -65,7 +65,7 @@ def conformers(mol: Chem.Mol, num_atoms: int, key: str, config: ConformerConfig)
             continue
         try:
             _embed(mol, key, config, iterations, random_coordinates=status is ConformerStatus.RANDOM_COORDINATES)
-            energies = _relax(mol, config)
+            energies = relax(mol, config.force_field, config.force_field_iterations)
             kept = _distinct(mol, energies, config.rmsd_threshold)
         except (RuntimeError, ValueError) as error:
             failures.append(f"{status.name}: {' '.join(str(error).split())}")
@@ -93,26 +93,6 @@ def _embed(mol: Chem.Mol, key: str, config: ConformerConfig, max_iterations: int
     # Otherwise the fragments of a salt, where they are kept, would all be placed on top of each other.
     parameters.embedFragmentsSeparately = False
     rdDistGeom.EmbedMultipleConfs(mol, config.num_conformers, parameters)
-
-
-def _relax(mol: Chem.Mol, config: ConformerConfig) -> np.ndarray:
-    """Minimizes the energy of every conformer in place; their energies in kcal/mol, float64 [c], NaN where unknown."""
-    num_conformers = mol.GetNumConformers()
-    if num_conformers == 0 or config.force_field == "none" or not _has_parameters(mol, config.force_field):
-        return np.full(num_conformers, np.nan)
-    common = {"numThreads": 1, "maxIters": config.force_field_iterations, "ignoreInterfragInteractions": False}
-    if config.force_field == "UFF":
-        results = rdForceFieldHelpers.UFFOptimizeMoleculeConfs(mol, **common)
-    else:
-        results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, mmffVariant=config.force_field, **common)
-    return np.array([energy if outcome >= 0 else np.nan for outcome, energy in results], dtype=np.float64)
-
-
-def _has_parameters(mol: Chem.Mol, force_field: str) -> bool:
-    """Whether the force field knows every atom of the molecule."""
-    if force_field == "UFF":
-        return rdForceFieldHelpers.UFFHasAllMoleculeParams(mol)
-    return rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol)
 
 
 def _distinct(mol: Chem.Mol, energies: np.ndarray, threshold: float) -> list[int]:

@@ -16,6 +16,7 @@ from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.conformers import Conformers, conformers, given_conformers
 from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from molstream.preprocessing.graph import atom_features, bonds
+from molstream.preprocessing.hydrogens import read_with_hydrogens
 from molstream.preprocessing.rdkit_errors import rdkit_errors
 from molstream.preprocessing.standardize import standardize
 
@@ -109,7 +110,7 @@ def _with_conformers(sample: MoleculeSample, config: FeaturizeConfig) -> Molecul
     if needs_embedding(ConformerStatus(sample.conformer_status), config):
         with rdkit_errors("conformer"):
             # The text of a standardized molecule is its own standardized form, in the order of its stored atoms.
-            mol = Chem.AddHs(Chem.MolFromSmiles(sample.smiles))
+            mol = read_with_hydrogens(sample.smiles)
         new = conformers(mol, sample.num_atoms, sample.key, config.conformers)
         sample, detail = _joined(sample, new), new.detail
     if config.conformers.require_conformer and sample.conformer_status == ConformerStatus.NONE:

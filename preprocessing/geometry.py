@@ -21,6 +21,7 @@ from rdkit.Chem import rdDetermineBonds, rdMolDescriptors
 
 from molstream.errors import MoleculeError
 from molstream.preprocessing.alignment import MAX_SYMMETRIES
+from molstream.preprocessing.hydrogens import smiles_order
 from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 MIN_ATOM_DISTANCE = 0.5
@@ -77,11 +78,6 @@ def is_geometry(positions: np.ndarray) -> bool:
 def coordinate_order(positions: np.ndarray) -> np.ndarray:
     """Indices that sort atoms by x, then y, then z, int64 [m]: an order that knows nothing of the file's."""
     return np.lexsort(positions.T[::-1])
-
-
-def smiles_order(mol: Chem.Mol) -> list[int]:
-    """Atoms of ``mol`` in the order of the SMILES last written for it."""
-    return [int(index) for index in mol.GetProp("_smilesAtomOutputOrder").strip("[],").split(",")]
 
 
 def handed_as_written(mol: Chem.Mol) -> Chem.Mol:

@@ -11,8 +11,8 @@ from molstream.preprocessing.geometry import (
     GivenConformers,
     coordinate_order,
     is_geometry,
-    smiles_order,
 )
+from molstream.preprocessing.hydrogens import without_stereochemistry
 from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 
@@ -40,31 +40,6 @@ def parse(text: str, format: Format, max_smiles_length: int) -> Parsed:
     if format == "geometry":
         return _of_record(GeometryRecord.from_json(text, max_smiles_length), max_smiles_length)
     return _with_geometry(_molecule(text, format, max_smiles_length))
-
-
-def remove_hydrogens(mol: Chem.Mol) -> Chem.Mol:
-    """Hydrogens become implicit where they can, even those that tell the E and Z form of an imine: they exchange."""
-    if mol.GetNumHeavyAtoms() == mol.GetNumAtoms():
-        return mol
-    parameters = Chem.RemoveHsParameters()
-    parameters.removeDefiningBondStereo = True
-    return Chem.RemoveHs(mol, parameters)
-
-
-def reread(mol: Chem.Mol, smiles: str) -> Chem.Mol:
-    """The molecule parsed from the SMILES just written for ``mol``, with ``mol``'s conformer if it has one."""
-    if not smiles:
-        raise MoleculeError("standardize", "no_atoms", "standardizing left no atom")
-    read = Chem.MolFromSmiles(smiles)
-    if read is None:
-        raise MoleculeError("standardize", "rdkit_error", f"RDKit cannot read back its own SMILES {smiles}")
-    if mol.GetNumConformers():
-        if read.GetNumAtoms() != mol.GetNumAtoms():
-            raise MoleculeError("standardize", "rdkit_error", f"RDKit reads back other hydrogens from {smiles}")
-        conformer = Chem.Conformer(read.GetNumAtoms())
-        conformer.SetPositions(mol.GetConformer().GetPositions()[smiles_order(mol)])
-        read.AddConformer(conformer)
-    return read
 
 
 def _require_text(text: str) -> None:
@@ -142,9 +117,5 @@ def _of_record(record: GeometryRecord, max_smiles_length: int) -> Parsed:
     _require_text(record.smiles)
     mol = _molecule(record.smiles, "smiles", max_smiles_length)
     with rdkit_errors("parse"):
-        # By way of the canonical SMILES, so that it does not matter how the record spells the molecule.
-        Chem.RemoveStereochemistry(mol)
-        mol = remove_hydrogens(mol)
         mol.RemoveAllConformers()
-        mol = Chem.AddHs(reread(mol, Chem.MolToSmiles(mol)))
-        return Parsed(record.matched(mol), record.given)
+        return Parsed(record.matched(Chem.AddHs(without_stereochemistry(mol))), record.given)

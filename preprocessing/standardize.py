@@ -18,7 +18,8 @@ from molstream.errors import MoleculeError
 from molstream.preprocessing.config import StandardizeConfig
 from molstream.preprocessing.fields import Format
 from molstream.preprocessing.geometry import GivenConformers, handed_as_written
-from molstream.preprocessing.parse import Parsed, parse, remove_hydrogens, reread
+from molstream.preprocessing.hydrogens import reread, without_hydrogens
+from molstream.preprocessing.parse import Parsed, parse
 from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 MAX_TAUTOMERS = 1000
@@ -55,7 +56,7 @@ def standardize(
     """
     parsed = parse(text, format, max_smiles_length)
     with rdkit_errors("standardize"):
-        smiles, mol, changes = _fixed_point(_without_hydrogens(parsed.mol), config)
+        smiles, mol, changes = _fixed_point(without_hydrogens(parsed.mol), config)
         heavy_atoms = mol.GetNumHeavyAtoms()
         if heavy_atoms > max_atoms:
             raise MoleculeError(
@@ -68,22 +69,6 @@ def standardize(
         given = _given(handed_as_written(mol), parsed) if mol.GetNumConformers() else None
         mol.RemoveAllConformers()
         return StandardizedMolecule(_key(mol, smiles), smiles, mol, given, changes)
-
-
-def _without_hydrogens(source: Chem.Mol) -> Chem.Mol:
-    """The molecule with implicit hydrogens where they can be; with a geometry, stereochemistry is read from it.
-
-    The atom order then is that of the stereo-free canonical SMILES first: what RDKit finds in a ring with several
-    dependent stereocentres would otherwise depend on the order of the bonds in the file.
-    """
-    if not source.GetNumConformers():
-        return remove_hydrogens(source)
-    mol = Chem.Mol(source)
-    Chem.RemoveStereochemistry(mol)
-    mol = remove_hydrogens(mol)
-    mol = reread(mol, Chem.MolToSmiles(mol))
-    Chem.AssignStereochemistryFrom3D(mol)
-    return mol
 
 
 def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mol, tuple[str, ...]]:

@@ -12,7 +12,6 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 from molstream.errors import ConfigError
 from molstream.preprocessing.config import ConformerConfig
 from molstream.preprocessing.conformers import (
-    FORCE_FIELDS,
     MAX_SYMMETRIES,
     Conformers,
     conformers,
@@ -20,6 +19,7 @@ from molstream.preprocessing.conformers import (
     seed,
 )
 from molstream.preprocessing.fields import ConformerStatus
+from molstream.preprocessing.force_field import FORCE_FIELDS
 from molstream.preprocessing.geometry import GivenConformers
 from tests.support.diverse import IMPOSSIBLE_STEREO, TRILAURIN, mol_blocks
 

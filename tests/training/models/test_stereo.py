@@ -5,8 +5,8 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from molstream.preprocessing.geometry import smiles_order
 from molstream.preprocessing.graph import atom_features, bonds
+from molstream.preprocessing.hydrogens import smiles_order
 from molstream.training.models.stereo import (
     CHIRALITY,
     CLOCKWISE,
