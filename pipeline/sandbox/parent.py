@@ -99,7 +99,7 @@ class Sandbox:
         """``describe`` of every molecule: batches of DESCRIBED_SCHEMA and rejections."""
         records = [[m.text, m.format, m.source, m.row, m.targets] for m in molecules]
         places = tuple((m.source, m.row, m.text) for m in molecules)
-        return self._all(_Frame(Request("describe", records), places), FRAME)
+        return self._all(_Frame(Request("describe", records), places))
 
     def embed(self, batch: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[Rejection]]:
         """``add_conformers`` of every record: batches of EMBEDDED_SCHEMA and rejections.
@@ -107,7 +107,7 @@ class Sandbox:
         The text of a rejection is the SMILES of the record.
         """
         columns = (batch.column(name).to_pylist() for name in ("source", "row", "smiles"))
-        return self._all(_Frame(Request("embed", [], batch), tuple(zip(*columns))), FRAME)
+        return self._all(_Frame(Request("embed", [], batch), tuple(zip(*columns))))
 
     def draw(self, smiles: Sequence[str]) -> list[str | None]:
         """:func:`~molstream.preprocessing.draw.draw` of every molecule: SVG, None where RDKit cannot."""
@@ -123,8 +123,10 @@ class Sandbox:
         """Process id of the living child, if there is one."""
         return self._child.pid if self._child else None
 
-    def _all(self, frame: _Frame, size: int) -> tuple[list[pa.RecordBatch], list[Rejection]]:
-        answers = [a for k in range(0, len(frame.places), size) for a in self._run(frame.part(k, k + size))]
+    def _all(self, molecules: _Frame) -> tuple[list[pa.RecordBatch], list[Rejection]]:
+        """Batches and rejections of any number of molecules, sent in frames of FRAME."""
+        starts = range(0, len(molecules.places), FRAME)
+        answers = [answer for start in starts for answer in self._run(molecules.part(start, start + FRAME))]
         batches = [answer.batch for answer in answers if answer.batch is not None]
         return batches, [Rejection(**rejection) for answer in answers for rejection in answer.rejections]
 

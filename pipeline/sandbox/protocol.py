@@ -1,4 +1,8 @@
-"""What the sandbox and its child say to each other: frames of bytes over two pipes."""
+"""The messages between the sandbox and its child: frames of bytes, each behind its length, over two pipes.
+
+The parent sends :class:`Settings` once, and the child answers with an empty frame when it works. Then every
+:class:`Request` has one :class:`Answer`, each in two frames: JSON, and an Arrow stream, empty if there is no batch.
+"""
 
 import json
 import struct
@@ -35,13 +39,23 @@ def read_frame(pipe: IO[bytes]) -> bytes:
     return data
 
 
-def featurize_config(record: dict[str, Any]) -> FeaturizeConfig:
-    """The configuration from its ``asdict``."""
-    nested = {
-        "standardize": StandardizeConfig(**record["standardize"]),
-        "conformers": ConformerConfig(**record["conformers"]),
-    }
-    return FeaturizeConfig(**{**record, **nested})
+@dataclass(frozen=True)
+class Settings:
+    """What the child does with molecules, sent to it when it starts."""
+
+    featurize: FeaturizeConfig
+    scaffolds: bool
+    """Whether descriptions carry the Murcko scaffold."""
+
+    def to_json(self) -> bytes:
+        """As sent."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Settings":
+        """The inverse of :meth:`to_json`."""
+        record = json.loads(data)
+        return cls(_featurize_config(record["featurize"]), record["scaffolds"])
 
 
 @dataclass(frozen=True)
@@ -99,20 +113,10 @@ def _from_bytes(data: bytes) -> pa.RecordBatch | None:
     return pa.ipc.open_stream(pa.py_buffer(data)).read_next_batch() if data else None
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the child is told when it starts."""
-
-    featurize: FeaturizeConfig
-    scaffolds: bool
-    """Whether descriptions carry the Murcko scaffold."""
-
-    def to_json(self) -> bytes:
-        """As sent."""
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "Settings":
-        """The inverse of :meth:`to_json`."""
-        record = json.loads(data)
-        return cls(featurize_config(record["featurize"]), record["scaffolds"])
+def _featurize_config(record: dict[str, Any]) -> FeaturizeConfig:
+    """The configuration from its ``asdict``."""
+    nested = {
+        "standardize": StandardizeConfig(**record["standardize"]),
+        "conformers": ConformerConfig(**record["conformers"]),
+    }
+    return FeaturizeConfig(**{**record, **nested})
