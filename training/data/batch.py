@@ -1,9 +1,14 @@
 """The batch that models and objectives see: PyG's names for PyG's things, true molecules only, no padding."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,32 @@ class MoleculeBatch:
         """The same batch on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
-    def to_pyg(self):
-        """The batch as a ``torch_geometric.data.Batch`` for code that expects one; tensors are shared."""
+    def to_pyg(self, **texts: Sequence[str]) -> "Batch":
+        """The batch as PyG has it, equal to ``Batch.from_data_list`` of its molecules; tensors are shared.
+
+        No object is made per molecule until one is asked for, as by ``batch[0]`` or ``to_data_list()``.
+
+        Args:
+            texts: further attributes, one string per molecule, such as ``smiles``.
+
+        Returns:
+            A ``torch_geometric.data.Batch`` with the fields of this class, except that ``index`` is called ``idx``
+            (PyG would add numbers of atoms to whatever has "index" in its name), and with ``z``, int64 [n], the atomic
+            numbers that PyG's 3D models take.
+        """
         from torch_geometric.data import Batch
 
-        return Batch(**{f.name: getattr(self, f.name) for f in fields(self)})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "index"}
+        batch = Batch(**tensors, idx=self.index, z=self.x[:, 0] + 1, **{k: list(text) for k, text in texts.items()})
+        atoms, molecules = self.ptr.cpu(), torch.arange(self.num_graphs + 1)
+        num_edges = torch.bincount(self.batch[self.edge_index[0]], minlength=self.num_graphs).cpu()
+        edges = torch.cat([molecules[:1], num_edges.cumsum(0)])
+        slices = {"x": atoms, "edge_index": edges, "edge_attr": edges, "pos": atoms, "z": atoms}
+        slices |= dict.fromkeys(("has_pos", "y", "idx", *texts), molecules)
+        nothing = torch.zeros(self.num_graphs, dtype=torch.long)
+        # What PyG itself sets in from_data_list, and what separating the molecules needs.
+        batch._num_graphs, batch._slice_dict = self.num_graphs, slices
+        batch._inc_dict = {
+            name: None if name in texts else atoms[:-1] if name == "edge_index" else nothing for name in slices
+        }
+        return batch

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from molstream.errors import DataError
 from molstream.pipeline.shards.codec import encode
 from molstream.pipeline.shards.columns import Columns
 from molstream.preprocessing.fields import MoleculeSample
@@ -44,8 +45,23 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBa
     )
 
 
-def collate_samples(samples: Sequence[MoleculeSample], draw: np.ndarray) -> MoleculeBatch:
-    """The batch of molecules that stand in no dataset; ``draw`` as in :func:`collate`."""
+def collate_samples(samples: Sequence[MoleculeSample], draw: np.ndarray | None = None) -> MoleculeBatch:
+    """One batch of featurized molecules that belong to no dataset; ``index`` counts them from 0.
+
+    Args:
+        samples: g molecules, g >= 1, with the same number of targets.
+        draw: uint64 [g]; a molecule with c conformers shows conformer ``draw % c``. The first one by default.
+
+    Raises:
+        DataError: there are no molecules, or their numbers of targets differ.
+    """
+    if len({len(sample.targets) for sample in samples}) != 1:
+        found = sorted({len(sample.targets) for sample in samples})
+        raise DataError(
+            f"a batch of {len(samples)} molecules with {found} targets: expected at least one molecule, and the same "
+            "number of targets for all."
+        )
+    draw = np.zeros(len(samples), np.uint64) if draw is None else draw
     return collate(Columns.from_batch(encode(samples), COLLATED_FIELDS), np.arange(len(samples)), draw)
 
 
