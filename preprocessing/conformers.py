@@ -13,7 +13,7 @@ from rdkit.Chem import rdDistGeom, rdMolAlign
 
 from molstream.preprocessing.config import ConformerConfig
 from molstream.preprocessing.fields import ConformerStatus
-from molstream.preprocessing.force_field import FORCE_FIELDS, relax
+from molstream.preprocessing.force_field import relax
 from molstream.preprocessing.geometry import GivenConformers
 
 GIVEN = ("keep", "replace", "both")

@@ -40,8 +40,28 @@ class Description:
     """By RDKit's strict definition."""
 
 
-def featurize(raw: RawMolecule, config: FeaturizeConfig) -> MoleculeSample | Rejection:
-    """The stored record of one molecule, or why there is none."""
+DEFAULT_CONFIG = FeaturizeConfig()
+
+
+def featurize(raw: str | RawMolecule, config: FeaturizeConfig = DEFAULT_CONFIG) -> MoleculeSample | Rejection:
+    """The record of one molecule, as a dataset stores it, or why there is none.
+
+    Args:
+        raw: a SMILES string, or a record with its format, origin and targets.
+        config: everything that the record depends on besides the molecule. To feed a pretrained encoder, use its own:
+            ``load_pretrained(...).featurize``.
+
+    Returns:
+        A ``MoleculeSample``, with conformers if ``config`` asks for them and they can be made. A molecule that cannot
+        be featurized raises no exception: it gives a ``Rejection``, which names stage, reason and detail.
+
+    ::
+
+        sample = featurize("CCO")
+        if isinstance(sample, Rejection):
+            print(sample.stage, sample.reason, sample.detail)
+    """
+    raw = RawMolecule(raw, "smiles", "", 0) if isinstance(raw, str) else raw
     described = describe(raw, config)
     return described if isinstance(described, Rejection) else add_conformers(described.sample, config, raw.text)
 

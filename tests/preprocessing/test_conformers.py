@@ -11,13 +11,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
 from molstream.errors import ConfigError
 from molstream.preprocessing.config import ConformerConfig
-from molstream.preprocessing.conformers import (
-    MAX_SYMMETRIES,
-    Conformers,
-    conformers,
-    given_conformers,
-    seed,
-)
+from molstream.preprocessing.conformers import MAX_SYMMETRIES, Conformers, conformers, given_conformers, seed
 from molstream.preprocessing.fields import ConformerStatus
 from molstream.preprocessing.force_field import FORCE_FIELDS
 from molstream.preprocessing.geometry import GivenConformers

@@ -15,20 +15,21 @@ from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from molstream.training.data.collate import collate_samples
 from molstream.training.inference.device import device_named
-from molstream.training.inference.export import Export, load_export
+from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
 from molstream.training.models.encoders import Encoders
 
-REPRESENTATIONS = ("2d", "3d", "both")
+REPRESENTATIONS = {"2d": ("2d",), "3d": ("3d",), "both": ("2d", "3d")}
+"""The encoders whose representations stand side by side in a vector."""
 
 
 class MoleculeEmbedder(TransformerMixin, BaseEstimator):
-    """Frozen molecular vectors from an export.
+    """Frozen molecular vectors from an export or a run.
 
     The molecules go through exactly the featurizer that made the training data, so any spelling of a molecule gives
     the same vector.
 
     Args:
-        path: folder written by ``molstream export``.
+        path: folder written by ``molstream export``, or a run directory, whose newest checkpoint is used.
         representation: ``2d`` (graph encoder), ``3d`` (conformer encoder) or ``both``, one after the other.
         device: a torch device, or ``auto`` for a GPU where there is one.
         batch_size: molecules that are encoded at a time.
@@ -58,7 +59,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         """An embedder whose model is loaded now, so that a damaged export is noticed here.
 
         Raises:
-            CheckpointError: ``path`` is not an export, or damaged.
+            CheckpointError: ``path`` is neither an export nor a run, or damaged.
         """
         embedder = cls(path, **options)
         embedder._load()
@@ -78,64 +79,64 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         Raises:
             DataError: with ``on_error="raise"``, on the first molecule that fails.
         """
-        export, device = self._load()
+        pretrained = self._load()
         # A bare string is iterable too, and would be embedded letter by letter.
         items = [X] if isinstance(X, str) else X
         raws = [
             i if isinstance(i, RawMolecule) else RawMolecule(str(i), "smiles", "", row) for row, i in enumerate(items)
         ]
-        config = self._featurize_config(export)
-        vectors = np.full((len(raws), self._width(export)), np.nan, np.float32)
+        config = self._featurize_config(pretrained.featurize)
+        vectors = np.full((len(raws), self._width(pretrained)), np.nan, np.float32)
         self.failures_: dict[int, str] = {}
         for start in range(0, len(raws), self.batch_size):
             rows, samples = self._featurize(raws, range(start, min(start + self.batch_size, len(raws))), config)
             if samples:
-                vectors[rows] = self._encode(export.encoders, samples, device)
+                vectors[rows] = self._encode(pretrained, samples)
         return vectors
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         """Names of the columns, for ``set_output``."""
-        width = self._width(self._load()[0])
+        width = self._width(self._load())
         return np.array([f"molecule_{self.representation}_{k}" for k in range(width)], dtype=object)
 
     def untrained(self, seed: int) -> "MoleculeEmbedder":
         """The same embedder with freshly initialised weights: the baseline of every claim about pretraining."""
         other = MoleculeEmbedder(**self.get_params())
-        export, device = self._load()
+        own = self._load()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            other._export = replace(export, encoders=Encoders(export.model).eval().to(device))
+            encoders = Encoders(own.model).eval()
+        other._pretrained = PretrainedEncoders(encoders, own.model, own.featurize, own.description)
         return other
 
     @property
     def description(self) -> dict[str, Any]:
-        """The export's config.json."""
-        return self._load()[0].config
+        """Where the weights come from: an export's config.json, a run's configuration and step."""
+        return self._load().description
 
-    def _load(self) -> tuple[Export, torch.device]:
+    def _load(self) -> PretrainedEncoders:
+        """All encoders, whatever the representation, which may be set later, on the device."""
         if self.representation not in REPRESENTATIONS:
             raise ConfigError(f"representation={self.representation!r}: expected one of {', '.join(REPRESENTATIONS)}.")
         if self.on_error not in ("nan", "raise"):
             raise ConfigError(f"on_error={self.on_error!r}: expected nan or raise.")
         device = device_named(self.device)
-        if not hasattr(self, "_export"):
-            self._export = load_export(self.path)
-            self._export.encoders.to(device)
-        return self._export, device
+        if not hasattr(self, "_pretrained"):
+            self._pretrained = load_pretrained(self.path)
+        return self._pretrained.to(device)
 
-    def _width(self, export: Export) -> int:
-        sides = ("2d", "3d") if self.representation == "both" else (self.representation,)
-        return sum(export.model.width(side) for side in sides)
+    def _width(self, pretrained: PretrainedEncoders) -> int:
+        return sum(pretrained.widths[name] for name in REPRESENTATIONS[self.representation])
 
-    def _featurize_config(self, export: Export) -> FeaturizeConfig:
+    def _featurize_config(self, trained_on: FeaturizeConfig) -> FeaturizeConfig:
         """The training data's featurizer; the graph encoder alone needs no conformer, the others cannot do without."""
         needs_conformer = self.representation != "2d"
         conformers = replace(
-            export.featurize.conformers,
-            num_conformers=max(1, export.featurize.conformers.num_conformers) if needs_conformer else 0,
+            trained_on.conformers,
+            num_conformers=max(1, trained_on.conformers.num_conformers) if needs_conformer else 0,
             require_conformer=needs_conformer,
         )
-        return replace(export.featurize, conformers=conformers)
+        return replace(trained_on, conformers=conformers)
 
     def _featurize(
         self, raws: Sequence[RawMolecule], rows: Iterable[int], config: FeaturizeConfig
@@ -153,17 +154,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
                 samples.append(result)
         return kept, samples
 
-    def _encode(self, encoders: Encoders, samples: Sequence[MoleculeSample], device: torch.device) -> np.ndarray:
-        """Pooled encodings, the 3D part of the first conformer, float32 [g, d]."""
-        batch = collate_samples(samples, np.zeros(len(samples), np.uint64)).to(device)
-        encoder_2d: Any = encoders.encoder_2d
-        encoder_3d: Any = encoders.encoder_3d
+    def _encode(self, pretrained: PretrainedEncoders, samples: Sequence[MoleculeSample]) -> np.ndarray:
+        """Pooled representations, the 3D part of the first conformer, float32 [g, d]."""
+        batch = collate_samples(samples).to(device_named(self.device))
         with torch.inference_mode():
-            parts = []
-            if self.representation != "3d":
-                nodes = encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
-                parts.append(encoder_2d.readout(nodes, batch.batch, batch.num_graphs))
-            if self.representation != "2d":
-                nodes = encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
-                parts.append(encoder_3d.readout(nodes, batch.batch, batch.num_graphs))
-            return torch.cat(parts, dim=1).float().cpu().numpy()
+            parts = pretrained.molecules(batch, REPRESENTATIONS[self.representation])
+            return torch.cat(list(parts.values()), dim=1).float().cpu().numpy()

@@ -73,7 +73,7 @@ def test_wrong_settings_are_refused(export):
         MoleculeEmbedder.from_pretrained(export, representation="4d")
     with pytest.raises(DataError, match=r"row 1, 'XX': parse: unparsable"):
         MoleculeEmbedder.from_pretrained(export, on_error="raise").transform(["C", "XX"])
-    with pytest.raises(CheckpointError, match="is not an export"):
+    with pytest.raises(CheckpointError, match="is neither an export nor a run"):
         MoleculeEmbedder.from_pretrained("/nowhere")
 
 

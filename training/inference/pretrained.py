@@ -1,0 +1,202 @@
+"""Pretrained encoders as a PyTorch module: to fine-tune, to probe, to build into another network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from molstream.errors import CheckpointError, ConfigError, DataError
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.inference.device import device_named
+from molstream.training.inference.export import CONFIG_FILE, load_export
+from molstream.training.models.config import ModelConfig
+from molstream.training.models.encoders import Encoders
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
+
+RUN_FILE = "config.yaml"
+NUM_ATOM_FEATURES = 9
+
+
+class PretrainedEncoders(nn.Module):
+    """The encoders of a model with their readouts: batches of molecules in, representations out.
+
+    :func:`load_pretrained` makes it. A batch is what :class:`~molstream.training.data.dataset.MoleculeDataset` yields,
+    or a :class:`~molstream.training.data.batch.MoleculeBatch`, on the device of the module. Symbols: g molecules, n
+    atoms, d the width of a representation. Outputs are float32 and differentiable in the parameters.
+
+    Args:
+        encoders: shared with this module, not copied; their training mode is taken over.
+        model: their configuration.
+        featurize: how the molecules were made that they were trained on.
+        description: where the weights come from.
+        representation: what :meth:`forward` returns: ``2d``, ``3d``, ``both``, or None for a dict.
+
+    Attributes:
+        widths: {name: d} of the representations that this module holds encoders of.
+        width: sum of the widths, hence the width of the tensor that ``forward`` returns.
+
+    Raises:
+        ConfigError: there is no such representation.
+    """
+
+    def __init__(
+        self,
+        encoders: Encoders,
+        model: ModelConfig,
+        featurize: FeaturizeConfig,
+        description: Mapping[str, Any],
+        representation: str | None = None,
+    ):
+        super().__init__()
+        parts = {"2d": (encoders.encoder_2d, model.hidden_2d), "3d": (encoders.encoder_3d, model.hidden_3d)}
+        choices = {"both": tuple(parts), None: tuple(parts), **{name: (name,) for name in parts}}
+        if representation not in choices:
+            expected = ", ".join([*parts, "both", "None"])
+            raise ConfigError(f"representation={representation!r}: expected one of {expected}.")
+        self.model, self.featurize, self.description = model, featurize, dict(description)
+        self.representation = representation
+        self.encoders = nn.ModuleDict({name: parts[name][0] for name in choices[representation]})
+        self.widths: dict[str, int] = {name: parts[name][1] for name in self.encoders}
+        self.width: int = sum(self.widths.values())
+        self.train(encoders.training)
+
+    def forward(self, batch: "Batch | MoleculeBatch") -> Tensor | dict[str, Tensor]:
+        """Representations of molecules: those of their atoms, pooled by the encoders' own readouts.
+
+        Returns:
+            [g, d] for the representation ``2d`` or ``3d``; [g, d2 + d3], the 2D part first, for ``both``;
+            ``{"2d": [g, d2], "3d": [g, d3]}`` for None.
+
+        Raises:
+            DataError: this is no batch of featurized molecules, or one has no positions, which the 3D encoder needs.
+        """
+        parts = self.molecules(batch)
+        return parts if self.representation is None else torch.cat(list(parts.values()), dim=1)
+
+    def molecules(self, batch: "Batch | MoleculeBatch", names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Representations of molecules, ``{name: [g, d]}``; arguments and errors are those of :meth:`nodes`."""
+        return {
+            name: self._encoder(name).readout(nodes, batch.batch, batch.num_graphs)
+            for name, nodes in self.nodes(batch, names).items()
+        }
+
+    def nodes(self, batch: "Batch | MoleculeBatch", names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Representations of atoms, before they are pooled, ``{name: [n, d]}``.
+
+        Args:
+            batch: with ``x``, ``edge_index``, ``edge_attr``, ``batch`` and, for the 3D encoder, ``pos``.
+            names: which ones to compute, of ``widths``; all by default.
+
+        Raises:
+            DataError: this is no batch of featurized molecules, or one has no positions, which the 3D encoder needs.
+        """
+        names = list(self.widths) if names is None else names
+        _require_graphs(batch)
+        if "3d" in names:
+            _require_positions(batch)
+        found = {}
+        for name in names:
+            if name == "2d":
+                found[name] = self._encoder(name)(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+            else:
+                found[name] = self._encoder(name)(batch.x[:, 0], batch.pos, batch.batch)
+        return found
+
+    def _encoder(self, name: str) -> Any:
+        # Any: encoders share `readout`, which nn.Module does not know.
+        return self.encoders[name]
+
+
+def load_pretrained(
+    source: str | Path, *, representation: str | None = None, step: int | None = None, device: str = "cpu"
+) -> PretrainedEncoders:
+    """The encoders of an export or of a pretraining run, as a PyTorch module.
+
+    ::
+
+        encoder = load_pretrained("runs/mine/export", representation="2d")
+        model = nn.Sequential(encoder, nn.Linear(encoder.width, 1)).train()
+        predicted = model(batch)  # [g, 1]
+
+    The module is in evaluation mode, as frozen encoders should be; all its parameters require gradients, so that after
+    ``.train()`` it can be fine-tuned. Weights load strictly: every tensor fits, or nothing is loaded.
+
+    Args:
+        source: folder that ``molstream export`` wrote, or a run directory of ``molstream pretrain``.
+        representation: ``2d`` gives the graph encoder alone, ``3d`` the conformer encoder alone; for these and for
+            ``both`` the module returns one tensor, for None a dict of both.
+        step: of a run, which checkpoint; the newest whole one by default. If the run keeps a moving average of its
+            weights (``optim.ema_decay``), that is what is loaded.
+        device: a torch device, or ``auto`` for a GPU where there is one.
+
+    Raises:
+        CheckpointError: there is neither an export nor a run, it is damaged, of another version, or has no such step.
+        ConfigError: no such representation or device, or a step was given for an export.
+    """
+    folder, where = Path(source), device_named(device)
+    if (folder / CONFIG_FILE).is_file():
+        if step is not None:
+            raise ConfigError(
+                f"step={step}: {folder} is an export, which has one step. Give the run directory instead."
+            )
+        export = load_export(folder)
+        parts = export.encoders, export.model, export.featurize, export.config
+    elif (folder / RUN_FILE).is_file():
+        from molstream.training.inference.trained import load_trained
+
+        trained = load_trained(folder, step, where)
+        description = {"run_dir": str(folder), "step": trained.state.step, "config": asdict(trained.config)}
+        parts = trained.module.encoders, trained.config.model, trained.featurize, description
+    else:
+        raise CheckpointError(
+            f"{folder} is neither an export nor a run: expected a folder with {CONFIG_FILE}, as written by "
+            f"`molstream export`, or with {RUN_FILE}, as written by `molstream pretrain`."
+        )
+    return PretrainedEncoders(*parts, representation).to(where)
+
+
+def _require_graphs(batch: "Batch | MoleculeBatch") -> None:
+    """Make sure that these are molecules as molstream featurizes them.
+
+    Raises:
+        DataError: the features of atoms are others, or nothing says which molecule an atom belongs to.
+    """
+    x = getattr(batch, "x", None)
+    if x is None or x.dim() != 2 or x.shape[1] != NUM_ATOM_FEATURES or x.is_floating_point():
+        found = "nothing" if x is None else f"{x.dtype} {list(x.shape)}"
+        raise DataError(
+            f"batch.x is {found}: expected int64 [n, {NUM_ATOM_FEATURES}], the atom features that molstream.featurize "
+            "and MoleculeDataset make."
+        )
+    if getattr(batch, "batch", None) is None:
+        raise DataError(
+            "the batch does not say which molecule each atom belongs to (batch.batch): expected a batch, not a single "
+            "molecule. Use torch_geometric.data.Batch.from_data_list([molecule])."
+        )
+
+
+def _require_positions(batch: "Batch | MoleculeBatch") -> None:
+    """Make sure that every molecule has positions.
+
+    Raises:
+        DataError: one has none.
+    """
+    advice = (
+        "Leave such molecules out (batch.has_pos says which they are), preprocess with "
+        "featurize.conformers.require_conformer=true, or load the encoders with representation='2d'."
+    )
+    if getattr(batch, "pos", None) is None:
+        raise DataError(f"the batch has no positions (batch.pos), which the 3D encoder needs. {advice}")
+    has_pos = getattr(batch, "has_pos", None)
+    if has_pos is not None and not bool(has_pos.all()):
+        missing = (~has_pos).nonzero().flatten().tolist()
+        raise DataError(
+            f"{len(missing)} of {batch.num_graphs} molecules of the batch have no positions, which the 3D encoder "
+            f"needs: numbers {', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}. {advice}"
+        )
