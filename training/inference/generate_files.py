@@ -51,20 +51,25 @@ FAILURES = pa.schema(
 Made = Iterator[Chem.Mol | Failure]
 
 
+def with_conformers(sample: MoleculeSample, positions: np.ndarray) -> Chem.Mol:
+    """The molecule of a sample with conformers at ``positions``, float32 [c, n, 3], angstrom, numbered from 0."""
+    mol = Chem.MolFromSmiles(sample.smiles)
+    # The atoms of the text are the first ones of the record, in its order; stored hydrogens follow.
+    mol = mol if mol.GetNumAtoms() == sample.num_atoms else Chem.AddHs(mol)
+    for one in positions:
+        conformer = Chem.Conformer(sample.num_atoms)
+        conformer.SetPositions(one.astype(np.float64))
+        mol.AddConformer(conformer, assignId=True)
+    return mol
+
+
 def conformer_molecules(
     generator: MoleculeGenerator, samples: list[MoleculeSample], repeats: int, watch: Watch
 ) -> Made:
     """Every molecule ``repeats`` times, with generated positions."""
     for sample, found in zip(samples, generator.conformers(samples, repeats, watch), strict=True):
-        mol = Chem.MolFromSmiles(sample.smiles)
-        # The atoms of the text are the first ones of the record, in its order; stored hydrogens follow.
-        mol = mol if mol.GetNumAtoms() == sample.num_atoms else Chem.AddHs(mol)
         for repeat, positions in enumerate(found):
-            one = Chem.Mol(mol)
-            conformer = Chem.Conformer(sample.num_atoms)
-            conformer.SetPositions(positions.astype(np.float64))
-            one.AddConformer(conformer)
-            yield _named(one, sample, repeat)
+            yield _named(with_conformers(sample, positions[None]), sample, repeat)
 
 
 def bond_molecules(generator: MoleculeGenerator, samples: list[MoleculeSample], repeats: int, watch: Watch) -> Made:
