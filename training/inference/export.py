@@ -158,10 +158,12 @@ A 2D/3D molecular encoder ({", ".join(model)}; {num_values:,} values), purpose: 
 ## Use
 
 ```python
-from molstream.training.inference.embedder import MoleculeEmbedder
+from molstream import MoleculeEmbedder, load_pretrained
 
 embedder = MoleculeEmbedder.from_pretrained("PATH_OF_THIS_FOLDER")
 vectors = embedder.transform(["CCO", "c1ccccc1O"])  # float32 [2, d], row i belongs to input i
+
+encoder = load_pretrained("PATH_OF_THIS_FOLDER", representation="2d")  # a torch.nn.Module, to fine-tune
 ```
 
 ## Inputs
