@@ -8,11 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from molstream.preprocessing.featurize import FeaturizeConfig, featurize
+    from molstream.api import preprocess, pretrain
+    from molstream.preprocessing.config import FeaturizeConfig
+    from molstream.preprocessing.featurize import featurize
     from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
     from molstream.training.data.collate import collate_samples
     from molstream.training.data.dataset import MoleculeDataset
-    from molstream.training.diffusion.sampling import SamplerConfig
+    from molstream.training.diffusion.config import SamplerConfig
     from molstream.training.inference.embedder import MoleculeEmbedder
     from molstream.training.inference.generate import GeneratedConformers, generate
     from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
@@ -34,10 +36,12 @@ __all__ = [
     "featurize",
     "generate",
     "load_pretrained",
+    "preprocess",
+    "pretrain",
 ]
 
 _MODULES = {
-    "FeaturizeConfig": "molstream.preprocessing.featurize",
+    "FeaturizeConfig": "molstream.preprocessing.config",
     "GeneratedConformers": "molstream.training.inference.generate",
     "MoleculeDataset": "molstream.training.data.dataset",
     "MoleculeEmbedder": "molstream.training.inference.embedder",
@@ -45,11 +49,13 @@ _MODULES = {
     "PretrainedEncoders": "molstream.training.inference.pretrained",
     "RawMolecule": "molstream.preprocessing.fields",
     "Rejection": "molstream.preprocessing.fields",
-    "SamplerConfig": "molstream.training.diffusion.sampling",
+    "SamplerConfig": "molstream.training.diffusion.config",
     "collate_samples": "molstream.training.data.collate",
     "featurize": "molstream.preprocessing.featurize",
     "generate": "molstream.training.inference.generate",
     "load_pretrained": "molstream.training.inference.pretrained",
+    "preprocess": "molstream.api",
+    "pretrain": "molstream.api",
 }
 """Where every public name is defined."""
 

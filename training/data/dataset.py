@@ -12,9 +12,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from molstream.errors import ConfigError, DataError
 from molstream.io.remote import is_url
+from molstream.pipeline.config import CACHE_FOLDER, CACHE_GIB
 from molstream.pipeline.order.lane_reader import LaneReader
 from molstream.pipeline.order.lanes import LaneOrder
-from molstream.pipeline.shards.cache import DEFAULT_FOLDER, DEFAULT_GIB, ShardCache
+from molstream.pipeline.shards.cache import ShardCache
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.training.data.collate import COLLATED_FIELDS, collate
@@ -115,8 +116,8 @@ class MoleculeDataset(IterableDataset["Batch"]):
         world_size: int | None = None,
         transform: "Callable[[Batch], Any] | None" = None,
         window_blocks: int = 32,
-        cache_dir: str | Path = DEFAULT_FOLDER,
-        cache_gib: float = DEFAULT_GIB,
+        cache_dir: str | Path = CACHE_FOLDER,
+        cache_gib: float = CACHE_GIB,
     ):
         super().__init__()
         for name, value, least in (
@@ -271,7 +272,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
     def _batch(self, epoch: int, columns: Columns, index: np.ndarray) -> "Batch":
         first = np.zeros(len(index), np.uint64)
         draw = first if self.conformer == "first" else conformer_draw(self.seed, epoch, index)
-        return collate(columns, index, draw).to_pyg(**{name: columns.values[name] for name in self._strings})
+        return collate(columns, index, draw).to_pyg(**{name: columns.values[name].tolist() for name in self._strings})
 
 
 def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -81,8 +81,9 @@ class PretrainedEncoders(nn.Module):
 
     def molecules(self, batch: "Batch | MoleculeBatch", names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Representations of molecules, ``{name: [g, d]}``; arguments and errors are those of :meth:`nodes`."""
+        graphs: Any = batch
         return {
-            name: self._encoder(name).readout(nodes, batch.batch, batch.num_graphs)
+            name: self._encoder(name).readout(nodes, graphs.batch, graphs.num_graphs)
             for name, nodes in self.nodes(batch, names).items()
         }
 
@@ -100,12 +101,13 @@ class PretrainedEncoders(nn.Module):
         _require_graphs(batch)
         if "3d" in names:
             _require_positions(batch)
+        graphs: Any = batch  # the attributes of PyG's batches are unknown to type checkers
         found = {}
         for name in names:
             if name == "2d":
-                found[name] = self._encoder(name)(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+                found[name] = self._encoder(name)(graphs.x, graphs.edge_index, graphs.edge_attr, graphs.batch)
             else:
-                found[name] = self._encoder(name)(batch.x[:, 0], batch.pos, batch.batch)
+                found[name] = self._encoder(name)(graphs.x[:, 0], graphs.pos, graphs.batch)
         return found
 
     def _encoder(self, name: str) -> Any:
