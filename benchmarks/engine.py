@@ -43,7 +43,8 @@ from molstream.training.config import PretrainConfig
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.datasets import open_data
 from molstream.training.data.stream import LaneStream
-from molstream.training.distributed.context import DistributedContext, end_process, start_processes, stop_processes
+from molstream.training.distributed.context import DistributedContext, start_processes, stop_processes
+from molstream.training.distributed.deepspeed_compat import end_process
 from molstream.training.engine.engine import PRECISIONS, Engine
 from molstream.training.metrics.records import peak_memory_gib, read_metrics
 from molstream.training.module import build_module, num_parameters, run_children_once

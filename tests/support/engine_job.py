@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from molstream.training.checkpoint.format import RunState, load_checkpoint, name_of
 from molstream.training.checkpoint.store import FolderStore
 from molstream.training.checkpoint.writer import CheckpointWriter, Retention
-from molstream.training.distributed.context import end_process, start_processes, stop_processes
+from molstream.training.distributed.context import start_processes, stop_processes
+from molstream.training.distributed.deepspeed_compat import end_process
 from molstream.training.engine.engine import Engine, EngineConfig, EngineProgress
 from molstream.training.optim.muon import MuonAdamW
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from molstream.training.distributed.context import end_process, start_processes, stop_processes
+from molstream.training.distributed.context import start_processes, stop_processes
+from molstream.training.distributed.deepspeed_compat import end_process
 from molstream.training.engine.engine import Engine, EngineConfig
 from molstream.training.module import build_module, run_children_once
 from molstream.training.objectives import ObjectiveConfig

@@ -1,20 +1,16 @@
 """The processes of a run: joining them, leaving them, and what they tell each other."""
 
-import collections
 import os
 import socket
-import sys
-import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from molstream.errors import ConfigError
+from molstream.training.distributed import deepspeed_compat
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,10 @@ def start_processes(timeout_s: int) -> DistributedContext:
     """Join the process group of the launcher (deepspeed, torchrun), or form one of a single process.
 
     Raises:
-        ConfigError: torchrun would restart processes with the addresses of those that are gone.
+        ConfigError: torchrun would restart processes with the addresses of those that are gone, or DeepSpeed is not of
+            the version that molstream needs.
     """
+    deepspeed_compat.require_version()
     # MKL else rounds by where in memory a matrix begins, and that depends on how ZeRO lays out the parameters. It reads
     # this once, at its first product.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
@@ -72,22 +70,12 @@ def start_processes(timeout_s: int) -> DistributedContext:
     if interface := _interface_towards(os.environ["MASTER_ADDR"]):
         # Left alone, gloo takes the address that this host's name stands for, which on Debian is a loopback one.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    # torch deprecates collectives that DeepSpeed calls at every step; neither is the user's concern.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    import deepspeed
-    import deepspeed.ops
-    from deepspeed.accelerator import get_accelerator
-
-    accelerator: Any = get_accelerator()
-    if accelerator.device_name() == "cpu":
-        # Otherwise every CPU run compiles a shared-memory kernel for inference that training never calls.
-        deepspeed.ops.__dict__["__compatible_ops__"] = collections.defaultdict(bool)
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     timeout = timedelta(seconds=timeout_s)
-    # DeepSpeed gives no time-out to the groups that it makes: a peer that is cut off would be waited for, half an hour.
-    dist.new_group = partial(dist.new_group, timeout=timeout)
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
-    device = torch.device(accelerator.device_name(None if accelerator.device_name() == "cpu" else local_rank))
+    deepspeed_compat.ignore_deprecated_collectives()
+    deepspeed_compat.skip_shared_memory_kernel()
+    deepspeed_compat.limit_new_groups(timeout)
+    deepspeed_compat.init_distributed(timeout)
+    device = deepspeed_compat.device(int(os.environ.get("LOCAL_RANK", "0")))
     return DistributedContext(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -96,17 +84,6 @@ def stop_processes() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-
-
-def end_process(code: int) -> NoReturn:
-    """End a process that has been one of several, at once, after what it printed is out.
-
-    Threads of gloo outlive the process group, as DeepSpeed still refers to it, and now and then one of them aborts an
-    interpreter that takes its time to end ("terminate called without an active exception").
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _refuse_stale_store() -> None:

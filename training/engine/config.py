@@ -6,6 +6,7 @@ from pydantic import Field
 
 from molstream.config import PositiveInt, configuration, free
 from molstream.errors import ConfigError
+from molstream.training.distributed.deepspeed_compat import corrected_defaults, corrected_zero3_defaults
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -47,13 +48,8 @@ def deepspeed_settings(config: EngineConfig, global_batch: int, per_process: int
     }
     if config.zero_stage == 3:
         zero |= {
-            # PartitionedGradients has a bucket of its own.
-            "contiguous_gradients": False,
+            **corrected_zero3_defaults(config.bucket_size),
             "stage3_prefetch_bucket_size": config.bucket_size,
-            # By default weights stay gathered whose next use is less than 1e9 elements away: up to 500 million
-            # parameters that is all of them, from the forward to the backward.
-            "stage3_max_live_parameters": config.bucket_size,
-            "stage3_max_reuse_distance": config.bucket_size,
             "stage3_param_persistence_threshold": largest_persistent(config.bucket_size),
         }
     if config.offload != "none":
@@ -64,10 +60,6 @@ def deepspeed_settings(config: EngineConfig, global_batch: int, per_process: int
         "train_batch_size": global_batch,
         "train_micro_batch_size_per_gpu": per_process,
         "gradient_accumulation_steps": 1,
-        # Clipped in `step`, by the norm of the exact sum; left out, DeepSpeed would clip at its own default.
-        "gradient_clipping": 0.0,
-        "steps_per_print": 2**31,
-        # Our optimizer is torch's: DeepSpeed's own for the CPU would have to be compiled first.
-        "zero_force_ds_cpu_optimizer": False,
+        **corrected_defaults(),
         "zero_optimization": zero,
     }

@@ -1,7 +1,4 @@
-"""The training engine: a step by DeepSpeed, for one process or many, on CPU (gloo) or GPU (nccl).
-
-DeepSpeed is known here, in ``engine_state`` and in ``processes``, and nowhere else.
-"""
+"""The training engine: a step by DeepSpeed, for one process or many, on CPU (gloo) or GPU (nccl)."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 
 from molstream.errors import CheckpointError
 from molstream.training.checkpoint.load import require_same, shapes
+from molstream.training.distributed import deepspeed_compat
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.engine.batch_norm import LaneAveragedStatistics
 from molstream.training.engine.config import EngineConfig, deepspeed_settings
@@ -56,20 +54,14 @@ class Engine:
         gradient_clipping: float,
         ema_decay: float = 0.0,
     ):
-        import deepspeed
-        import deepspeed.runtime.zero.utils
-
         self.context, self.config, self.module = context, config, module
         self._shapes = shapes(module.state_dict())
         self._lanes, self._clipping = lanes, gradient_clipping
-        # DeepSpeed warns of outputs that are no tensors; no hook is needed on the one that we have, the root's.
-        deepspeed.runtime.zero.utils.warned = True
-        # DeepSpeed wants optimizers that work on pieces of parameters.
-        deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS.append(MuonAdamW)
+        deepspeed_compat.allow_any_output()
+        deepspeed_compat.accept_optimizer(MuonAdamW)
         settings = deepspeed_settings(config, lanes * micro_batch, lanes // context.world_size * micro_batch)
         groups = [(group["momentum"], group["params"]) for group in filter(is_muon, optimizer.param_groups)]
-        # Any: what DeepSpeed returns, and what its optimizer is, depends on the stage.
-        self._engine: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+        self._engine = deepspeed_compat.initialize(module, optimizer, settings)
         self._parameters = dict(module.named_parameters())
         if config.zero_stage == 3:
             self._gradients = PartitionedGradients(self._engine, config.bucket_size)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from molstream.training.distributed import deepspeed_compat
 from molstream.training.distributed.partition import gathered, shares
 
 
@@ -87,19 +88,16 @@ class PartitionedGradients:
 
     def __init__(self, engine: Any, bucket_size: int):
         self._engine = engine
-        self._groups: list[list[Any]] = engine.optimizer.fp16_groups
-        shares = [p.ds_tensor for group in self._groups for p in group]
+        parameters = [p for group in deepspeed_compat.sub_groups(engine) for p in group]
+        sizes = [deepspeed_compat.partition(p).numel() for p in parameters]
         # Where gradients are, which offloaded shares of weights are not.
-        self._sum = torch.zeros(sum(s.numel() for s in shares), dtype=torch.float64, device=engine.device)
-        parts = self._sum.split([s.numel() for s in shares])
-        self._parts: dict[Any, Tensor] = dict(zip((p for group in self._groups for p in group), parts, strict=True))
+        self._sum = torch.zeros(sum(sizes), dtype=torch.float64, device=engine.device)
+        self._parts: dict[Any, Tensor] = dict(zip(parameters, self._sum.split(sizes), strict=True))
         self._buckets = _buckets([p for p in engine.module.parameters() if p in self._parts], bucket_size)
         self._bucket_of = {p: number for number, bucket in enumerate(self._buckets) for p in bucket}
         self._begin_lane()
-        engine.optimizer.reduce_ready_partitions_and_remove_grads = self._take
-        if not engine.optimizer.offload_optimizer:
-            # Where DeepSpeed's own sums would be; nothing reads or writes them any more.
-            engine.optimizer.grad_partitions_flat_buffer.untyped_storage().resize_(0)
+        deepspeed_compat.take_gradients(engine, self._take)
+        deepspeed_compat.free_gradient_buffer(engine)
 
     def clear(self) -> None:
         """Begin a step."""
@@ -130,7 +128,7 @@ class PartitionedGradients:
 
     def read(self, parameter: Any) -> Tensor:
         """The mean of one parameter, whole, fp32 (collective)."""
-        return gathered(self._parts[parameter].float(), parameter.ds_shape)
+        return gathered(self._parts[parameter].float(), deepspeed_compat.whole_shape(parameter))
 
     def write(self, parameter: Any, value: Tensor) -> None:
         """Put something else, given whole, in place of the mean of one parameter."""
@@ -138,14 +136,7 @@ class PartitionedGradients:
 
     def step(self) -> None:
         """Hand the mean to DeepSpeed, in fp32, and let it step."""
-        optimizer = self._engine.optimizer
-        for number, group in enumerate(self._groups):
-            if optimizer.offload_optimizer:
-                mean = torch.cat([self._parts[p].float() for p in group])
-                optimizer.fp32_partitioned_groups_flat[number].grad.copy_(mean)
-            else:
-                # Nobody else holds them, so that DeepSpeed frees each group's as it goes.
-                optimizer.averaged_gradients[number] = [self._parts[p].float() for p in group]
+        deepspeed_compat.set_gradients(self._engine, lambda parameter: self._parts[parameter].float())
         self._engine.step()
 
     def _begin_lane(self) -> None:
@@ -156,7 +147,7 @@ class PartitionedGradients:
     def _take(self, parameter: Any) -> None:
         gradient, parameter.grad = parameter.grad, None
         # Where nothing that the loss sees depends on it, it was not gathered for the backward: no gradient.
-        if gradient.numel() == parameter.ds_numel:
+        if gradient.numel() == deepspeed_compat.whole_shape(parameter).numel():
             self._ready[parameter] = gradient
         self._missing[self._bucket_of[parameter]] -= 1
         while self._next < len(self._buckets) and self._missing[self._next] == 0:
@@ -176,13 +167,14 @@ class PartitionedGradients:
             dist.reduce_scatter_tensor(received, own.flatten())
         else:
             received = own[0]
-        for parameter, part in zip(bucket, received.split([p.ds_tensor.numel() for p in bucket]), strict=True):
+        sizes = [self._parts[parameter].numel() for parameter in bucket]
+        for parameter, part in zip(bucket, received.split(sizes), strict=True):
             self._parts[parameter] += part
 
     def _share(self, parameter: Any, world_size: int) -> Tensor:
         """[W, share]: the gradient that is ready, which is not kept; zeros where there is none."""
         if (gradient := self._ready.pop(parameter, None)) is None:
-            return torch.zeros((world_size, parameter.ds_tensor.numel()), device=self._sum.device)
+            return torch.zeros((world_size, self._parts[parameter].numel()), device=self._sum.device)
         return shares(gradient, world_size)
 
 
@@ -195,7 +187,7 @@ def _buckets(parameters: Sequence[Any], size: int) -> list[list[Any]]:
             buckets.append([])
             elements = 0
         buckets[-1].append(parameter)
-        elements += parameter.ds_numel
+        elements += deepspeed_compat.whole_shape(parameter).numel()
     return buckets
 
 

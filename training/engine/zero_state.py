@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from molstream.training.distributed.partition import gathered, shares
+from molstream.training.distributed import deepspeed_compat
+from molstream.training.distributed.partition import shares
 from molstream.training.optim.muon import is_muon
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -65,65 +66,41 @@ class FragmentedState(ReplicatedState):
     """ZeRO 1 and 2: every process has all weights, and its part of the optimizer's flat copies of them."""
 
     def begun(self) -> bool:
-        self._link()
+        deepspeed_compat.link_moments(self._engine)
         return super().begun()
 
     def begin(self, step: int) -> None:
         super().begin(step)
-        self._link()
+        deepspeed_compat.link_moments(self._engine)
 
     def read(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        if moment is None:
-            return parameter.detach()
-        value = safe_get_full_optimizer_state(parameter, moment)
-        assert value is not None
-        return value
+        return parameter.detach() if moment is None else deepspeed_compat.read_moment(parameter, moment)
 
     def write(self, parameter: nn.Parameter, moment: str | None, value: Tensor) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        value = value.to(parameter.device)
         if moment is None:
-            parameter.data.copy_(value)
-            safe_set_full_fp32_param(parameter, value)
+            deepspeed_compat.write_weight(parameter, value)
         else:
-            safe_set_full_optimizer_state(parameter, value, moment)
-
-    def _link(self) -> None:
-        # With a client optimizer ZeRO links its fragments to the state lazily, and the link may be stale.
-        self._engine.optimizer._hp_optimizer_states_linked = False
-        self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+            deepspeed_compat.write_moment(parameter, moment, value)
 
 
 class PartitionedState(ReplicatedState):
     """ZeRO 3: every process has its share of every parameter, and of everything that belongs to it."""
 
     def read(self, parameter: Any, moment: str | None) -> Tensor:
-        share = self._engine.optimizer.get_local_fp32_param(parameter, moment)
-        # Offloaded, it is not where the processes can send it from.
-        return gathered(share.detach().to(self._engine.device, copy=True), parameter.ds_shape)
+        return deepspeed_compat.read_partitioned(self._engine, parameter, moment)
 
     def write(self, parameter: Any, moment: str | None, value: Tensor) -> None:
-        share = shares(value, dist.get_world_size())[dist.get_rank()].to(parameter.ds_tensor.device)
-        self._engine.optimizer.set_local_hp_param(share, parameter, moment)
-        if moment is None:
-            parameter.ds_tensor.data.copy_(share)
-            if parameter.data.numel() == parameter.ds_numel:
-                # Small parameters stay gathered between steps.
-                parameter.data.copy_(value.view(parameter.ds_shape))
+        deepspeed_compat.write_partitioned(self._engine, parameter, moment, value)
 
     def share(self, parameter: Any) -> Tensor:
-        return parameter.ds_tensor
+        return deepspeed_compat.partition(parameter)
 
     def shape(self, parameter: Any) -> torch.Size:
-        return parameter.ds_shape
+        return deepspeed_compat.whole_shape(parameter)
 
     def _masters(self) -> list[tuple[dict[str, Any], Tensor]]:
-        optimizer, groups = self._engine.optimizer, self._optimizer.param_groups
-        masters = enumerate(optimizer.fp32_partitioned_groups_flat)
-        return [(groups[optimizer.sub_group_to_group_id[number]], master) for number, master in masters]
+        groups = self._optimizer.param_groups
+        return [(groups[number], master) for number, master in deepspeed_compat.masters(self._engine)]
 
 
 STATES = (ReplicatedState, FragmentedState, FragmentedState, PartitionedState)
