@@ -1,1 +1,1 @@
-"""The processes of a run: how they join, stop and watch each other."""
+"""The processes of a run: process group, DeepSpeed, signals and watchdog."""

@@ -1,4 +1,4 @@
-"""The processes of a run: joining them, leaving them, and what they tell each other."""
+"""The process group of a run: joining and leaving it, and its collectives."""
 
 import os
 import socket
@@ -15,14 +15,21 @@ from molstream.training.distributed import deepspeed_compat
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Where this process stands: rank of world_size, on which device; and what all processes do together."""
+    """Rank, world size and device of this process, and the collectives that a run uses."""
 
     rank: int
     world_size: int
     device: torch.device
 
     def gather_lanes(self, values: Tensor) -> Tensor:
-        """[L, ...] from each process's [L / W, ...], in lane order, on every process (collective)."""
+        """Gather the values of all lanes on every process (collective).
+
+        Args:
+            values: [L / W, ...], of the lanes of this process.
+
+        Returns:
+            [L, ...] in lane order.
+        """
         world_size = self.world_size
         if world_size == 1:
             return values
@@ -31,7 +38,7 @@ class DistributedContext:
         return torch.stack(parts, dim=1).flatten(0, 1)
 
     def any_rank(self, *flags: bool) -> list[bool]:
-        """For each flag whether any process says so (collective)."""
+        """For each flag, whether it is set on any process (collective)."""
         if self.world_size == 1:
             return list(flags)
         values = torch.tensor(flags, dtype=torch.int32, device=self.device)
@@ -39,28 +46,31 @@ class DistributedContext:
         return [bool(value) for value in values.tolist()]
 
     def broadcast(self, value: int) -> int:
-        """What the first process says (collective)."""
+        """The value that the first process passes (collective)."""
         message = torch.tensor(value, device=self.device)
         if self.world_size > 1:
             dist.broadcast(message, 0)
         return int(message)
 
     def barrier(self) -> None:
-        """Wait for all processes."""
+        """Wait until all processes have called this (collective)."""
         if self.world_size > 1:
             dist.barrier()
 
 
 def start_processes(timeout_s: int) -> DistributedContext:
-    """Join the process group of the launcher (deepspeed, torchrun), or form one of a single process.
+    """Join the process group of the launcher (deepspeed, torchrun), or create one of a single process.
+
+    Args:
+        timeout_s: seconds after which a collective fails if a peer does not take part.
 
     Raises:
-        ConfigError: torchrun would restart processes with the addresses of those that are gone, or DeepSpeed is not of
-            the version that molstream needs.
+        ConfigError: DeepSpeed is not of the version that molstream needs, or torchrun is set up in a way in which its
+            restarts fail.
     """
     deepspeed_compat.require_version()
-    # MKL else rounds by where in memory a matrix begins, and that depends on how ZeRO lays out the parameters. It reads
-    # this once, at its first product.
+    # By default MKL's rounding depends on the alignment of a matrix in memory, and that on how ZeRO lays out the
+    # parameters. MKL reads this variable once, at its first product.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     alone = "RANK" not in os.environ
     if alone:
@@ -68,7 +78,7 @@ def start_processes(timeout_s: int) -> DistributedContext:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     _refuse_stale_store()
     if interface := _interface_towards(os.environ["MASTER_ADDR"]):
-        # Left alone, gloo takes the address that this host's name stands for, which on Debian is a loopback one.
+        # By default gloo uses the address that this host's name resolves to, which on Debian is a loopback address.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     timeout = timedelta(seconds=timeout_s)
     deepspeed_compat.ignore_deprecated_collectives()
@@ -80,29 +90,32 @@ def start_processes(timeout_s: int) -> DistributedContext:
 
 
 def stop_processes() -> None:
-    """Leave the process group, all together: whoever leaves first takes away what the others may still need."""
+    """Wait for all processes, then leave the process group (collective).
+
+    Without the barrier the first process to leave would close connections that others still use.
+    """
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
 def _refuse_stale_store() -> None:
-    """Fail under a torchrun that keeps one store over restarts: a rank then meets the addresses of dead peers.
+    """Refuse a torchrun that keeps its store over restarts: ranks would connect to the addresses of dead peers.
 
     Raises:
-        ConfigError: the variable that makes torchrun use a fresh store has to be set for torchrun itself.
+        ConfigError: torchrun shares its store with the processes and may restart them.
     """
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and restarts > 0:
         raise ConfigError(
-            f"torchrun --max-restarts {restarts} shares its store with the processes, and restarts fail on what dead "
-            "ones left in it. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, with --standalone or "
-            "--rdzv-backend c10d; or give --max-restarts 0."
+            f"torchrun --max-restarts {restarts} keeps its store over restarts, and restarted processes would connect "
+            "to the addresses of dead ones. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, with --standalone "
+            "or --rdzv-backend c10d; or set --max-restarts 0."
         )
 
 
 def _interface_towards(address: str) -> str | None:
-    """The network interface by which this host reaches another, or itself; None where that cannot be told."""
+    """Name of the network interface through which this host reaches an address; None if it cannot be determined."""
     import psutil
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -116,6 +129,7 @@ def _interface_towards(address: str) -> str | None:
 
 
 def _free_port() -> int:
+    """A TCP port of the loopback interface on which nothing listens."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]

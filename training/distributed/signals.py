@@ -1,11 +1,11 @@
-"""Signals that ask a run to stop after its step."""
+"""Signals that make a run save and stop after its current step."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""The end of a job, Ctrl-C, and the warning that Slurm is told to send before it ends a job."""
+"""Sent at the end of a job, by Ctrl-C, and by Slurm's ``--signal`` before a job's time limit."""
 
 
 class Stop:
@@ -16,9 +16,10 @@ class Stop:
 
 @contextmanager
 def graceful_stop() -> Iterator[Stop]:
-    """SIGTERM, SIGINT and SIGUSR1 ask for a stop after the step; a second SIGINT, Ctrl-C again, acts at once.
+    """While the block runs, SIGTERM, SIGINT and SIGUSR1 set ``requested`` of the :class:`Stop` that it gets.
 
-    The others may come any number of times: launchers repeat them to processes that got them already.
+    A second SIGINT, such as a second Ctrl-C, interrupts at once. Repeated SIGTERM and SIGUSR1 have no further effect,
+    because launchers send them more than once.
     """
     stop = Stop()
 

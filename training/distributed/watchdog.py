@@ -1,4 +1,4 @@
-"""How a rank ends otherwise than by finishing: asked by a signal, or because a step takes far too long."""
+"""The watchdog, which ends a process whose step takes too long and writes down where it hung."""
 
 import faulthandler
 import os
@@ -12,23 +12,24 @@ from types import TracebackType
 from molstream.training.distributed.context import DistributedContext
 
 BACKSTOP_S = 30.0
+"""Seconds after the deadline at which the process ends even if no other Python thread can run."""
 
 
 def describe_process(context: DistributedContext) -> str:
-    """This rank among its peers, for messages."""
+    """Rank, world size, host and process id of this process, for messages."""
     return f"rank {context.rank} of {context.world_size} on {socket.gethostname()} (process {os.getpid()})"
 
 
 class Watchdog:
-    """Ends this process when a step does not end: a hung process, or one that waits for a hung peer, tells where.
+    """Ends this process if a step does not end in time, because the process or one of its peers hangs.
 
-    The stacks of all threads go to ``FOLDER/stacks/rank_NNNN.txt`` and the process exits with 1, without a goodbye to
-    its peers, which may never answer; the launcher then ends the others. An exception that leaves the block is given a
-    note that names the rank and the step.
+    It writes the stacks of all threads to ``FOLDER/stacks/rank_NNNN.txt`` and exits with code 1, without leaving the
+    process group, since that waits for peers that may hang. The launcher then ends the other processes. To an exception
+    that leaves the block it adds a note with the rank and the step.
 
     Args:
         folder: the run directory.
-        seconds: how long a step, with the checkpoint after it, may take.
+        seconds: maximum duration of a step and the checkpoint after it.
         context: this process among its peers.
     """
 
@@ -49,13 +50,13 @@ class Watchdog:
             error.add_note(f"{self._process}, in step {self._step}")
 
     def begin(self, step: int) -> None:
-        """Step number ``step``, counted from 1, begins now; the one before it is done."""
+        """Start the clock of step number ``step``, counted from 1; the step before it is done."""
         self._step, self._deadline = step, time.monotonic() + self._seconds
-        # For a process that does not let any other thread of Python run: then its stacks go to stderr.
+        # If the main thread holds the GIL, the watchdog's thread cannot run: this timer writes the stacks to stderr.
         faulthandler.dump_traceback_later(self._seconds + BACKSTOP_S, exit=True)
 
     def _watch(self) -> None:
-        # To the moment: before a collective of this step, which began later, gives up after as many seconds.
+        # Act exactly at the deadline: a collective of this step, which began later, times out after as many seconds.
         while not self._over.wait(max(0.0, min(1.0, self._deadline - time.monotonic()))):
             if time.monotonic() >= self._deadline:
                 self._stacks.parent.mkdir(exist_ok=True)
@@ -64,10 +65,10 @@ class Watchdog:
                     file.flush()
                     faulthandler.dump_traceback(file)
                 print(
-                    f"error: {self._process}: step {self._step} is not done after {self._seconds:g} s, so the process "
-                    f"ends itself. Where every rank stood is in {self._stacks.parent}: one that is not in a collective "
-                    "is the one that hangs; one without a file is stopped or cut off. The same command continues from "
-                    "the last checkpoint; if the steps are that slow, raise deepspeed.timeout_s.",
+                    f"error: {self._process}: step {self._step} is not done after {self._seconds:g} s; the process "
+                    f"exits. {self._stacks.parent} has the stacks of every rank: the rank that is not in a collective "
+                    "is the one that hangs; a rank without a file is stopped or cut off. Run the same command again to "
+                    "resume from the last checkpoint; if steps are that slow, raise deepspeed.timeout_s.",
                     file=sys.stderr,
                     flush=True,
                 )

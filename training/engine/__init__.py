@@ -1,1 +1,1 @@
-"""The training engine: a step by DeepSpeed, exact at any number of processes."""
+"""The training engine: a DeepSpeed step with the same result, to the last bit, at any number of processes."""

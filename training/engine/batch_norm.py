@@ -1,4 +1,4 @@
-"""BatchNorm statistics that do not depend on how lanes are spread over processes."""
+"""BatchNorm running statistics that do not depend on how lanes are distributed over processes."""
 
 import torch
 import torch.distributed as dist
@@ -6,11 +6,16 @@ from torch import Tensor, nn
 
 
 class LaneAveragedStatistics:
-    """Running statistics of a module's BatchNorms, averaged over lanes once per step.
+    """Running statistics of a module's BatchNorm layers, averaged over lanes once per step.
 
-    PyTorch updates them once per forward, so that a process serving four lanes would move them four times as far as
-    one serving a single lane. Here every lane starts from the statistics of the step's beginning, and the step ends
-    with the mean over all lanes: one momentum update per step, the same at any world size.
+    PyTorch updates running statistics in every forward: a process with four lanes would update them four times per
+    step, a process with one lane once. Here the forward of every lane starts from the statistics at the beginning of
+    the step, and the step ends with their mean over all lanes: one momentum update per step, the same at any world
+    size.
+
+    Args:
+        module: its BatchNorm layers are found by type.
+        lanes: number of lanes of all processes together.
     """
 
     def __init__(self, module: nn.Module, lanes: int):
@@ -20,23 +25,23 @@ class LaneAveragedStatistics:
         self._lanes = lanes
 
     def begin_step(self) -> None:
-        """Remember where the step begins."""
+        """Save the statistics at the beginning of a step."""
         self._start = self._flat()
         self._counts = [counter.clone() for counter in self._counters]
         self._sum = torch.zeros_like(self._start, dtype=torch.float64)
 
     def begin_lane(self) -> None:
-        """Put every statistic back to the step's beginning."""
+        """Restore the statistics of the beginning of the step."""
         self._assign(self._start)
         for counter, count in zip(self._counters, self._counts):
             counter.copy_(count)
 
     def end_lane(self) -> None:
-        """Add what this lane's forward made of them."""
+        """Add the statistics after this lane's forward to the sum over lanes."""
         self._sum += self._flat()
 
     def end_step(self) -> None:
-        """Take the mean over the lanes of all processes (collective)."""
+        """Set the statistics to their mean over the lanes of all processes (collective)."""
         if not self._buffers:
             return
         if dist.is_initialized() and dist.get_world_size() > 1:
@@ -44,7 +49,7 @@ class LaneAveragedStatistics:
         self._assign((self._sum / self._lanes).to(self._start.dtype))
 
     def discard_step(self) -> None:
-        """Put every statistic back to the step's beginning, for good."""
+        """End the step without an update: restore the statistics of its beginning."""
         self.begin_lane()
 
     def _flat(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""How a step is spread and computed: what a user chooses, and what DeepSpeed is given."""
+"""Configuration of the engine, and its translation into DeepSpeed's configuration."""
 
 from typing import Annotated, Any, Literal
 
@@ -33,12 +33,18 @@ class EngineConfig:
 
 
 def largest_persistent(bucket_size: int) -> int:
-    """Elements up to which a parameter stays gathered in stage 3: to gather it again takes time and saves nothing."""
+    """Largest number of elements of a parameter that ZeRO 3 keeps gathered: to free it would save almost no memory."""
     return bucket_size // 500
 
 
 def deepspeed_settings(config: EngineConfig, global_batch: int, per_process: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration."""
+    """DeepSpeed's configuration for an engine.
+
+    Args:
+        config: stage, offload and bucket size.
+        global_batch: samples per step over all processes.
+        per_process: samples per step on one process.
+    """
     import torch
 
     zero: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The training engine: a step by DeepSpeed, for one process or many, on CPU (gloo) or GPU (nccl)."""
+"""The training engine: DeepSpeed on one process or many, on CPUs (gloo) or GPUs (nccl)."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -22,24 +22,24 @@ from molstream.training.optim.ema import ExponentialMovingAverage
 from molstream.training.optim.muon import Muon, MuonAdamW, is_muon
 
 FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2.0**24, 2000
-"""fp16's loss scale is halved where a gradient is not finite, and doubled after so many steps where all are."""
+"""Loss scale of fp16: halved after a non-finite gradient, doubled after GROWTH_INTERVAL steps with finite ones."""
 
 
 class Engine:
-    """A module under DeepSpeed: accumulate over lanes, step, and read or write its whole state by parameter name.
+    """A module under DeepSpeed: accumulates gradients over lanes, steps, and reads or writes its state by name.
 
-    A step is the same to the last bit however the lanes are spread over processes (a power of two of them): see
-    :mod:`~molstream.training.engine.gradients`.
+    The result of a step does not depend, to the last bit, on how the lanes are distributed over processes, for world
+    sizes that are powers of two: see :mod:`~molstream.training.engine.gradients`.
 
     Args:
-        module: fp32 parameters, none of them its own but its children's; its forward returns an object with a scalar
-            ``loss``.
+        module: its parameters are fp32 and belong to its children, none to itself; its forward returns an object with a
+            scalar ``loss``.
         optimizer: AdamW over the module's parameters, or :class:`~molstream.training.optim.muon.MuonAdamW`.
         config: ZeRO stage, precision and memory.
         context: from :func:`~molstream.training.distributed.context.start_processes`.
         lanes, micro_batch: the global batch is their product; a process accumulates ``lanes / world_size`` lanes.
-        gradient_clipping: bound on the global L2 norm of the gradient; 0 for none.
-        ema_decay: of a moving average of the weights; 0 for none.
+        gradient_clipping: maximum global L2 norm of the gradient; 0 disables clipping.
+        ema_decay: decay of the exponential moving average of the weights; 0 keeps none.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Engine:
         self.progress = EngineProgress(loss_scale=FIRST_LOSS_SCALE if config.precision == "fp16" else 1.0)
 
     def accumulate(self, *inputs: Any) -> Any:
-        """Forward and backward of one lane's micro-batch; returns what the module returned."""
+        """Run forward and backward on one lane's micro-batch, add its gradient, and return the module's output."""
         if self._accumulated == 0:
             self._statistics.begin_step()
             self._gradients.clear()
@@ -89,7 +89,7 @@ class Engine:
         return output
 
     def evaluate(self, *inputs: Any) -> Any:
-        """Forward of a micro-batch in evaluation mode, without gradient (collective at ZeRO 3)."""
+        """Run forward on a micro-batch in evaluation mode, without gradients (collective at ZeRO 3)."""
         self.module.eval()
         try:
             with torch.no_grad(), self._autocast():
@@ -98,10 +98,10 @@ class Engine:
             self.module.train()
 
     def dry_run(self, *inputs: Any) -> int:
-        """Forward and backward of a micro-batch that changes nothing (collective).
+        """Run forward and backward on a micro-batch and leave the state unchanged (collective).
 
         Returns:
-            Bytes that the forward keeps for the backward.
+            Bytes of the activations that the forward saves for the backward.
         """
         kept: dict[int, int] = {}
 
@@ -118,8 +118,8 @@ class Engine:
         return sum(kept.values())
 
     def memory(self) -> dict[str, int]:
-        """Bytes of this process's part of the state, by what it is for."""
-        # ZeRO has parameters share their storage.
+        """Bytes of this process's weights, gradients and optimizer state, by these names."""
+        # At ZeRO 1 to 3 several parameters share one storage.
         storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self._parameters.values()}
         weights = sum(storages.values())
         masters, moments = self._state.bytes()
@@ -128,12 +128,16 @@ class Engine:
         return {"weights": weights, "gradients": self._gradients.bytes(), "optimizer": copies + moments + momenta}
 
     def step(self, learning_rates: Iterable[float]) -> float:
-        """The optimizer's step after all lanes, with one learning rate per parameter group.
+        """Step the optimizer after all lanes have been accumulated (collective).
+
+        Args:
+            learning_rates: one per parameter group.
 
         Returns:
-            The gradient's norm. Where it is not finite nothing has changed: the step is left out.
+            L2 norm of the mean gradient, before clipping. If it is not finite, the step is skipped and weights, moments
+            and statistics are unchanged.
         """
-        assert self._accumulated == self._lanes // self.context.world_size, "a step takes every lane of a process once"
+        assert self._accumulated == self._lanes // self.context.world_size, "every lane is accumulated once per step"
         self._accumulated = 0
         norm = self._gradients.mean(self._lanes, self.progress.loss_scale)
         finite = math.isfinite(norm)
@@ -157,19 +161,19 @@ class Engine:
         precision = PRECISIONS[self.config.precision]
         return torch.autocast(self.context.device.type, precision, enabled=precision != torch.float32)
 
-    # --- state by parameter name, free of ranks and stages -----------------------------------------------------------
+    # --- state by parameter name, independent of world size and stage ------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter and persistent buffer by name, whole, fp32, on the CPU (collective)."""
+        """All parameters and persistent buffers by name, unpartitioned, fp32, on the CPU (collective)."""
         tensors = self.module.state_dict()
         tensors |= {name: self._state.read(parameter, None) for name, parameter in self._parameters.items()}
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
     def snapshot(self) -> dict[str, dict[str, Tensor]]:
-        """This process's share of the state, by kind (``checkpoint.format.KINDS``) and name (collective).
+        """The tensors that this process saves, by kind (``checkpoint.format.KINDS``) and name (collective).
 
-        Every tensor is whole, fp32, a copy on the CPU, and in the share of one process only. There are no moments
-        before the first step, and no average where none is kept.
+        Each tensor of the state is unpartitioned, fp32, a copy on the CPU, and saved by exactly one process. Moments
+        are empty before the first step; ``average`` is empty without an EMA.
         """
         kinds: dict[str, dict[str, Callable[[], Tensor]]] = {"weights": {}, "moments": {}, "average": {}}
         buffers = {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._parameters}
@@ -184,7 +188,7 @@ class Engine:
         for kind, tensors in kinds.items():
             share[kind] = {}
             for number, (name, read) in enumerate(tensors.items()):
-                # All processes take part in reading, whose share it may be.
+                # Reading is collective: every process reads every tensor, and one keeps it.
                 tensor = read()
                 if number % self.context.world_size == self.context.rank:
                     share[kind][name] = tensor.cpu().clone()
@@ -200,10 +204,10 @@ class Engine:
         """Restore a state that was saved at any world size and stage (collective).
 
         Args:
-            weights: parameters and buffers by name, whole.
-            moments: as in :meth:`snapshot`, whole; empty for an optimizer that has not stepped.
-            average: empty to begin one from the weights.
-            progress: as saved.
+            weights: parameters and buffers by name, unpartitioned.
+            moments: by the names of :meth:`snapshot`, unpartitioned; empty if the optimizer has not stepped yet.
+            average: EMA of the weights by name; empty to start the EMA from the weights.
+            progress: value of :attr:`progress` at the time of the snapshot.
 
         Raises:
             CheckpointError: names or shapes differ from the model's.
@@ -211,7 +215,7 @@ class Engine:
         require_same(self._shapes, shapes(weights))
         known = self._moments()
         if moments and (differing := sorted(known.keys() ^ moments.keys())):
-            raise CheckpointError(f"optimizer moments do not fit the model and optimizer: {differing[:5]} differ.")
+            raise CheckpointError(f"optimizer moments do not match the model and optimizer: {differing[:5]} differ.")
         with torch.no_grad():
             for name, buffer in self.module.named_buffers():
                 if name in weights:
@@ -227,7 +231,7 @@ class Engine:
         self.progress = progress
 
     def _moments(self) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
-        """How each moment is read and written (collective), by its name in a checkpoint."""
+        """Functions that read and write each moment (collective), by the moment's name in a checkpoint."""
         moments: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]] = {}
         for name, parameter in self._parameters.items():
             if self._muon and name in self._muon:
@@ -241,19 +245,24 @@ class Engine:
 
 @dataclass(frozen=True)
 class EngineProgress:
-    """What an engine knows besides tensors."""
+    """Scalar state of an engine: loss scale and step counters."""
 
     loss_scale: float = 1.0
-    """Losses are multiplied by it, so that small gradients are not zero in fp16."""
+    """Factor on the loss, so that small gradients do not underflow in fp16; 1 in fp32 and bf16."""
     optimizer_steps: int = 0
-    """Steps that the optimizer has taken."""
+    """Number of steps that the optimizer has taken."""
     finite_steps: int = 0
-    """Steps with a finite gradient since the last one without, or since the loss scale grew."""
+    """Number of steps with a finite gradient since the last non-finite one, or since the loss scale grew."""
     skipped: int = 0
-    """Steps left out one after the other, up to now, that a smaller loss scale cannot have been the cause of."""
+    """Number of consecutive skipped steps, up to now, that a smaller loss scale would not have prevented."""
 
     def after(self, finite: bool, scaled: bool) -> "EngineProgress":
-        """After one more step, whose gradient was finite or not; losses are scaled in fp16."""
+        """The progress after one more step.
+
+        Args:
+            finite: whether the gradient of the step was finite.
+            scaled: whether losses are scaled, as in fp16.
+        """
         scale, count = self.loss_scale, self.finite_steps + 1
         if not finite:
             hopeless = not scaled or scale <= 1.0

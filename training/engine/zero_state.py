@@ -1,7 +1,7 @@
-"""Weights and optimizer state by parameter name, whole, whatever DeepSpeed has made of them: read and written.
+"""Reads and writes the weight and the moments of each parameter, unpartitioned, at every ZeRO stage.
 
-Reading and writing are collective: all processes ask for the same tensors in the same order. One class for every way
-in which ZeRO lays out what belongs to a parameter; the functions that take ``moment`` mean the weight by None.
+There is one class for each way in which ZeRO partitions the state. Reading and writing are collective: all processes
+must ask for the same tensors in the same order. ``moment`` is ``exp_avg`` or ``exp_avg_sq``, or None for the weight.
 """
 
 from typing import Any
@@ -18,17 +18,22 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ReplicatedState:
-    """ZeRO 0: every process has everything."""
+    """State at ZeRO 0, where every process has all weights and moments.
+
+    Args:
+        engine: DeepSpeed's engine.
+        optimizer: the optimizer that the engine was initialized with.
+    """
 
     def __init__(self, engine: Any, optimizer: torch.optim.Optimizer):
         self._engine, self._optimizer = engine, optimizer
 
     def begun(self) -> bool:
-        """Whether the optimizer has a state, as it has after its first step."""
+        """Whether the optimizer has moments, as after its first step."""
         return any(self._optimizer.state.get(master) for _, master in self._masters())
 
     def begin(self, step: int) -> None:
-        """Make an optimizer state as of ``step`` with moments of zero."""
+        """Create the optimizer's state with zero moments and a step counter of ``step``."""
         for group, master in self._masters():
             if not is_muon(group):
                 self._optimizer.state[master] = {
@@ -37,33 +42,33 @@ class ReplicatedState:
                 }
 
     def bytes(self) -> tuple[int, int]:
-        """Of what the optimizer sees as its parameters, and of their moments, in this process."""
+        """Bytes of the tensors that the optimizer updates, and of their moments, on this process."""
         sizes = [(is_muon(group), master.numel() * master.element_size()) for group, master in self._masters()]
         return sum(size for _, size in sizes), len(MOMENTS) * sum(size for muon, size in sizes if not muon)
 
     def read(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
-        """Its weight or moment, in its shape, fp32; possibly a view."""
+        """Weight or moment of a parameter, in the parameter's shape, fp32; may be a view of the state (collective)."""
         return parameter.detach() if moment is None else self._optimizer.state[parameter][moment]
 
     def write(self, parameter: nn.Parameter, moment: str | None, value: Tensor) -> None:
-        """Set its weight or moment."""
+        """Set the weight or a moment of a parameter."""
         self.read(parameter, moment).copy_(value)
 
     def share(self, parameter: nn.Parameter) -> Tensor:
-        """This process's share of the weight, [ceil(numel / W)]; not to be changed."""
+        """This process's part of a weight, [ceil(numel / W)]; must not be modified."""
         return shares(parameter.detach(), dist.get_world_size())[dist.get_rank()]
 
     def shape(self, parameter: nn.Parameter) -> torch.Size:
-        """Of the whole parameter."""
+        """Shape of the unpartitioned parameter."""
         return parameter.shape
 
     def _masters(self) -> list[tuple[dict[str, Any], Tensor]]:
-        """What the optimizer itself sees as its parameters, each with its group."""
+        """The tensors that the optimizer updates, each with its parameter group."""
         return [(group, p) for group in self._optimizer.param_groups for p in group["params"]]
 
 
 class FragmentedState(ReplicatedState):
-    """ZeRO 1 and 2: every process has all weights, and its part of the optimizer's flat copies of them."""
+    """State at ZeRO 1 and 2: all weights, and a part of the flat fp32 copies that the optimizer updates."""
 
     def begun(self) -> bool:
         deepspeed_compat.link_moments(self._engine)
@@ -84,7 +89,7 @@ class FragmentedState(ReplicatedState):
 
 
 class PartitionedState(ReplicatedState):
-    """ZeRO 3: every process has its share of every parameter, and of everything that belongs to it."""
+    """State at ZeRO 3: a part of every weight and of its moments on each process."""
 
     def read(self, parameter: Any, moment: str | None) -> Tensor:
         return deepspeed_compat.read_partitioned(self._engine, parameter, moment)
@@ -104,4 +109,4 @@ class PartitionedState(ReplicatedState):
 
 
 STATES = (ReplicatedState, FragmentedState, FragmentedState, PartitionedState)
-"""By ZeRO stage."""
+"""The class for each ZeRO stage, at the index of the stage."""

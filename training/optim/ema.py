@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, of which every process keeps its share."""
+"""Exponential moving average of the weights, partitioned over processes."""
 
 from typing import Protocol
 
@@ -10,27 +10,27 @@ from molstream.training.distributed.partition import gathered, shares
 
 
 class WeightShares(Protocol):
-    """This process's shares of the weights, however ZeRO lays them out."""
+    """Access to this process's parts of the weights, at any ZeRO stage."""
 
     def share(self, parameter: nn.Parameter) -> Tensor:
-        """The share of one parameter, [ceil(numel / W)]; not to be changed."""
+        """This process's part of one weight, [ceil(numel / W)]; must not be modified."""
         ...
 
     def shape(self, parameter: nn.Parameter) -> torch.Size:
-        """Shape of the whole parameter."""
+        """Shape of the unpartitioned parameter."""
         ...
 
 
 class ExponentialMovingAverage:
-    """a <- d a + (1 - d) w after every step, with d = min(decay, (1 + k) / (10 + k)) at the k-th step.
+    """Updates a <- d a + (1 - d) w after every step, with d = min(decay, (1 + k) / (10 + k)) at the k-th step.
 
-    So the first steps, far from where training ends, are forgotten sooner (as in TensorFlow's ExponentialMovingAverage
-    with num_updates, which score_sde uses).
+    The smaller decay of the first steps makes the average forget the initial weights sooner, as in TensorFlow's
+    ExponentialMovingAverage with num_updates, which score_sde uses.
 
     Args:
-        state: of the engine, from which the weights come.
-        parameters: by name.
-        decay: below one.
+        state: gives the current weights of the engine.
+        parameters: the module's parameters by name.
+        decay: largest decay, below 1.
     """
 
     def __init__(self, state: WeightShares, parameters: dict[str, nn.Parameter], decay: float):
@@ -39,16 +39,16 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the weights after so many steps."""
+        """Update the average with the weights after optimizer step number ``step``, counted from 1."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, parameter in self._parameters.items():
             self._shares[name].lerp_(self._state.share(parameter), 1.0 - decay)
 
     def read(self, name: str) -> Tensor:
-        """A parameter's average, whole (collective)."""
+        """The average of one parameter, unpartitioned (collective)."""
         parameter = self._parameters[name]
         return gathered(self._shares[name].to(parameter.device), self._state.shape(parameter))
 
     def write(self, name: str, value: Tensor) -> None:
-        """Set a parameter's average."""
+        """Set the average of one parameter, given unpartitioned."""
         self._shares[name].copy_(shares(value, dist.get_world_size())[dist.get_rank()])

@@ -1,13 +1,14 @@
 """Muon for the matrices of hidden layers (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-A matrix moves by its momentum, orthogonalized. That takes whole matrices, and ZeRO hands its optimizer pieces; so there
-are two halves, the same at every stage. :class:`Muon` puts updates in place of the mean gradients: each matrix is the
-work of one process, which keeps its momentum, so that the update has the same bits on any number of them.
-:class:`MuonAdamW`, which DeepSpeed calls, subtracts the updates and is AdamW for all other parameters.
+Muon updates a matrix by its orthogonalized momentum. Orthogonalization needs the whole matrix, but ZeRO passes pieces
+of flattened parameters to the optimizer. So Muon has two halves, the same at every stage. :class:`Muon` replaces the
+mean gradients by updates: one process computes the update of a matrix and keeps its momentum, so that the update is
+equal to the last bit at every world size. :class:`MuonAdamW`, which DeepSpeed calls, subtracts the updates, and applies
+AdamW to all other parameters.
 
-DeepSpeed has a Muon of its own. Its momenta at the stages 1 and 2 are those of all parameters that a process has a
-part of, not of the parts, so that they cannot be read by name; and it compiles its kernels, for shapes in the order in
-which a process meets them.
+DeepSpeed has its own Muon. At the stages 1 and 2 a process keeps the momenta of all parameters that it has a part of,
+not of the parts, so that they cannot be read by name; and it compiles its kernels for the shapes in the order in which
+a process meets them.
 """
 
 import math
@@ -21,24 +22,28 @@ from torch import Tensor, nn
 from molstream.training.distributed.context import DistributedContext
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic that five Newton-Schulz iterations repeat: singular values in (0, 1] end within 0.7 and 1.2."""
+"""Coefficients of the quintic polynomial of a Newton-Schulz iteration: five map singular values in (0, 1] to about 0.7
+to 1.2."""
 ITERATIONS = 5
 
 
 def is_muon(group: dict[str, Any]) -> bool:
-    """Whether a parameter group is Muon's; it then has a ``momentum``, the decay of the gradient's running mean."""
+    """Whether Muon updates a parameter group; it then has a ``momentum``, the decay of the gradient's running mean."""
     return "momentum" in group
 
 
 def orthogonalized(matrix: Tensor, precision: torch.dtype) -> Tensor:
-    """About U V^T of a matrix U S V^T, scaled so that its entries are about as large as AdamW's updates.
+    """Approximates U V^T of a matrix U S V^T, scaled so that the RMS of its entries is that of AdamW's updates.
 
-    The factor 0.2 sqrt(max(rows, columns)) lets learning rate and weight decay be AdamW's (Liu et al. 2025, arXiv
-    2502.16982, equation 4).
+    With the factor 0.2 sqrt(max(rows, columns)) AdamW's learning rate and weight decay fit Muon as well (Liu et al.
+    2025, arXiv 2502.16982, equation 4).
 
     Args:
         matrix: fp32 [rows, columns].
-        precision: of the products.
+        precision: data type of the matrix products.
+
+    Returns:
+        fp32 [rows, columns].
     """
     rows, columns = matrix.shape
     a, b, c = COEFFICIENTS
@@ -52,25 +57,26 @@ def orthogonalized(matrix: Tensor, precision: torch.dtype) -> Tensor:
 
 
 class MeanGradients(Protocol):
-    """The mean gradients of a step, by parameter; reading is collective."""
+    """Access to the mean gradients of a step by parameter."""
 
     def read(self, parameter: Any) -> Tensor:
-        """The mean of one parameter, whole, fp32."""
+        """Mean gradient of one parameter, unpartitioned, fp32 (collective)."""
         ...
 
     def write(self, parameter: Any, value: Tensor) -> None:
-        """Put something else, given whole, in place of the mean of one parameter."""
+        """Replace the mean gradient of one parameter by an unpartitioned tensor."""
         ...
 
 
 class Muon:
-    """Momenta of matrices, one process's share of them, and the updates that follow.
+    """Keeps the momenta of the matrices that this process owns, and computes their updates.
 
     Args:
         groups: momentum and parameters of each of the optimizer's Muon groups.
-        parameters, shapes: of the whole module by name, as they are without ZeRO.
-        precision: of the products that orthogonalize.
-        context: of this process.
+        parameters: all parameters of the module by name.
+        shapes: shapes of these parameters, unpartitioned, by name.
+        precision: data type of the matrix products in :func:`orthogonalized`.
+        context: this process among its peers.
     """
 
     def __init__(
@@ -93,29 +99,29 @@ class Muon:
         return name in self._matrices
 
     def bytes(self) -> int:
-        """Of this process's momenta."""
+        """Bytes of the momenta on this process."""
         return sum(momentum.untyped_storage().nbytes() for momentum in self._momenta.values())
 
     @torch.no_grad()
     def replace(self, gradients: MeanGradients) -> None:
-        """Put updates in place of the mean gradients (collective)."""
+        """Replace the mean gradients of the matrices by updates (collective)."""
         updates: dict[str, Tensor] = {}
         for name, parameter in self._matrices.items():
             gradient = gradients.read(parameter)
             if name in self._momenta:
                 momentum = self._momenta[name].lerp_(gradient, 1 - self._decays[name])
                 updates[name] = gradient.lerp(momentum, self._decays[name])
-        # All of them before the first is sent: processes would else wait for each other's, one after the other.
+        # Compute all own updates before the first broadcast: otherwise the processes would compute one after the other.
         updates = {name: orthogonalized(update, self._precision) for name, update in updates.items()}
         for name, parameter in self._matrices.items():
             gradients.write(parameter, self._from_owner(name, updates.pop(name, None)))
 
     def read(self, name: str) -> Tensor:
-        """A parameter's momentum, whole, fp32 (collective)."""
+        """Momentum of one parameter, unpartitioned, fp32 (collective)."""
         return self._from_owner(name, self._momenta.get(name))
 
     def write(self, name: str, value: Tensor) -> None:
-        """Set a parameter's momentum."""
+        """Set the momentum of one parameter, given unpartitioned, on the process that owns it."""
         if name in self._momenta:
             self._momenta[name].copy_(value)
 
@@ -126,15 +132,15 @@ class Muon:
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW; groups of Muon's have updates for gradients, which are subtracted, with AdamW's weight decay."""
+    """AdamW; in Muon's groups, gradients are updates of :class:`Muon`, subtracted with AdamW's weight decay."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Of all parameters that have gradients, whole ones or pieces."""
+        """Update all parameters, which may be pieces of flattened ones."""
         every = self.param_groups
         for group in filter(is_muon, every):
             for parameter in group["params"]:
-                # Rounded one operation at a time: a fused one might round otherwise at the end of a piece.
+                # Separate operations: a fused one may round differently at the end of a piece.
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(parameter.grad * group["lr"])
         self.param_groups = [group for group in every if not is_muon(group)]
         try:

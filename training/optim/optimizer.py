@@ -1,4 +1,4 @@
-"""AdamW, or Muon with it, with one group per learning-rate scale; the learning rate as a pure function of the step."""
+"""Builds the optimizer: AdamW, or Muon and AdamW, with one group per learning-rate scale and weight decay."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,17 +11,22 @@ from molstream.training.optim.muon import MuonAdamW
 
 OPTIMIZERS = ("adamw", "muon")
 NARROWEST = 16
-"""Linear layers with fewer inputs or outputs take in features or give out quantities: they are no hidden ones."""
+"""Fewest inputs and outputs of a hidden linear layer; narrower layers embed features or predict quantities."""
 SCHEDULES = ("constant", "cosine", "wsd")
 
 
 def build_optimizer(
     module: nn.Module, config: OptimConfig, scale_of: Callable[[str], float]
 ) -> tuple[torch.optim.AdamW, list[float]]:
-    """The optimizer of the module's parameters, and the learning-rate scale of each of its groups.
+    """Build the optimizer of a module.
 
     Args:
-        scale_of: learning-rate scale of a parameter by its name.
+        module: with all its parameters, unpartitioned.
+        config: optimizer, learning rate and weight decay.
+        scale_of: maps the name of a parameter to the scale of its learning rate.
+
+    Returns:
+        The optimizer, and the learning-rate scale of each of its parameter groups.
     """
     muon = hidden_matrices(module) if config.name == "muon" else set()
     grouped: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
@@ -39,6 +44,6 @@ def build_optimizer(
 
 
 def hidden_matrices(module: nn.Module) -> set[Tensor]:
-    """The weights that Muon is for: those of linear layers from many features to many."""
+    """The weights that Muon updates: those of linear layers with at least NARROWEST inputs and outputs."""
     weights = (layer.weight for layer in module.modules() if isinstance(layer, nn.Linear))
     return {weight for weight in weights if min(weight.shape) >= NARROWEST}

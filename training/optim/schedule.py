@@ -6,7 +6,7 @@ from molstream.training.optim.config import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """The learning rate of a step (counted from 0) in a run of ``steps`` steps, before group scales."""
+    """Learning rate of step number ``step``, counted from 0, of ``steps`` steps; groups scale it."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
