@@ -1,1 +1,1 @@
-"""Checkpoints: format, store, background writer, strict loading."""
+"""Checkpoints: file format, stores, background writer and strict loading."""

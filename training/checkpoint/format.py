@@ -1,9 +1,9 @@
-"""Checkpoints free of topology: what they are, which there are, what is wrong with one, and how it is read.
+"""Format of a checkpoint, which does not depend on world size or ZeRO stage; functions to list, verify and read one.
 
-A checkpoint is a folder ``step_NNNNNNNN``: tensors by the names of the parameters that they belong to, whole, in
-safetensors, spread over one file of each kind per process that wrote them; the run's state in JSON; its configuration;
-and, written last, a marker with the size and SHA-256 of every file. Any number of processes at any ZeRO stage reads it.
-Writing is the task of :mod:`~molstream.training.checkpoint.writer`.
+A checkpoint is a folder ``step_NNNNNNNN`` with the run's tensors, state and configuration. Tensors are unpartitioned
+and stored by parameter name in safetensors, in one file per kind and per process that wrote them. ``state.json`` has
+the :class:`RunState`. The marker, written last, has the size and SHA-256 of every file. Any number of processes at any
+ZeRO stage can read it. :mod:`~molstream.training.checkpoint.writer` writes it.
 """
 
 import json
@@ -27,40 +27,40 @@ READABLE_VERSIONS = (2, 3)
 """Format 2 has other names for the tensors of the objective."""
 MARKER = "COMPLETE"
 KINDS = ("weights", "moments", "average")
-"""Weights and buffers by name, optimizer moments as ``exp_avg.<name>``, and the moving average of the weights."""
+"""Kinds of tensors: weights and buffers by name, moments as ``exp_avg.<name>``, and the EMA of the weights by name."""
 _NAME = re.compile(r"step_(\d{8})")
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything besides tensors that continues a run; together with them it is the whole state.
+    """Everything besides tensors that a run needs to resume.
 
-    Noise, masks, dropout and order are functions of (seed, step, lane), so there is no generator to save.
+    Noise, masks, dropout and order are functions of (seed, step, lane), so that no generator state is saved.
     """
 
     step: int
-    """Steps done; the next one has this number."""
+    """Number of steps done; also the number of the next step, counted from 0."""
     optimizer_steps: int
-    """Those of them that the optimizer took; the others had no finite gradient."""
+    """Number of steps that the optimizer took; the others were skipped because their gradient was not finite."""
     seed: int
     lanes: int
     micro_batch: int
     world_size: int
-    """Processes that wrote the checkpoint; any number that divides the lanes continues it."""
+    """Number of processes that wrote the checkpoint; any number that divides the lanes can resume from it."""
     zero_stage: int
     dataset_fingerprint: str
     loss_scale: float = 1.0
-    """Of fp16."""
+    """Loss scale of fp16; 1 in other precisions."""
     finite_steps: int = 0
-    """Steps since the loss scale changed last."""
+    """Number of steps with a finite gradient since the loss scale last changed."""
     validation_loss: float | None = None
-    """At this step, where there is a validation set."""
+    """Validation loss at this step; None without a validation at it."""
     format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory, by :data:`KINDS`; the average is empty where the run keeps none."""
+    """A checkpoint in memory: its tensors by :data:`KINDS`, and its state. Without an EMA ``average`` is empty."""
 
     weights: dict[str, Tensor]
     moments: dict[str, Tensor]
@@ -69,44 +69,44 @@ class Checkpoint:
 
     @property
     def published(self) -> dict[str, Tensor]:
-        """What to compute with: the average of the weights where the run keeps one, buffers as they are."""
+        """Weights for inference: the EMA if the run keeps one, otherwise the weights; and the buffers."""
         return {**self.weights, **self.average}
 
 
 def is_name(name: str) -> bool:
-    """Whether a folder of this name is a checkpoint."""
+    """Whether ``name`` is the name of a checkpoint's folder."""
     return _NAME.fullmatch(name) is not None
 
 
 def name_of(step: int) -> str:
-    """The folder of the checkpoint after so many steps."""
+    """Name of the folder of the checkpoint after ``step`` steps."""
     return f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int:
-    """The steps that a checkpoint's folder stands for."""
+    """Number of steps in the name of a checkpoint's folder."""
     return int(path.name.removeprefix("step_"))
 
 
 def part_name(kind: str, rank: int, world_size: int) -> str:
-    """The file of a kind of tensors that one process writes."""
+    """Name of the file with the tensors of one kind that one process writes."""
     return f"{kind}-{rank:05d}-of-{world_size:05d}.safetensors"
 
 
 def checksums(files: Iterable[Path]) -> dict[str, dict[str, int | str]]:
-    """What the marker says of files, by name."""
+    """Size and SHA-256 of files, by file name, as the marker stores them."""
     return {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files}
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Committed checkpoints of a run, oldest first; their content is not checked."""
+    """Folders of the committed checkpoints in ``folder``, oldest first; their content is not verified."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if is_name(p.name) and p.is_dir())
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """Verify a checkpoint's files against its marker; returns the first problem, or None."""
     try:
         files = json.loads((path / MARKER).read_text())
     except (OSError, json.JSONDecodeError) as error:
@@ -123,10 +123,10 @@ def damage(path: Path) -> str | None:
 
 
 def read_state(path: Path) -> RunState:
-    """The run's state in a checkpoint, without a look at its other files.
+    """Read the run's state from a checkpoint, without verifying its other files.
 
     Raises:
-        CheckpointError: there is none, or it is of another format version.
+        CheckpointError: state.json is missing, damaged or of another format version.
     """
     try:
         return state_from((path / "state.json").read_bytes(), str(path))
@@ -135,25 +135,32 @@ def read_state(path: Path) -> RunState:
 
 
 def state_from(content: bytes, path: str) -> RunState:
-    """The run's state in the bytes of a state.json; ``path`` names its checkpoint in messages.
+    """Parse the run's state.
+
+    Args:
+        content: bytes of a state.json.
+        path: its checkpoint, for error messages.
 
     Raises:
-        CheckpointError: it is none, or of another format version.
+        CheckpointError: ``content`` is damaged or of another format version.
     """
     try:
         fields = json.loads(content)
-        if fields.get("format_version") not in READABLE_VERSIONS:
-            raise CheckpointError(
-                f"checkpoint {path} has format version {fields.get('format_version')}, this molstream reads "
-                f"{' and '.join(map(str, READABLE_VERSIONS))}. Use the molstream that wrote it, or export it there."
-            )
-        return RunState(**fields)
+        version = fields.get("format_version")
+        state = RunState(**fields) if version in READABLE_VERSIONS else None
     except (TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}.") from error
+    if state is None:
+        raise CheckpointError(
+            f"checkpoint {path}: format version {version}, expected "
+            f"{' or '.join(map(str, READABLE_VERSIONS))}. "
+            "Use the version of molstream that wrote it, or export it with that version."
+        )
+    return state
 
 
 def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:
-    """All tensors of one of the :data:`KINDS`, by name, on the CPU.
+    """Read all tensors of one of the :data:`KINDS`, by name, to the CPU.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -170,7 +177,7 @@ def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint whole.
+    """Verify and read a checkpoint.
 
     Raises:
         CheckpointError: it is damaged or of another format version.
@@ -183,7 +190,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def drop(path: Path) -> None:
-    """Remove a checkpoint; renamed first, so that one half removed is never taken for one that is there."""
+    """Remove a checkpoint; it is renamed first, so that a partly removed one never counts as a checkpoint."""
     doomed = path.with_name(f".dropping-{path.name}")
     path.rename(doomed)
     shutil.rmtree(doomed)

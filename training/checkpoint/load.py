@@ -1,4 +1,4 @@
-"""Strict loading of weights by name: nothing missing, nothing unexpected, no shape that differs."""
+"""Strict loading of weights: every name and shape must match."""
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +20,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def require_same(own: dict[str, torch.Size], given: dict[str, torch.Size]) -> None:
-    """Make sure that the shapes of given weights are those of the model's own, name by name.
+    """Check that given weights have the names and shapes of the model's own.
 
     Raises:
         CheckpointError: a name is missing or unexpected, or a shape differs.
@@ -34,20 +34,23 @@ def require_same(own: dict[str, torch.Size], given: dict[str, torch.Size]) -> No
     ]
     if problems:
         raise CheckpointError(
-            f"weights do not fit the model: {'; '.join(sorted(problems)[:6])} ({len(problems)} differences). "
-            "Use the model configuration that was saved beside them."
+            f"weights do not match the model: {'; '.join(sorted(problems)[:6])} ({len(problems)} differences). "
+            "Use the model configuration that was saved with them."
         )
 
 
 def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], str]:
-    """The weights that a new run begins with, and what was loaded: those of a checkpoint, or an export's encoders.
+    """Read the initial weights of a new run from a checkpoint, or those of its encoders from an export.
 
     Args:
-        own: of the new module, which fill in what an export does not have.
-        source: folder of a checkpoint or export, or the URL of a checkpoint.
+        own: weights of the new module; they are kept for what an export does not contain.
+        source: folder of a checkpoint or export, or URL of a checkpoint.
+
+    Returns:
+        Weights by name, and a phrase that says what was loaded, for the log.
 
     Raises:
-        CheckpointError: ``source`` is neither, or does not fit the model.
+        CheckpointError: ``source`` is neither a checkpoint nor an export, or does not match the model.
     """
     path = local_folder(source)
     if (path / "model.safetensors").is_file():
@@ -65,5 +68,5 @@ def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tens
 
 
 def shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
-    """By name."""
+    """Shapes of tensors by name."""
     return {name: tensor.shape for name, tensor in tensors.items()}

@@ -1,7 +1,7 @@
-"""Where the checkpoints of a run are: a folder that all its processes see, or the URL of an object store.
+"""Stores of a run's checkpoints: a folder on a shared file system, or a URL of an object store.
 
-Both commit by what is written last. A folder has a temporary name until its marker is in it; objects have no other
-names, so at a URL a checkpoint is none until its marker is there, and is none any more when that goes first.
+Both commit a checkpoint atomically. In a folder, a checkpoint has a temporary name until its marker is written. Objects
+cannot be renamed: at a URL a checkpoint exists once its marker exists, so the marker is written last and removed first.
 """
 
 import fcntl
@@ -23,57 +23,57 @@ REMOTE_RETRIES = Retries()
 
 
 class CheckpointStore(ABC):
-    """The checkpoints of a run, by step."""
+    """Base class of the stores of a run's checkpoints, which are addressed by step."""
 
     where: str
-    """Folder or URL, to be shown."""
+    """Folder or URL, for messages; without credentials."""
 
     @abstractmethod
     def clean(self, done: int) -> None:
-        """Remove what processes that died while they wrote have left, and damaged checkpoints; nobody writes yet.
+        """Remove unfinished and damaged checkpoints of earlier launches, before any process writes.
 
         Args:
-            done: step of the newest whole checkpoint, beyond which all are damaged; 0 if there is none.
+            done: step of the newest intact checkpoint; later ones are damaged. 0 if there is none.
         """
 
     @abstractmethod
     def steps(self) -> list[int]:
-        """Of the committed checkpoints, ascending; their content is not checked."""
+        """Steps of the committed checkpoints, ascending; their content is not verified."""
 
     @abstractmethod
     def staging(self, step: int) -> Path:
-        """The folder that this process writes its share to, made."""
+        """Create and return the local folder to which this process writes its files of a checkpoint."""
 
     @abstractmethod
     def publish(self, step: int) -> None:
-        """Bring what this process has staged, all of it synced, to where the first process finds it."""
+        """Move this process's staged files, which are synced, to where the first process reads them."""
 
     @abstractmethod
     def read(self, step: int, name: str) -> bytes:
-        """A published file of a checkpoint, committed or not.
+        """Read a published file of a checkpoint, committed or not.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: the file does not exist.
         """
 
     @abstractmethod
     def commit(self, step: int, marker: bytes) -> None:
-        """Make a checkpoint of what all processes have published."""
+        """Commit the files that all processes have published: write the marker."""
 
     @abstractmethod
     def discard(self, step: int) -> None:
-        """Remove what was published and is not to be committed."""
+        """Remove the published files of a checkpoint that is not committed."""
 
     @abstractmethod
     def drop(self, step: int) -> None:
-        """Remove a checkpoint."""
+        """Remove a committed checkpoint."""
 
     @abstractmethod
     def fetch(self, step: int) -> Path:
-        """A folder of this machine with the whole checkpoint."""
+        """Return a local folder with all files of a committed checkpoint; a remote store downloads them."""
 
     def latest(self, warn: Callable[[str], None]) -> int | None:
-        """The newest checkpoint whose files are as written; damaged ones are named through ``warn`` and passed over."""
+        """Step of the newest intact checkpoint, or None; ``warn`` is called with a message for each damaged one."""
         for step in reversed(self.steps()):
             try:
                 problem = damage(self.fetch(step))
@@ -81,12 +81,16 @@ class CheckpointStore(ABC):
                 problem = str(error)
             if problem is None:
                 return step
-            warn(f"checkpoint {self.where}/{name_of(step)} is damaged ({problem}); trying the one before it")
+            warn(f"checkpoint {self.where}/{name_of(step)} is damaged ({problem}); trying the previous one")
         return None
 
 
 class FolderStore(CheckpointStore):
-    """A folder on a file system that all processes of the run share."""
+    """Checkpoints in a folder on a file system that all processes of the run share.
+
+    Args:
+        folder: holds one folder per checkpoint.
+    """
 
     def __init__(self, folder: Path):
         self.where, self._folder = str(folder), folder
@@ -107,7 +111,7 @@ class FolderStore(CheckpointStore):
         return folder
 
     def publish(self, step: int) -> None:
-        """All write to the same folder."""
+        """Do nothing: the staging folder is shared already."""
 
     def read(self, step: int, name: str) -> bytes:
         committed = self._folder / name_of(step)
@@ -133,13 +137,15 @@ class FolderStore(CheckpointStore):
 
 
 class RemoteStore(CheckpointStore):
-    """A URL of fsspec; nothing but what is being written, or was last read, is in the scratch folder of a machine.
+    """Checkpoints at a URL of fsspec.
+
+    The scratch folder of a machine holds only the checkpoint that is being written and the one that was read last.
 
     Args:
-        url: of the folder of checkpoints.
-        scratch: a local folder; the processes of a machine may share it.
-        process: tells this process from all others, in its staging folder's name.
-        retries: of what fails at the server.
+        url: the folder of checkpoints.
+        scratch: a local folder, which the processes of a machine share.
+        process: unique name of this process, part of the name of its staging folder.
+        retries: how often requests that failed at the server are repeated.
     """
 
     def __init__(self, url: str, scratch: Path, process: str, retries: Retries = REMOTE_RETRIES):
@@ -184,13 +190,13 @@ class RemoteStore(CheckpointStore):
         self.discard(step)
 
     def fetch(self, step: int) -> Path:
-        """By the first process of a machine that asks; the others wait and find it."""
+        """Download a checkpoint once per machine; other processes of the machine wait for the download."""
         target = self._scratch / name_of(step)
         self._scratch.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._scratch, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Whatever else was at this URL once: the marker has the checksums of all files.
+            # Equal markers mean equal files, since the marker has all checksums: the URL may have held another run.
             if not (target.exists() and (target / MARKER).read_bytes() == self.read(step, MARKER)):
                 for old in self._scratch.glob("step_*"):
                     shutil.rmtree(old)
@@ -215,14 +221,17 @@ class RemoteStore(CheckpointStore):
 
 
 def open_store(url: str | None, folder: Path) -> CheckpointStore:
-    """The checkpoints of a run: at a URL if one is given, else in the folder."""
+    """Open the store of a run's checkpoints: at ``url``, or in ``folder`` if ``url`` is None."""
     if url is None:
         return FolderStore(folder)
     return RemoteStore(url, _scratch(f"{url}\n{folder.resolve()}"), f"{socket.gethostname()}-{os.getpid()}")
 
 
 def local_folder(name: str) -> Path:
-    """What a user names, a folder or the URL of a checkpoint, as a folder of this machine.
+    """Return a local folder for a path or the URL of a checkpoint, which is downloaded.
+
+    Args:
+        name: a local path, which is returned unchanged, or the URL of one checkpoint.
 
     Raises:
         CheckpointError: there is no checkpoint at the URL.
@@ -235,11 +244,13 @@ def local_folder(name: str) -> Path:
     found = store.steps()
     if not is_name(last) or (step := step_of(Path(last))) not in found:
         names = ", ".join(map(name_of, found[-3:])) or "no checkpoint"
-        raise CheckpointError(f"{shown(name)} is no checkpoint; at {store.where} there is {names}.")
+        raise CheckpointError(
+            f"{shown(name)} is not a checkpoint; {store.where} has {names}. Give the URL of one of them."
+        )
     return store.fetch(step)
 
 
 def _scratch(mark: str) -> Path:
-    """A folder of this machine for what is read from, or written to, one place."""
+    """The local scratch folder for a store, one per user and ``mark``."""
     digest = hashlib.sha256(mark.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"molstream-checkpoints-{os.getuid()}-{digest}"

@@ -1,10 +1,11 @@
-"""Saving while training goes on: every process writes its share in the background, and the first one commits them all.
+"""Writes checkpoints in the background, while training continues.
 
-    begin      every process copies its share of the tensors to the CPU and starts a thread that writes it
-    settle     at the end of each step: when no process writes any more, the first one commits
+    begin      each process starts a thread that writes its part of the tensors
+    settle     at the end of each step: once no process is writing, the first process commits the checkpoint
 
-Shares are synced, with their checksums beside them. Committing writes the marker with all checksums: whoever looks sees
-a whole checkpoint or none, whatever dies when (:mod:`~molstream.training.checkpoint.store`).
+Each process syncs its files and writes their checksums beside them. The commit writes the marker with all checksums, so
+that a reader sees a complete checkpoint or none, whichever process dies at whatever time
+(:mod:`~molstream.training.checkpoint.store`).
 """
 
 import json
@@ -28,17 +29,17 @@ from molstream.training.distributed.watchdog import describe_process
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints are kept; the newest always is."""
+    """Which checkpoints are kept. The newest one is always kept."""
 
     last: int = 3
-    """The newest so many."""
+    """Number of newest checkpoints to keep."""
     every: int = 0
-    """Those whose step is a multiple of it; 0 for none."""
+    """Keep checkpoints whose step is a multiple of this; 0 disables."""
     best: int = 0
-    """Those with the lowest validation losses; 0 for none."""
+    """Number of checkpoints with the lowest validation losses to keep; 0 disables."""
 
     def kept(self, store: CheckpointStore) -> set[int]:
-        """Of all steps in ``store``."""
+        """Steps of the checkpoints in ``store`` that are kept."""
         found = store.steps()
         kept = set(found[-max(self.last, 1) :])
         if self.every:
@@ -51,14 +52,14 @@ class Retention:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run.
+    """Writes the checkpoints of a run (the constructor is collective).
 
     Args:
-        store: of the run's checkpoints, which all processes see.
-        context: this process among those that save together.
-        retention: what is kept when a new one is there.
-        say: tells people, on the first process.
-        done: step of the newest whole checkpoint, which training goes on from; 0 if there is none.
+        store: where all processes write the checkpoints.
+        context: this process among its peers.
+        retention: which older checkpoints are kept after a commit.
+        say: called on the first process with messages for the user.
+        done: step of the intact checkpoint that training resumes from; 0 if there is none.
     """
 
     def __init__(
@@ -80,16 +81,16 @@ class CheckpointWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether this process still writes."""
+        """Whether this process is still writing."""
         return self._writing is not None and not self._writing[1].done()
 
     def begin(self, tensors: dict[str, dict[str, Tensor]], state: RunState, config_yaml: str) -> None:
-        """Start to save (collective); waits for the checkpoint before, should it not be written yet.
+        """Start to write a checkpoint (collective). Waits until the previous one is committed.
 
         Args:
-            tensors: this process's share by kind and name, on the CPU; nobody else changes it.
-            state: of the run.
-            config_yaml: of the run.
+            tensors: the tensors that this process writes, by kind and name, on the CPU; must not change afterwards.
+            state: state of the run, which the first process writes.
+            config_yaml: configuration of the run, which the first process writes.
         """
         self.wait()
         if state.step == self._newest:
@@ -97,10 +98,12 @@ class CheckpointWriter:
         self._writing = (state.step, self._thread.submit(self._write, tensors, state, config_yaml))
 
     def settle(self, any_busy: bool) -> None:
-        """Commit, if a checkpoint has been written by all processes.
+        """Commit the checkpoint if all processes have written their parts (collective unless ``any_busy``).
+
+        A checkpoint that cannot be written is reported, and training continues.
 
         Args:
-            any_busy: whether any process is :attr:`busy`, as all have agreed.
+            any_busy: whether any process is :attr:`busy`, the same value on all processes.
         """
         if self._writing is None or any_busy:
             return
@@ -109,7 +112,7 @@ class CheckpointWriter:
         problem: BaseException | str | None = future.exception()
         [failed] = self._context.any_rank(problem is not None)
         if failed:
-            problem = problem or "another process could not write its share, and has told why"
+            problem = problem or "another process could not write its part, and printed why"
         elif self._context.rank == 0:
             try:
                 self._commit(step)
@@ -117,19 +120,19 @@ class CheckpointWriter:
                 problem = error
         self._problem, self._newest = None, step
         if problem is not None:
-            # Training goes on: the checkpoint before is still there, and the next one may succeed.
+            # The previous checkpoint still exists, and the next one may succeed.
             why = str(problem).removesuffix(".")
             self._problem = f"checkpoint {self._store.where}/{name_of(step)} could not be written: {why}"
-            self._say(f"{self._problem}. Those before it are kept, and training goes on to the next")
+            self._say(f"{self._problem}. Earlier checkpoints are kept, and training continues")
             if future.exception() and self._context.rank > 0:
-                # The first process only knows that something went wrong here.
+                # The first process does not know the reason.
                 print(f"{describe_process(self._context)}: {self._problem}", file=sys.stderr, flush=True)
             if self._context.rank == 0:
                 with suppress(OSError, DataError):
                     self._store.discard(step)
 
     def wait(self) -> None:
-        """Wait until the checkpoint that is being written is committed, or has failed (collective)."""
+        """Wait until the current checkpoint is committed or has failed (collective)."""
         if self._writing is not None:
             _ = self._writing[1].exception()
             self._context.barrier()
@@ -137,7 +140,7 @@ class CheckpointWriter:
             self._context.barrier()
 
     def finish(self) -> None:
-        """The end of saving (collective).
+        """Finish the last checkpoint and stop the thread (collective).
 
         Raises:
             CheckpointError: the last checkpoint could not be written.
@@ -147,7 +150,9 @@ class CheckpointWriter:
         [failed] = self._context.any_rank(self._problem is not None)
         if failed:
             problem = self._problem or "the first process could not write the last checkpoint"
-            raise CheckpointError(f"{problem}. Mend that, and the same command continues from the newest checkpoint.")
+            raise CheckpointError(
+                f"{problem}. Fix this and run the same command again to resume from the newest checkpoint."
+            )
 
     def _write(self, tensors: dict[str, dict[str, Tensor]], state: RunState, config_yaml: str) -> None:
         context, folder = self._context, self._store.staging(state.step)
@@ -172,9 +177,9 @@ class CheckpointWriter:
             parts = [json.loads(self._store.read(step, name)) for name in names]
         except FileNotFoundError as error:
             raise CheckpointError(
-                f"{error.filename} is missing: another process wrote its share, but not here. All processes of a run "
-                f"must see the same folder {self._store.where}: put run_dir on a file system that the nodes share, or "
-                "give checkpoint_url."
+                f"{error.filename} is missing: another process wrote its part to a folder that this process does not "
+                f"see. All processes of a run must share the folder {self._store.where}: put run_dir on a shared file "
+                "system, or set checkpoint_url."
             ) from error
         files = {name: sums for part in parts for name, sums in part.items()}
         self._store.commit(step, (json.dumps(files, indent=1) + "\n").encode())
@@ -186,5 +191,5 @@ class CheckpointWriter:
 
 
 def _sums_name(rank: int) -> str:
-    """The file with the checksums of what one process has written."""
+    """Name of the file with the checksums of one process's files."""
     return f"part-{rank:05d}.json"

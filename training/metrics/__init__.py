@@ -1,1 +1,1 @@
-"""A run's numbers: one record per step, the console, and loggers."""
+"""Metrics of a run: one record per step, console output, and loggers."""

@@ -1,4 +1,4 @@
-"""How a command tells how far it is: live on a terminal, one parsable line per interval elsewhere; on stderr."""
+"""Progress on stderr: a live display on a terminal, otherwise one parsable line per interval."""
 
 import sys
 import time
@@ -19,7 +19,16 @@ from molstream.training.metrics.records import Record, eta_text, log_line, losse
 
 @contextmanager
 def told(what: str, total: int, interval_s: float = 10.0) -> Iterator[Callable[[float], None]]:
-    """A function to be told how many of ``total`` things of the kind ``what`` are done; fractions count."""
+    """Show the progress of a task.
+
+    Args:
+        what: name of the items that are counted.
+        total: number of items.
+        interval_s: seconds between lines, if stderr is not a terminal.
+
+    Yields:
+        A function that takes the number of items done so far, which may be fractional.
+    """
     if sys.stderr.isatty():
         with Progress(console=Console(file=sys.stderr), transient=True) as bar:
             task = bar.add_task(what, total=total)
@@ -46,14 +55,14 @@ def told(what: str, total: int, interval_s: float = 10.0) -> Iterator[Callable[[
 
 
 class TrainingProgress:
-    """How far a run is: a live panel on a terminal, the log line per interval elsewhere; a context manager.
+    """Context manager that shows the progress of a run: a live panel on a terminal, otherwise log lines.
 
     Args:
-        name: of the run.
-        steps: length of the run.
-        done: steps done when it begins.
-        log: shows a text and keeps it in log.txt.
-        keep: keeps a text in log.txt only.
+        name: name of the run.
+        steps: length of the run in steps.
+        done: number of steps done at the start.
+        log: prints a line and appends it to log.txt.
+        keep: appends a line to log.txt only.
     """
 
     def __init__(self, name: str, steps: int, done: int, log: Callable[[str], None], keep: Callable[[str], None]):
@@ -65,7 +74,7 @@ class TrainingProgress:
 
     def __enter__(self) -> "TrainingProgress":
         if sys.stderr.isatty():
-            # What is printed meanwhile appears above the panel.
+            # Lines that are printed while the panel is shown appear above it.
             self._live = Live(self, console=Console(file=sys.stderr), transient=True, refresh_per_second=4)
             self._live.start()
         return self
@@ -78,11 +87,17 @@ class TrainingProgress:
             print(self._line(*self._interval), file=sys.stderr, flush=True)
 
     def advance(self, done: int) -> None:
-        """Note the steps that are done."""
+        """Set the number of steps done."""
         self._done = done
 
     def tell(self, mean: Record, seconds_per_step: float, memory_gib: float) -> None:
-        """Tell of an interval: the means of its records, with the step of its last."""
+        """Show and log the metrics of an interval.
+
+        Args:
+            mean: means of the interval's records, with the step of the last one.
+            seconds_per_step: mean duration of a step.
+            memory_gib: peak memory of this process in GiB.
+        """
         self._interval = mean, seconds_per_step, memory_gib
         say = self._log if self._live is None else self._keep
         say(self._line(*self._interval))
@@ -91,7 +106,7 @@ class TrainingProgress:
         return log_line(mean, self._steps, seconds_per_step, memory_gib)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The panel, which no terminal wraps."""
+        """Render the panel, at most as wide as the terminal."""
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(ratio=1)
         bar.add_column(justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What the first process of a run does with its numbers: metrics.jsonl, the loggers, and progress for people."""
+"""Sends the records of a run to metrics.jsonl, the loggers and the console, on the first process."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,27 +16,33 @@ from molstream.training.run.history import begin_launch, end_launch, read_launch
 
 
 class Recorder:
-    """Takes the records of a run; made by :func:`recording`."""
+    """Writes the records of one launch; created by :func:`recording`.
+
+    Args:
+        writer: appends to metrics.jsonl.
+        deliveries: one per logger.
+        progress: the console.
+    """
 
     def __init__(self, writer: MetricsWriter, deliveries: Sequence[Delivery], progress: TrainingProgress):
         self._writer, self._deliveries, self._progress = writer, deliveries, progress
 
     def write(self, record: Record) -> None:
-        """Append a step's record."""
+        """Append the record of one step."""
         self._writer.write(record)
 
     def flush(self) -> None:
-        """Hand what was written to the file system and, in the background, to the loggers."""
+        """Flush metrics.jsonl, and wake the threads that send records to the loggers."""
         self._writer.flush()
         for delivery in self._deliveries:
             delivery.wake()
 
     def advance(self, done: int) -> None:
-        """Note the steps that are done, for the live view."""
+        """Set the number of steps done, for the live panel."""
         self._progress.advance(done)
 
     def tell(self, mean: Record, seconds_per_step: float, memory_gib: float) -> None:
-        """Tell people of an interval: the means of its records, with the step of its last."""
+        """Show and log the metrics of an interval; see :meth:`TrainingProgress.tell`."""
         self._progress.tell(mean, seconds_per_step, memory_gib)
 
 
@@ -44,7 +50,17 @@ class Recorder:
 def recording(
     run: RunDirectory, config: PretrainConfig, context: DistributedContext, step: int
 ) -> Iterator[Recorder | None]:
-    """The recorder of a launch that continues after ``step``, on the first process; None on the others."""
+    """Record a launch while the block runs, and its outcome at the end.
+
+    Args:
+        run: the run directory.
+        config: loggers and length of the run.
+        context: this process among its peers.
+        step: number of steps done at the start.
+
+    Yields:
+        The recorder on the first process, None on the others.
+    """
     if context.rank != 0:
         yield None
         return
@@ -65,13 +81,19 @@ def recording(
 
 
 def open_deliveries(run: RunDirectory, config: LogConfig, restored: int) -> list[Delivery]:
-    """A delivery for every logger of the configuration; see :class:`Delivery` for ``restored``."""
+    """Create a :class:`Delivery` for each logger of the configuration.
+
+    Args:
+        run: the run directory.
+        config: names the loggers and their project.
+        restored: number of steps done at the start of the launch.
+    """
     description = describe(run, config.project)
     return [Delivery(name, LOGGERS[name](description), run.path, restored, run.log) for name in config.loggers]
 
 
 def describe(run: RunDirectory, project: str) -> RunDescription:
-    """What the loggers show of a run besides its records; from its directory alone."""
+    """Name, parameters and tags of a run for the loggers, read from the run directory."""
     environment = json.loads((run.path / "environment.json").read_text())
     versions = {"python": environment["python"], **environment["packages"]}
     launches = read_launches(run.path)

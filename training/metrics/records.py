@@ -1,4 +1,7 @@
-"""A run's numbers: metrics.jsonl, one record per step, which is the truth that all else is fed from; one log line."""
+"""Reads and writes metrics.jsonl, which has one record per step; formats log lines.
+
+Loggers, reports and the console take their numbers from it.
+"""
 
 import json
 import math
@@ -18,15 +21,15 @@ Record = dict[str, float]
 
 FILE = "metrics.jsonl"
 NOT_METRICS = ("step", "time", "data/digest")
-"""Of a record: what is no curve."""
+"""Keys of a record that are not metrics."""
 
 
 class MetricsWriter:
-    """Appends the records of a run; continuing from a step drops what was recorded after it.
+    """Appends records to metrics.jsonl.
 
     Args:
         folder: the run directory.
-        step: steps already done; later records come from a process that died after its last checkpoint.
+        step: number of steps done; later records, of a launch that died after its last checkpoint, are removed.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -40,24 +43,29 @@ class MetricsWriter:
         """Step of the newest record."""
 
     def write(self, record: Record) -> None:
-        """Append a step's record."""
+        """Append the record of one step."""
         with naming(self._file.name):
             self._file.write(json.dumps(record) + "\n")
         self.step = int(record["step"])
 
     def flush(self) -> None:
-        """Hand everything to the file system, where readers see it."""
+        """Flush, so that readers see all records."""
         with naming(self._file.name):
             self._file.flush()
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close the file."""
         with naming(self._file.name):
             self._file.close()
 
 
 class MetricsReader:
-    """The records after a step, also those that are still being written; memory does not grow with the run."""
+    """Reads the records after a step, while metrics.jsonl is still being written, in constant memory.
+
+    Args:
+        folder: the run directory.
+        step: records up to this step are skipped.
+    """
 
     def __init__(self, folder: Path, step: int):
         self._path = folder / FILE
@@ -65,7 +73,7 @@ class MetricsReader:
             self._offset = _end_of_step(file, step)
 
     def next(self, limit: int) -> list[Record]:
-        """Up to ``limit`` further records; empty when there are no more yet."""
+        """Read up to ``limit`` further records; an empty list if there are none yet."""
         records: list[Record] = []
         with self._path.open("rb") as file:
             file.seek(self._offset)
@@ -77,7 +85,7 @@ class MetricsReader:
 
 
 def read_metrics(folder: Path) -> list[Record]:
-    """The records of a run, in order; a last line cut short by a crash is left out."""
+    """Read all records of a run in order, without a last line that a crash cut short."""
     path = folder / FILE
     if not path.exists():
         return []
@@ -86,7 +94,7 @@ def read_metrics(folder: Path) -> list[Record]:
 
 
 def last_step(folder: Path) -> int:
-    """Step of the last whole record; 0 where there is none."""
+    """Step of the last complete record; 0 if there is none."""
     path = folder / FILE
     if not path.exists():
         return 0
@@ -96,7 +104,7 @@ def last_step(folder: Path) -> int:
         while True:
             file.seek(max(0, length - tail))
             lines = file.read().split(b"\n")
-            # The first may have been cut by where we began to read, the last has no end yet.
+            # The first line may begin before what was read, and the last may be incomplete.
             whole = lines[:-1] if tail >= length else lines[1:-1]
             if whole or tail >= length:
                 return int(json.loads(whole[-1])["step"]) if whole else 0
@@ -104,8 +112,8 @@ def last_step(folder: Path) -> int:
 
 
 def _end_of_step(file: BinaryIO, step: int) -> int:
-    """The byte after the last whole record up to ``step``, found by bisection: steps never descend."""
-    # Lines that begin before `low`, which is the beginning of one, are wanted; those from `high` on are not.
+    """Offset of the byte after the last complete record up to ``step``, by bisection: steps never descend."""
+    # Lines that begin before `low` are of steps up to `step`; those that begin at `high` or later are not.
     low, high = 0, file.seek(0, os.SEEK_END)
     while low < high:
         middle = (low + high) // 2
@@ -130,12 +138,12 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def losses_text(record: Record) -> str:
-    """The losses by name."""
+    """The losses of a record as text: name and value of each."""
     return "  ".join(f"{k.removeprefix('train/')} {v:.4f}" for k, v in record.items() if k.startswith("train/"))
 
 
 def rates_text(record: Record, memory_gib: float) -> str:
-    """Gradient norm, learning rate, speed, shares of waiting and padding, memory."""
+    """Gradient norm, learning rate, throughput, waiting time, padding and memory as text."""
     return (
         f"grad {record['optim/grad_norm']:.3g}  lr {record['optim/lr']:.2e}  "
         f"{record['throughput/molecules_per_s']:.0f} mol/s  wait {100 * record['throughput/data_wait']:.1f} %  "
@@ -144,7 +152,7 @@ def rates_text(record: Record, memory_gib: float) -> str:
 
 
 def log_line(record: Record, steps: int, seconds_per_step: float, memory_gib: float) -> str:
-    """One fixed-order, parsable line: progress, losses by name, gradient norm, lr, speed, waits, memory, ETA."""
+    """One line, parsable, in fixed order: progress, losses, gradient norm, learning rate, speed, memory, ETA."""
     step = int(record["step"])
     return (
         f"step {step}/{steps}  {100 * step / steps:.1f} %  {losses_text(record)}  {rates_text(record, memory_gib)}  "
@@ -153,10 +161,10 @@ def log_line(record: Record, steps: int, seconds_per_step: float, memory_gib: fl
 
 
 def eta_text(steps_left: int, seconds_per_step: float) -> str:
-    """``HH:MM:SS`` until the end."""
+    """Remaining time as ``HH:MM:SS``; ``-`` if the duration of a step is not known."""
     return clock_time(steps_left * seconds_per_step) if seconds_per_step else "-"
 
 
 def is_finite(record: Record) -> bool:
-    """Whether the loss of a record is a number."""
+    """Whether the loss of a record is finite."""
     return math.isfinite(record["train/loss"])

@@ -1,4 +1,4 @@
-"""What the lanes measure at every step, brought together into one record per step."""
+"""Combines the metrics of all lanes into one record per step."""
 
 import time
 import zlib
@@ -17,7 +17,7 @@ from molstream.training.models.layout import padding_share
 
 @dataclass(frozen=True)
 class _Step:
-    """One step on this process: its number from 1, [L / W, m] of its lanes, and what all processes have alike."""
+    """One step on this process: its number from 1, lane metrics [L / W, m], and values equal on all processes."""
 
     number: int
     values: Tensor
@@ -25,7 +25,7 @@ class _Step:
 
 
 class StepRecords:
-    """The steps since the last :meth:`gather`, whose values stay on the device until then.
+    """Collects the metrics of steps, on the device, until :meth:`gather`.
 
     Args:
         context: this process among its peers.
@@ -46,13 +46,14 @@ class StepRecords:
         wait: float,
         common: Record,
     ) -> None:
-        """Keep a step that ends now.
+        """Add a step that ends now.
 
         Args:
-            number: of the step, from 1.
-            batches, metrics: those of the lanes of this process.
-            seconds, wait: what the step took, and what part of that went into waiting for data.
-            common: what else belongs into its record, the same on every process.
+            number: number of the step, from 1.
+            batches, metrics: of each lane of this process.
+            seconds: duration of the step.
+            wait: seconds of it that were spent waiting for data.
+            common: further values of the record, equal on all processes.
         """
         self._names = ["digest", *metrics[0]]
         rows = [
@@ -69,9 +70,9 @@ class StepRecords:
         self._steps.append(_Step(number, torch.stack(rows), common))
 
     def gather(self) -> list[Record]:
-        """The records of the steps kept, which are forgotten (collective).
+        """Return the records of the collected steps and clear them (collective).
 
-        A metric is the mean over lanes, summed in lane order in fp64, so that it does not depend on the world size.
+        A metric is the mean over all lanes, summed in lane order in fp64, so that it does not depend on the world size.
         """
         if not self._steps:
             return []
@@ -86,10 +87,10 @@ class StepRecords:
         return records
 
     def seconds_per_step(self, records: Sequence[Record]) -> float:
-        """The mean."""
+        """Mean duration of a step over records, in seconds."""
         return float(np.mean([self._molecules / record["throughput/molecules_per_s"] for record in records]))
 
 
 def _digest(batch: MoleculeBatch) -> float:
-    """A number that tells which molecules are in a batch, in their order: 24 bits, which float32 holds exactly."""
+    """Checksum of the molecules of a batch and their order: 24 bits, which float32 represents exactly."""
     return float(zlib.crc32(batch.index.numpy().tobytes()) & 0xFFFFFF)

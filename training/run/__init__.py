@@ -1,1 +1,1 @@
-"""The run directory and its history of launches."""
+"""The run directory: its files, the history of launches, and old configurations."""

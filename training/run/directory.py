@@ -1,4 +1,4 @@
-"""The run directory: one folder that alone tells what was run, with what, on what, and how it went."""
+"""The run directory: configuration, dataset, environment, commands and log of one pretraining run."""
 
 import importlib.metadata
 import json
@@ -20,13 +20,17 @@ from molstream.training.distributed.context import DistributedContext
 
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
 COMMAND_VARIABLE = "MOLSTREAM_COMMAND"
-"""Environment variable with the command line that started this job, where that is not the program's own."""
+"""Environment variable with the command line that the user gave, set by a supervisor that starts this program."""
 OWN_FILES = {"environment.json", "dataset.json", ".config.yaml", "command.txt", "log.txt"}
-"""What a run that was killed while it began may have left."""
+"""Files that a run may leave behind if it is killed before its config.yaml is written."""
 
 
 class RunDirectory:
-    """Paths and records of a run."""
+    """Reads and writes the files of a run directory.
+
+    Args:
+        path: the run directory, which need not exist.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -36,34 +40,34 @@ class RunDirectory:
         """The configuration that the run was started with.
 
         Raises:
-            ConfigError: there is no run here, or its config.yaml does not fit this molstream.
+            ConfigError: the folder has no config.yaml, or this version of molstream cannot read it.
         """
         if not self.config_file.is_file():
             raise ConfigError(
-                f"{self.path} is not a run: it has no config.yaml. Give the run_dir of a pretraining run."
+                f"{self.path} is not a run directory: it has no config.yaml. Give the run_dir of a pretraining run."
             )
         return load(PretrainConfig, upgraded(read_yaml(self.config_file)), str(self.config_file))
 
     def checkpoints(self, config: PretrainConfig) -> CheckpointStore:
-        """The run's checkpoints, where its configuration keeps them."""
+        """The store of the run's checkpoints: at ``config.checkpoint_url``, or in the run directory."""
         return open_store(config.checkpoint_url, self.path / "checkpoints")
 
     def dataset(self) -> dict[str, Any]:
-        """What the run was trained on: :meth:`Mixture.record`."""
+        """Description of the training data, as made by :meth:`Mixture.record`."""
         return json.loads((self.path / "dataset.json").read_text())
 
     def check(self, config: PretrainConfig, data: Mixture) -> None:
-        """Make sure that the folder is free or holds this very run; changes nothing, so that every rank can call it.
+        """Check that the folder is empty or holds this run. Writes nothing, so that every rank can call it.
 
         Raises:
             ConfigError: the folder holds a run of another configuration (every differing key is named), or other files.
-            CheckpointError: the run was made with another dataset.
+            CheckpointError: the run was trained on another dataset.
         """
         if not self.config_file.is_file():
             foreign = {p.name for p in self.path.iterdir()} - OWN_FILES if self.path.is_dir() else set()
             if foreign:
                 names = ", ".join(sorted(foreign)[:5])
-                raise ConfigError(f"run_dir={self.path} holds other files ({names}): give a new folder.")
+                raise ConfigError(f"run_dir={self.path} holds other files ({names}). Give a new or empty folder.")
             return
         if changed := differences(self.config(), config):
             raise ConfigError(
@@ -73,17 +77,17 @@ class RunDirectory:
         before = self.dataset()["fingerprint"]
         if before != data.fingerprint:
             raise CheckpointError(
-                f"{self.path} was trained on the dataset {before[:12]}, {data.path} is {data.fingerprint[:12]}. Give "
-                "the same dataset (of several, the same weights and order), or another run_dir."
+                f"{self.path} was trained on the dataset {before[:12]}, but {data.path} is {data.fingerprint[:12]}. "
+                "Give the same dataset (for several, the same weights and order), or another run_dir."
             )
 
     def begin(self, config: PretrainConfig, data: Mixture, context: DistributedContext) -> None:
-        """Record the run, if it is new, and the command that was given (rank 0, after :meth:`check`)."""
+        """Write the files of a new run, and append the command line to command.txt (rank 0, after :meth:`check`)."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_file.is_file():
             (self.path / "environment.json").write_text(json.dumps(_environment(context), indent=1) + "\n")
             (self.path / "dataset.json").write_text(json.dumps(data.record(), indent=1) + "\n")
-            # Written last: its presence says that a run has begun here.
+            # config.yaml marks a run directory, so it is written last.
             temporary = self.path / ".config.yaml"
             temporary.write_text(to_yaml(config))
             temporary.rename(self.config_file)
@@ -91,19 +95,19 @@ class RunDirectory:
             file.write(command(context) + "\n")
 
     def log(self, text: str) -> None:
-        """Say something to the people watching and to log.txt."""
+        """Print a line to stderr and append it to log.txt."""
         print(text, file=sys.stderr, flush=True)
         self.keep(text)
 
     def keep(self, text: str) -> None:
-        """Keep something in log.txt, if there is room."""
-        # What is told here has no other way out; a full disk that matters ends the run by metrics.jsonl.
+        """Append a line to log.txt; errors of the file system are ignored."""
+        # A full disk ends the run when metrics.jsonl is written, with an error of its own.
         with suppress(OSError), (self.path / "log.txt").open("a") as file:
             file.write(text + "\n")
 
 
 def command(context: DistributedContext) -> str:
-    """The command line that starts this program again, with as many processes."""
+    """The command line that resumes this run with the same number of processes."""
     if outer := os.environ.get(COMMAND_VARIABLE):
         return outer
     program = Path(sys.argv[0]).name
@@ -115,6 +119,7 @@ def command(context: DistributedContext) -> str:
 
 
 def _environment(context: DistributedContext) -> dict[str, object]:
+    """Package versions, platform and devices, for environment.json."""
     return {
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""The launches of a run: every start of its processes, from which step, on how many of them, and how it ended."""
+"""History of a run's launches in launches.json: first step, processes and outcome of each."""
 
 import json
 import platform
@@ -15,35 +15,43 @@ FILE = "launches.json"
 
 @dataclass(frozen=True)
 class Launch:
-    """One start of a run's processes."""
+    """One launch: the processes of a run from their start to their end."""
 
     step: int
-    """Steps that were done when it began."""
+    """Number of steps that were done when the launch began."""
     time: float
-    """When it began, in seconds since 1970."""
+    """Time of the start, in seconds since 1970."""
     world_size: int
-    """Processes."""
+    """Number of processes."""
     zero_stage: int
     precision: str
     device: str
     host: str
-    """Name of the machine of the first process."""
+    """Host name of the first process."""
     recorded: int
-    """Newest step that the launches before it had recorded; those after `step` are done a second time."""
+    """Newest step in metrics.jsonl at the start; steps after `step` up to this one are repeated."""
     ended: str | None = None
-    """finished, stopped (by a signal or `stop_at`) or failed; None while it runs, and where it died."""
+    """finished, stopped (by a signal or `stop_at`) or failed; None while it runs, and if it was killed."""
     end_time: float | None = None
-    """When it ended, in seconds since 1970."""
+    """Time of the end, in seconds since 1970; None like `ended`."""
 
     @property
     def where(self) -> str:
-        """On what it ran, in a few words."""
+        """World size, ZeRO stage, precision and device in one phrase, for reports."""
         processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
         return f"{processes}, ZeRO {self.zero_stage}, {self.precision}, {self.device}"
 
 
 def begin_launch(folder: Path, step: int, recorded: int, config: EngineConfig, context: DistributedContext) -> None:
-    """Record that the processes of a run begin after ``step``; ``recorded`` is the newest step of metrics.jsonl."""
+    """Append a launch to the history.
+
+    Args:
+        folder: the run directory.
+        step: number of steps that are done.
+        recorded: newest step in metrics.jsonl.
+        config: ZeRO stage and precision.
+        context: world size and device.
+    """
     launch = Launch(
         step=step,
         time=time.time(),
@@ -58,13 +66,13 @@ def begin_launch(folder: Path, step: int, recorded: int, config: EngineConfig, c
 
 
 def end_launch(folder: Path, ended: str) -> None:
-    """Record how the launch that began last has ended."""
+    """Set the outcome of the newest launch: finished, stopped or failed."""
     *before, last = read_launches(folder)
     _write(folder, [*before, replace(last, ended=ended, end_time=time.time())])
 
 
 def read_launches(folder: Path) -> list[Launch]:
-    """The launches of a run, oldest first; none of a run that an earlier molstream made."""
+    """Launches of a run, oldest first; empty for runs of versions of molstream that kept no history."""
     path = folder / FILE
     return [Launch(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
 

@@ -114,5 +114,5 @@ def test_a_user_names_a_checkpoint_by_its_url(remote, capsys):
     saving.finish()
     again, _ = initial_weights(tensors(7)["weights"], url)
     assert all(torch.equal(again[name], tensor) for name, tensor in tensors(7)["weights"].items())
-    with pytest.raises(CheckpointError, match=rf"step_00000009 is no checkpoint; at .* there is .*{name_of(2)}"):
+    with pytest.raises(CheckpointError, match=rf"step_00000009 is not a checkpoint; .* has .*{name_of(2)}"):
         local_folder(f"{remote.where}/{name_of(9)}")

@@ -35,7 +35,7 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_the_next_one_that_does_is_w
     saving.finish()
     assert [path.name for path in checkpoints(folder)] == [name_of(1), name_of(3)]
     assert [damage(path) for path in checkpoints(folder)] == [None, None]
-    failed = f"checkpoint {folder / name_of(2)} could not be written: .*No space left.* training goes on"
+    failed = f"checkpoint {folder / name_of(2)} could not be written: .*No space left.* training continues"
     assert [bool(re.match(failed, text)) for text in said] == [False, True, False]
 
 
