@@ -65,8 +65,7 @@ def test_every_name_is_there_and_documented(name):
 
 
 def test_dir_and_the_version(tmp_path):
-    assert set(molstream.__all__) <= set(dir(molstream))
-    assert sorted(set(molstream.__all__)) == list(molstream.__all__)
+    assert dir(molstream) == molstream.__all__ == sorted(set(molstream.__all__))
     assert molstream.__version__[0].isdigit()
     # A clone that nobody has installed.
     code = """

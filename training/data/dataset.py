@@ -67,14 +67,15 @@ class MoleculeDataset(IterableDataset["Batch"]):
 
     - The number of workers changes nothing: worker w of n makes the batches w, w + n, ... of its rank, and the loader
       takes from workers in turn.
-    - The world size does not change the order, nor the molecules that a step takes on all ranks together if
-      ``batch_size * world_size`` is kept.
+    - The world size does not change the order. If ``batch_size * world_size`` is kept, a step takes the same molecules
+      on all ranks together, the last two steps of an epoch perhaps excepted:
     - Every rank takes the same number of steps, as collective operations need. The molecules that do not fill a batch
       on every rank are shared evenly by the ranks' last batches (if they are fewer than the ranks, by the last two), so
       that sizes at the end of an epoch depend on the world size. With ``drop_last`` they are left out of that epoch.
 
     The price of this order: every worker of every rank reads all shards. ``molstream pretrain`` gives each process
-    shards of its own.
+    shards of its own. A batch costs little to make, so that ``num_workers=0`` is often the fastest; workers pay off if
+    ``transform`` is expensive or the process has no time to spare.
 
     Args:
         path: folder or URL (``s3://...``, whatever fsspec opens) of a dataset written by ``molstream preprocess``.
@@ -195,6 +196,8 @@ class MoleculeDataset(IterableDataset["Batch"]):
             read = self._in_shuffled_order(epoch, steps, interrupt) if self.shuffle else self._in_stored_order()
             for step in steps:
                 batch = self._batch(epoch, *read(*self._places(step)))
+                if worker is not None:
+                    _pack(batch)
                 yield batch if self.transform is None else self.transform(batch)
         finally:
             interrupt.set()
@@ -273,6 +276,26 @@ class MoleculeDataset(IterableDataset["Batch"]):
         first = np.zeros(len(index), np.uint64)
         draw = first if self.conformer == "first" else conformer_draw(self.seed, epoch, index)
         return collate(columns, index, draw).to_pyg(**{name: columns.values[name].tolist() for name in self._strings})
+
+
+def _pack(batch: "Batch") -> None:
+    """Put all tensors of a batch into one storage, for the way from a worker.
+
+    Each storage takes a file descriptor and a connection of its own, which would be most of what a batch costs.
+    """
+    holders: list[Any] = [batch.stores[0], batch._slice_dict, batch._inc_dict]
+    tensors = {id(value): value for holder in holders for value in holder.values() if isinstance(value, torch.Tensor)}
+    # The widest types first, so that every tensor is aligned.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    chunks = [tensor.flatten().view(torch.uint8) for _, tensor in ordered]
+    packed = {
+        key: part.view(tensor.dtype).view(tensor.shape)
+        for (key, tensor), part in zip(ordered, torch.cat(chunks).split([len(c) for c in chunks]), strict=True)
+    }
+    for holder in holders:
+        for name, value in list(holder.items()):
+            if isinstance(value, torch.Tensor):
+                holder[name] = packed[id(value)]
 
 
 def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:

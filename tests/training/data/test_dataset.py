@@ -143,6 +143,8 @@ def test_batches_keep_their_molecules_on_the_way_from_a_worker(dataset):
     for ours_batch, batch in zip(ours, DataLoader(ours, batch_size=None, num_workers=2), strict=True):
         assert_same(batch, ours_batch)
         assert len(batch.to_data_list()) == batch.num_graphs
+        # Every storage costs a descriptor and a connection on the way.
+        assert len({batch[name].untyped_storage().data_ptr() for name in TENSORS}) == 1
 
 
 def test_spawned_workers_that_stay_see_every_new_epoch(dataset):
