@@ -1,1 +1,1 @@
-"""Jobs on many hosts: the supervisor and its agents."""
+"""Jobs on many hosts: the supervisor, and its agent on each host."""

@@ -1,13 +1,13 @@
-"""What ``molstream supervise`` runs on every host of a job: starts the launcher there, watches it, and ends it.
+"""The agent that ``molstream supervise`` runs on every host of a job: it starts, watches and ends the launcher there.
 
-It obeys lines of JSON on stdin: ``{"start": {...}}``, ``{"signal": number}``, and ``{}``, a sign of life; it answers on
-stdout: ``{"hello": {"address": ..., "port": ...}}``, ``{"exit": code}``, and ``{}``. When stdin ends or is silent for
-some seconds, it ends the job on its host: a host that is cut off does not go on alone. What the job prints goes to
-stderr.
+It reads lines of JSON from stdin: ``{"start": {...}}``, ``{"signal": number}``, and the heartbeat ``{}``. It writes to
+stdout: ``{"hello": {"address": ..., "port": ...}}``, ``{"exit": code}``, and the heartbeat ``{}``. When stdin ends, or
+no line comes for some seconds, it ends the job on its host, so that a host that is cut off does not continue alone. The
+output of the job goes to stderr.
 
-Processes of a job are known by the mark, a random number that they inherit in their environment, so that those of an
-agent that was killed are found as well, and nothing else is ever signalled. The standard library alone is used, for
-this is run by path, ``python -I host_agent.py MARK SILENCE_S``, where nothing of molstream is on the path yet.
+The agent finds the processes of a job by the mark, a random number in an environment variable that they inherit. So it
+finds processes of an earlier agent that was killed, and signals no process of anybody else. It uses the standard
+library only, because it is run by path, ``python -I host_agent.py MARK SILENCE_S``, where molstream cannot be imported.
 """
 
 import json
@@ -25,16 +25,17 @@ from typing import Any
 
 MARK = "MOLSTREAM_JOB"
 SIGN_OF_LIFE_S = 2.0
+"""Seconds between heartbeats."""
 PATIENCE_S = 20.0
-"""How long killed processes may take to be gone; those that wait for a dead file system never are."""
+"""Seconds to wait for killed processes to end; processes that wait for a dead file system do not."""
 
 
 class HostAgent:
     """The agent of one host.
 
     Args:
-        mark: value of the environment variable ``MARK`` of all processes of the job, on every host and at every start.
-        silence_s: seconds without a word from the supervisor after which the job here is ended.
+        mark: value of the environment variable ``MARK`` of all processes of the job, on every host and in every start.
+        silence_s: seconds without a line from the supervisor after which the agent ends the job on this host.
     """
 
     def __init__(self, mark: str, silence_s: float):
@@ -44,8 +45,12 @@ class HostAgent:
         self._signalled: set[int] = set()
 
     def serve(self) -> int:
-        """Obey until stdin ends or falls silent; 0 when nothing of the job is left on this host."""
-        # A former agent of this job may have been killed here, and have left its processes.
+        """Handle orders until stdin ends or falls silent, then end the job.
+
+        Returns:
+            Exit code: 0 if no process of the job is left on this host, else 1.
+        """
+        # An earlier agent of this job may have been killed and have left processes.
         if not self._end():
             return self._cannot_end()
         _tell({"hello": {"address": _address(), "port": _free_port()}})
@@ -59,7 +64,7 @@ class HostAgent:
         return 0 if self._end() else self._cannot_end()
 
     def _lines(self) -> Iterator[bytes]:
-        """The supervisor's lines; between them, signs of life and the end of the launcher are told."""
+        """Yield the supervisor's lines; meanwhile send heartbeats and the launcher's exit code."""
         heard = told = time.monotonic()
         pending = b""
         while True:
@@ -73,7 +78,10 @@ class HostAgent:
                 *lines, pending = (pending + data).split(b"\n")
                 yield from lines
             elif now - heard > self._silence_s:
-                print(f"host agent: no word from the supervisor for {self._silence_s:.0f} s", file=sys.stderr)
+                print(
+                    f"host agent: no message from the supervisor for {self._silence_s:.0f} s, ending the job",
+                    file=sys.stderr,
+                )
                 return
             if self._job is not None and (code := self._job.poll()) is not None:
                 _tell({"exit": code if code >= 0 else 128 - code})
@@ -85,7 +93,14 @@ class HostAgent:
                     self._signal_ranks(self._stop_signal)
 
     def _start(self, command: list[str], folder: str, environment: dict[str, str], hostfile: str) -> None:
-        """Start the launcher; ``{hostfile}`` in its command stands for a file with that content."""
+        """Start the launcher.
+
+        Args:
+            command: the launcher's command line, in which ``{hostfile}`` is replaced by the path of the hostfile.
+            folder: working directory.
+            environment: variables that are added to this process's own.
+            hostfile: content of the hostfile, which is written to a temporary file.
+        """
         self._hostfile = tempfile.NamedTemporaryFile("w", prefix="molstream-hostfile-")  # noqa: SIM115
         self._hostfile.write(hostfile)
         self._hostfile.flush()
@@ -99,8 +114,8 @@ class HostAgent:
         )
 
     def _signal_ranks(self, number: int) -> None:
-        """Signal every rank once, those too that the launcher has yet to start."""
-        # Not the launcher: that would kill after 30 s what may need longer to save.
+        """Send a signal to every rank that has not had it; called again for ranks that start later."""
+        # The launcher gets no signal: it would kill the ranks after 30 s, and saving may take longer.
         for pid, process in self._processes():
             is_rank = b"RANK" in _environment(pid) and b"RANK" not in _environment(_parent(pid))
             if is_rank and pid not in self._signalled:
@@ -109,7 +124,7 @@ class HostAgent:
                     signal.pidfd_send_signal(process, number)
 
     def _end(self) -> bool:
-        """Kill all processes of the job on this host; whether they are gone."""
+        """Kill all processes of the job on this host; returns whether all have ended."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             found = False
@@ -123,22 +138,24 @@ class HostAgent:
         return False
 
     def _cannot_end(self) -> int:
+        """Report processes that do not end; returns exit code 1."""
         pids = [pid for pid, _ in self._processes()]
-        print(f"host agent: processes {pids} of the job do not end; this host is not used", file=sys.stderr)
+        print(f"host agent: processes {pids} of the job cannot be killed; this host is not used", file=sys.stderr)
         return 1
 
     def _processes(self) -> Iterator[tuple[int, int]]:
-        """Process id and descriptor of every process that carries the mark; the descriptor is closed afterwards."""
+        """Yield process id and pidfd of every process with the mark; the pidfd is closed afterwards."""
         for name in os.listdir("/proc"):
             if name.isdigit():
                 with _descriptor(int(name)) as process:
-                    # Read after the descriptor was opened: so what is signalled is what was looked at.
+                    # Read the environment after the pidfd is open: it then belongs to the process that is signalled.
                     if process is not None and _environment(int(name)).get(MARK.encode()) == self._mark.encode():
                         yield int(name), process
 
 
 @contextmanager
 def _descriptor(pid: int) -> Iterator[int | None]:
+    """Open the pidfd of a process; None if the process has ended."""
     try:
         process = os.pidfd_open(pid)
     except OSError:
@@ -151,7 +168,7 @@ def _descriptor(pid: int) -> Iterator[int | None]:
 
 
 def _environment(pid: int) -> dict[bytes, bytes]:
-    """The environment that a process was started with; empty where it has ended or is another user's."""
+    """The environment that a process was started with; empty if it has ended or belongs to another user."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if b"=" in entry)
@@ -160,6 +177,7 @@ def _environment(pid: int) -> dict[bytes, bytes]:
 
 
 def _parent(pid: int) -> int:
+    """Process id of a process's parent; 0 if the process has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[1])
@@ -168,7 +186,7 @@ def _parent(pid: int) -> int:
 
 
 def _address() -> str:
-    """The address by which the other hosts reach this one: the one that the supervisor came by, or the first."""
+    """Address of this host for the other hosts: the one of the supervisor's SSH connection, or else the first one."""
     came_by = os.environ.get("SSH_CONNECTION", "").split()
     if len(came_by) == 4 and not came_by[2].startswith("127."):
         return came_by[2]
@@ -177,20 +195,21 @@ def _address() -> str:
 
 
 def _free_port() -> int:
+    """A TCP port of this host on which nothing listens."""
     with socket.socket() as server:
         server.bind(("", 0))
         return server.getsockname()[1]
 
 
 def _tell(message: dict[str, Any]) -> None:
-    # The supervisor may be gone; then stdin has ended too, or will fall silent.
+    # If the supervisor has ended, stdin ends too or falls silent.
     with suppress(OSError):
         os.write(1, json.dumps(message).encode() + b"\n")
 
 
 if __name__ == "__main__":
-    # What the terminal and the connection send is the supervisor's affair; here the end of stdin decides. Not SIG_IGN:
-    # the job would inherit that.
+    # The supervisor handles signals of the terminal; the agent ends when stdin does. The job would inherit SIG_IGN, but
+    # not a handler.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     sys.exit(HostAgent(sys.argv[1], float(sys.argv[2])).serve())

@@ -1,4 +1,4 @@
-"""The supervisor's end of the connection to a host: one agent there, lines of JSON both ways."""
+"""The supervisor's connection to the agent of one host, over which both send lines of JSON."""
 
 import json
 import os
@@ -18,27 +18,27 @@ AGENT = Path(__file__).with_name("host_agent.py")
 
 
 class HostLink:
-    """One host of a job.
+    """Connection to the agent of one host of a job, which the constructor starts.
 
     Args:
-        host: its name in the hostfile.
-        shell: command that runs a command on it; nothing for this machine itself.
-        mark: of the job's processes, see :mod:`molstream.training.launch.host_agent`.
-        timeout_s: seconds of silence after which the host is lost; its agent ends the job there after two thirds.
+        host: name of the host in the hostfile. shell: command that runs a command on the host, such as ssh; empty for
+        this machine. mark: marks the job's processes, see :mod:`molstream.training.launch.host_agent`. timeout_s:
+        seconds without a message after which the host counts as lost; its agent ends the job after two thirds
+            of them.
     """
 
     def __init__(self, host: str, shell: Sequence[str], mark: str, timeout_s: float):
         self.host = host
         self.address = ""
-        """By which the other hosts reach it; known when it has answered."""
+        """Address for the other hosts; empty until the agent has answered."""
         self.free_port = 0
-        """Of that host, when it answered."""
+        """A port that was free on the host when its agent answered; 0 until then."""
         self.exit_code: int | None = None
-        """Of the launcher there, when it has ended."""
+        """Exit code of the launcher on the host; None while it runs."""
         self.lost = ""
-        """Why the host can no longer be used, or nothing."""
+        """Why the host can no longer be used; empty if it can."""
         agent = [sys.executable, "-I", "-u", str(AGENT), mark, str(timeout_s * 2 / 3)]
-        # A session of its own: a Ctrl-C at the terminal is for the supervisor, which asks the processes to save.
+        # In its own session, so that Ctrl-C at the terminal reaches the supervisor only, which asks the ranks to save.
         self._process = subprocess.Popen(
             [*shell, *(shlex.quote(word) for word in agent)] if shell else agent,
             stdin=subprocess.PIPE,
@@ -53,26 +53,32 @@ class HostLink:
 
     @property
     def answered(self) -> bool:
-        """Whether the agent is there, and nothing of an older start of the job is."""
+        """Whether the agent runs and has ended all processes of earlier starts of the job."""
         return bool(self.address)
 
     def start(self, command: Sequence[str], *, hostfile: str, environment: dict[str, str]) -> None:
-        """Start the launcher in this folder; ``{hostfile}`` in its command stands for a file of that content."""
+        """Start the launcher, in the same working directory as this process.
+
+        Args:
+            command: the launcher's command line, in which ``{hostfile}`` is replaced by the path of the hostfile.
+            hostfile: content of the hostfile.
+            environment: variables that are added to the agent's own.
+        """
         start = {"command": command, "folder": os.getcwd(), "environment": environment, "hostfile": hostfile}
         self._tell({"start": start})
 
     def stop(self) -> None:
-        """Ask the processes of the job to save and end."""
+        """Send SIGTERM to the ranks on the host, which makes them save and end."""
         self._tell({"signal": signal.SIGTERM})
 
     def read(self) -> None:
-        """Take in what the agent has said; call when ``answers`` is readable."""
+        """Read and handle the agent's messages; call when ``answers`` is readable."""
         data = os.read(self.answers, 1 << 16)
         if not data:
             self.lost = self.lost or "the connection ended"
         self._heard = time.monotonic()
         *lines, self._pending = (self._pending + data).split(b"\n")
-        # What the host's login scripts print comes by the same way.
+        # Other lines are output of the host's login scripts.
         for line in (line for line in lines if line.startswith(b"{")):
             message = json.loads(line)
             if hello := message.get("hello"):
@@ -80,7 +86,7 @@ class HostLink:
             self.exit_code = message.get("exit", self.exit_code)
 
     def tick(self) -> None:
-        """Give a sign of life, and notice that the other side gives none."""
+        """Send a heartbeat if one is due, and mark the host as lost if its heartbeats stopped."""
         now = time.monotonic()
         if now - self._heard > self._timeout_s:
             self.lost = self.lost or f"no sign of life for {self._timeout_s:.0f} s"
@@ -95,12 +101,12 @@ class HostLink:
             self.lost = self.lost or "the connection ended"
 
     def close(self) -> None:
-        """End what runs there; the agent does so when its stdin ends."""
+        """Close the agent's stdin, which makes it end the job on the host."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     def wait_closed(self) -> None:
-        """Wait until the agent has ended the job there and is gone; a host that is lost is not waited for."""
+        """Wait until the agent has ended, unless the host is lost; then kill the connection."""
         try:
             self._process.wait(0.0 if self.lost else PATIENCE_S + SIGN_OF_LIFE_S)
         except subprocess.TimeoutExpired:
@@ -111,7 +117,7 @@ class HostLink:
 
 
 def watch(links: Sequence[HostLink], over: Callable[[], bool]) -> None:
-    """Listen to hosts, and give them signs of life, until ``over()``."""
+    """Handle messages of hosts and send heartbeats until ``over()`` returns True."""
     with selectors.DefaultSelector() as selector:
         for link in links:
             selector.register(link.answers, selectors.EVENT_READ, link)

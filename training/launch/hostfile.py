@@ -1,4 +1,4 @@
-"""The hosts of a job: a hostfile, the launcher's filters on it, and the slots that share the lanes evenly."""
+"""Reads a hostfile, applies the launcher's filters, and selects slots that divide the lanes evenly."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,16 +7,16 @@ from pathlib import Path
 from molstream.errors import ConfigError
 
 Slots = dict[str, list[int]]
-"""The numbers of the accelerators (or, on CPUs, processes) of every host, in the order of the hostfile."""
+"""Numbers of the accelerators (on CPUs: processes) of each host, in the order of the hostfile."""
 
 _LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(?:#.*)?")
 
 
 def read_hostfile(path: Path) -> Slots:
-    """The slots of a hostfile: one ``NAME slots=NUMBER`` on a line, as the ``deepspeed`` launcher reads it.
+    """Read the slots of a hostfile, in the ``deepspeed`` launcher's format: one ``NAME slots=NUMBER`` per line.
 
     Raises:
-        ConfigError: no such file, no host in it, a line of another form, or a host twice.
+        ConfigError: the file is missing, has no host, a malformed line, or a host twice.
     """
     try:
         lines = path.read_text().splitlines()
@@ -36,10 +36,15 @@ def read_hostfile(path: Path) -> Slots:
 
 
 def filter_slots(slots: Slots, include: str = "", exclude: str = "", per_host: int | None = None) -> Slots:
-    """What the launcher's ``--include``, ``--exclude`` (``host1:0,2@host2``) and ``--num_accelerators`` leave.
+    """Apply the launcher's ``--include`` or ``--exclude`` (``host1:0,2@host2``), or its ``--num_accelerators``.
+
+    Args:
+        slots: all slots of the hostfile.
+        include, exclude: filters in the launcher's syntax; empty for none.
+        per_host: number of slots on every host, in place of the hostfile's.
 
     Raises:
-        ConfigError: a filter names what the hostfile does not have, two are given, or nothing is left.
+        ConfigError: a filter names a host or slot that the hostfile lacks, two are given, or no slot is left.
     """
     given = {"--include": include, "--exclude": exclude, "--num_accelerators": per_host}
     if len(names := [name for name, value in given.items() if value]) > 1:
@@ -67,7 +72,10 @@ def filter_slots(slots: Slots, include: str = "", exclude: str = "", per_host: i
 
 
 def share_lanes(slots: Mapping[str, list[int]], lanes: int) -> Slots:
-    """As many slots as divide the lanes evenly, hosts taken in order; a host of which none is used is left out."""
+    """Select as many slots as possible whose number divides the lanes, from the hosts in order.
+
+    Hosts without a selected slot are left out.
+    """
     total = sum(map(len, slots.values()))
     free = max((w for w in range(1, min(total, lanes) + 1) if lanes % w == 0), default=0)
     used: Slots = {}
@@ -79,10 +87,10 @@ def share_lanes(slots: Mapping[str, list[int]], lanes: int) -> Slots:
 
 
 def num_slots(slots: Mapping[str, list[int]]) -> int:
-    """The world size on these slots."""
+    """Number of slots on all hosts, which is the world size."""
     return sum(map(len, slots.values()))
 
 
 def describe_slots(slots: Mapping[str, Iterable[int]]) -> str:
-    """For people and for the launcher's ``--include``: ``host1:0,1@host2:0``."""
+    """Slots in the launcher's ``--include`` syntax, ``host1:0,1@host2:0``, for the launcher and for messages."""
     return "@".join(f"{host}:{','.join(map(str, own))}" for host, own in slots.items())

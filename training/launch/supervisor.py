@@ -1,9 +1,9 @@
-"""``molstream supervise deepspeed ...``: keeps a job of many hosts running on those that are left.
+"""``molstream supervise deepspeed ...``: restarts a job of many hosts on the hosts that are reachable.
 
-It reaches every host of the hostfile, shares the lanes among the slots of those that answer, and starts the
-``deepspeed`` launcher on each. When a process fails or a host falls silent, it ends what is left of the job and starts
-again from the newest checkpoint, on the hosts that answer then. Whether the run is done, and whether it gets on, it
-reads from the run directory and not from exit codes.
+It connects to every host of the hostfile, distributes the lanes over the slots of the hosts that answer, and starts the
+``deepspeed`` launcher on each. When a process fails or a host stops responding, it ends the job on all hosts and
+restarts it from the newest checkpoint on the hosts that answer then. It reads the run's progress from its checkpoints,
+not from exit codes.
 """
 
 import argparse
@@ -35,22 +35,23 @@ from molstream.training.launch.hostfile import (
 from molstream.training.run.directory import COMMAND_VARIABLE, RunDirectory
 
 PORTS = 100
-"""Every start takes another port, so that what is left of an old job never meets a new one; so many, then again."""
+"""Number of ports, from master_port on, that starts use in turn; leftovers of one start cannot join the next one."""
 LONGEST_PAUSE_S = 60.0
+"""Longest pause between starts, in seconds; it doubles with each start without a new checkpoint."""
 LOCALHOST = "localhost"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is started: the hosts, the launcher's further arguments, the program, and what it would train."""
+    """A job as parsed from the command line: hosts, arguments of the launcher, program, and its configuration."""
 
     slots: Slots
     num_hosts: int | None
-    """Hosts of those that answer that are used; the others are spare."""
+    """Number of answering hosts to use, the others being spare; None for all."""
     master_addr: str
-    """Address of the first host of the hostfile; empty to find one out."""
+    """Address of the first host of the hostfile; empty to detect it."""
     master_port: int | None
-    """Port of the first start, the next ones taking those after it; any free one where none is given."""
+    """Port of the first start; later starts use the following ports. None for any free port."""
     ssh_port: int | None
     launcher: tuple[str, ...]
     program: tuple[str, ...]
@@ -62,7 +63,8 @@ def parse_command(words: Sequence[str]) -> Job:
     """Read a command line ``[deepspeed's arguments] .../pretrain.py [key=value ...]``.
 
     Raises:
-        ConfigError: no pretrain.py in it, an argument that belongs to the supervisor, or what the program would refuse.
+        ConfigError: pretrain.py is missing, an argument of the launcher is reserved for the supervisor, or the
+            configuration of the run is invalid.
     """
     place = next((k for k, word in enumerate(words) if Path(word).name == "pretrain.py"), None)
     if place is None:
@@ -84,7 +86,7 @@ def parse_command(words: Sequence[str]) -> Job:
     own, rest = parser.parse_known_args(words[:place])
     refused = {"--launcher", "--launcher_args", "--no_ssh", "--node_rank", "--autotuning", "--save_pid"}
     if found := sorted(refused & {word.partition("=")[0] for word in rest}):
-        raise ConfigError(f"{', '.join(found)}: leave it out, the supervisor starts the launcher on every host itself.")
+        raise ConfigError(f"{', '.join(found)}: leave it out; the supervisor starts the launcher on every host itself.")
     slots = {LOCALHOST: _local_slots(own.per_host)} if own.hostfile is None else read_hostfile(own.hostfile)
     return Job(
         slots=filter_slots(slots, own.include, own.exclude, own.per_host),
@@ -99,7 +101,7 @@ def parse_command(words: Sequence[str]) -> Job:
 
 
 def _local_slots(number: int | None) -> list[int]:
-    """The accelerators of this machine, by the launcher's rules; one slot where there is none."""
+    """Slots of this machine by the launcher's rules; one slot if it has no accelerator."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if number is None and all(name.isdigit() for name in visible):
         return [int(name) for name in visible]
@@ -107,12 +109,12 @@ def _local_slots(number: int | None) -> list[int]:
 
 
 class Supervisor:
-    """Starts a job again and again until its run is done.
+    """Starts a job repeatedly until its run is done.
 
     Args:
         config: how hosts are reached and when to give up.
         job: from :func:`parse_command`.
-        command: the whole command line, which the job tells as the one that continues it.
+        command: the whole command line, which the job prints as the command that resumes it.
     """
 
     def __init__(self, config: SuperviseConfig, job: Job, command: str):
@@ -123,10 +125,13 @@ class Supervisor:
         self._starts = 0
 
     def run(self) -> int:
-        """Until the run is done (0), refused (2), or stopped by a signal with what it has saved (130).
+        """Start and restart the job until it ends.
+
+        Returns:
+            Exit code: 0 the run is done, 2 its configuration is refused, 130 stopped by a signal.
 
         Raises:
-            TrainingError: too many starts in a row brought no newer checkpoint.
+            TrainingError: too many consecutive starts ended without a newer checkpoint.
         """
         pretrain = self._job.pretrain
         last = min(pretrain.steps, pretrain.stop_at or pretrain.steps)
@@ -147,18 +152,22 @@ class Supervisor:
                 if fruitless > self._config.restarts:
                     raise TrainingError(
                         f"{fruitless} starts in a row ended without a checkpoint after step {step} of {last} in "
-                        f"{self._store.where}. What they said stands above; the same command tries again."
+                        f"{self._store.where}. Fix the errors above and run the same command again to resume."
                     )
                 pause = min(2.0**fruitless, LONGEST_PAUSE_S)
-                self._say(f"starting again from step {step} of {last} in {pause:.0f} s")
+                self._say(f"restarting from step {step} of {last} in {pause:.0f} s")
                 _sleep(pause, stop)
 
     def _step(self) -> int:
-        """Steps done in the newest checkpoint; 0 without one."""
+        """Step of the newest checkpoint; 0 if there is none."""
         return max(self._store.steps(), default=0)
 
     def _start_once(self, stop: Stop) -> int:
-        """Start the job on the hosts that answer, and watch it to its end; the exit code of what failed first."""
+        """Start the job on the hosts that answer and wait for its end.
+
+        Returns:
+            Exit code of the launcher that failed first; 0 if none failed, 1 if the job could not start.
+        """
         links = [self._link(host) for host in self._job.slots]
         try:
             watch(links, lambda: stop.requested or all(link.answered or link.lost for link in links))
@@ -187,7 +196,7 @@ class Supervisor:
             raise ConfigError(f"remote_shell={self._config.remote_shell}: {shell[0]} is not installed here.") from error
 
     def _choose(self, links: Sequence[HostLink]) -> Slots:
-        """The slots that are used, and a word on what is not."""
+        """Select the slots for the job; logs the hosts that did not answer and the number of idle slots."""
         slots, lanes = self._job.slots, self._job.pretrain.data.lanes
         answered = [link.host for link in links]
         if silent := [host for host in slots if host not in answered]:
@@ -199,6 +208,7 @@ class Supervisor:
         return chosen
 
     def _order_start(self, members: Sequence[HostLink], chosen: Slots) -> None:
+        """Start the launcher on each host, with one address and port for all."""
         first = next(iter(self._job.slots))
         if len(members) == 1:
             address = "127.0.0.1"
@@ -220,14 +230,18 @@ class Supervisor:
             )
 
     def _watch(self, members: Sequence[HostLink], stop: Stop) -> int:
-        """Until every launcher has ended, or one has failed and the others have had time to say what they saw."""
+        """Wait until every launcher has ended, or until one has failed and the others have had time to report errors.
+
+        Returns:
+            Exit code of the launcher that failed first; 1 if its host is lost, 0 if none failed.
+        """
         passed_on = False
 
         def over() -> bool:
             nonlocal passed_on
             if stop.requested and not passed_on:
                 passed_on = True
-                self._say("a signal asks for a stop: passed on to every process")
+                self._say("stop requested by a signal: sent SIGTERM to every rank")
                 for link in members:
                     link.stop()
             return any(link.lost or link.exit_code for link in members) or all(
@@ -241,7 +255,7 @@ class Supervisor:
         if failed.lost:
             self._say(f"lost {failed.host}: {failed.lost}")
             return 1
-        # All of them get here by themselves, and say why: the peers of a process that is gone, and all on a signal.
+        # The other launchers end by themselves, with error messages of their own: wait for these.
         deadline = time.monotonic() + self._config.host_timeout_s
         watch(members, lambda: all(m.lost or m.exit_code is not None for m in members) or time.monotonic() > deadline)
         self._say(f"the launcher on {failed.host} ended with exit code {failed.exit_code}")
@@ -257,11 +271,11 @@ class Supervisor:
 
 
 FORWARDED = ("PATH", "PYTHON", "LD_LIBRARY", "DS_", "OMP_", "MKL_", "TORCH", "NCCL", "GLOO", "UCX", "MV2", "MLFLOW")
-"""Beginnings of the environment variables that the hosts get: those that the launcher sends, and those of CPU runs."""
+"""Prefixes of the environment variables that are sent to hosts: the launcher's, and those that CPU runs need."""
 
 
 def _environment() -> dict[str, str]:
-    """What the job is given: the variables above, and those in the launcher's own file, .deepspeed_env."""
+    """Environment of the job: variables with these prefixes, and those in the launcher's file .deepspeed_env."""
     variables = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
     for folder in (Path.home(), Path.cwd()):
         file = folder / os.environ.get("DS_ENV_FILE", ".deepspeed_env")
@@ -272,6 +286,7 @@ def _environment() -> dict[str, str]:
 
 
 def _sleep(seconds: float, stop: Stop) -> None:
+    """Sleep, but return early if a stop is requested."""
     deadline = time.monotonic() + seconds
     while not stop.requested and time.monotonic() < deadline:
         time.sleep(0.2)
