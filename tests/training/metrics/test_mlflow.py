@@ -121,7 +121,7 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_in_the_end(tmp_pa
     assert history(client, run) == expected((range(1, 311), 0.0))
     assert all(math.isnan(value) for _, value, _ in history(client, run, "train/lost"))
     assert len(told.lines) == 2
-    assert "the steps 51 to 310 are handed over" in told
+    assert "sent the records of steps 51 to 310" in told
     # Neither the address nor what is in it is told or written.
     written = "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
     assert "127.0.0.1" not in "".join((*told.lines, written, *capfd.readouterr(), caplog.text))
@@ -147,9 +147,9 @@ def test_training_does_without_the_server_and_what_it_missed_is_handed_over_afte
             "log.loggers=[mlflow]",
             "log.project=afterwards",
         )
-    assert result.stderr.count("mlflow takes no records now") == 1
+    assert result.stderr.count("mlflow is not available") == 1
     assert "mlflow has confirmed the records up to step 0 of 4" in result.stderr
-    assert f"To hand over the rest: molstream sync run_dir={run_dir}" in result.stderr
+    assert f"To send the rest: molstream sync run_dir={run_dir}" in result.stderr
     assert "127.0.0.1" not in result.stdout + result.stderr + (run_dir / "log.txt").read_text()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     result = molstream("sync", f"run_dir={run_dir}")

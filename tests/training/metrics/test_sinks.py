@@ -121,8 +121,8 @@ def test_an_outage_is_told_once_and_made_up_for_in_order(tmp_path, flaky):
     assert flaky.ended == "finished"
     assert len(set(flaky.opened)) == 1
     assert len(told.lines) == 2
-    assert "flaky takes no records now (down): they stay in metrics.jsonl" in told.lines[0]
-    assert "flaky is back: the steps 11 to 30 are handed over" in told.lines[1]
+    assert "flaky is not available (down): records stay in metrics.jsonl" in told.lines[0]
+    assert "flaky is available again: sent the records of steps 11 to 30" in told.lines[1]
 
 
 def test_a_sink_that_hangs_holds_nobody_up_and_what_it_lacks_is_told(tmp_path, flaky):
@@ -134,8 +134,7 @@ def test_a_sink_that_hangs_holds_nobody_up_and_what_it_lacks_is_told(tmp_path, f
     delivery.wake()
     assert not finish_all([delivery], "finished", grace_s=0.2)
     assert (
-        f"the records up to step 0 of 5; metrics.jsonl has all of them. To hand over the rest: hand over {tmp_path}"
-        in told
+        f"the records up to step 0 of 5; metrics.jsonl has all of them. To send the rest: hand over {tmp_path}" in told
     )
     flaky.hanging.set()
 

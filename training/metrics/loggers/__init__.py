@@ -1,4 +1,4 @@
-"""Where a run's numbers are shown beside metrics.jsonl: the table of loggers, chosen by name in ``log.loggers``."""
+"""Loggers, which show the records of metrics.jsonl elsewhere; ``log.loggers`` chooses them by name."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ LOGGERS: dict[str, type[Logger]] = {
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Make sure that the loggers exist and can be used here.
+    """Check that the loggers exist and can be used in this environment.
 
     Raises:
-        ConfigError: an unknown name; or a package, address or key is missing.
+        ConfigError: a name is unknown, or a package, address or key is missing.
     """
     for name in names:
         if name not in LOGGERS:

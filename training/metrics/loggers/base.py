@@ -1,4 +1,4 @@
-"""What a logger is, and what it is told of a run."""
+"""Interface of a logger, and the description of a run that it receives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from molstream.errors import MolstreamError
 from molstream.training.metrics.records import Record
 
 GRACE_S = 20
-"""Seconds that the end of a run waits for its loggers: a scheduler that asks a job to stop waits about 30."""
+"""Seconds that a run waits for its loggers at its end; schedulers kill a job about 30 s after they ask it to stop."""
 
 Value = bool | int | float | str | None
 
 
 class LoggerError(MolstreamError):
-    """A logger cannot take records now. The text holds no address and no secret: it goes to log.txt."""
+    """A logger cannot take records now. The message must contain no address and no secret: it goes to log.txt."""
 
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What a logger shows of a run besides its records."""
+    """Name, configuration and tags of a run, which loggers show with its records."""
 
     name: str
     """Name of the run directory."""
@@ -29,54 +29,57 @@ class RunDescription:
     folder: Path
     """The run directory."""
     parameters: dict[str, Value]
-    """The configuration that the run was started with, by dotted key."""
+    """Configuration of the run, by dotted key."""
     tags: dict[str, str]
-    """Dataset fingerprint, versions, and on what each launch ran."""
+    """Dataset fingerprint, package versions, and the processes of each launch."""
 
 
 class Logger(Protocol):
-    """A place that shows the records of a run.
+    """Interface of a logger, which sends the records of a run to a file or server.
 
-    One thread calls its methods, which may block. They raise :class:`LoggerError` where the world outside is at fault;
-    after that the logger is opened again. Records come in order; after a crash some may come a second time.
+    One thread calls its methods, which may block. They raise :class:`LoggerError` if the file system or the server
+    fails; the logger is then opened again. Records come in order; after a crash some may come twice.
     """
 
     rewinds: ClassVar[bool]
-    """Whether it can drop what was recorded after a step. One that cannot keeps the first record of a step."""
+    """Whether the logger can remove records after a step. One that cannot keeps the first record of each step."""
     later: ClassVar[str]
-    """Command that hands over what is missing, once the run is over; `{run}` is the run directory."""
+    """Command that sends missing records after the run; `{run}` stands for the run directory."""
 
     def __init__(self, run: RunDescription) -> None: ...
 
     @staticmethod
     def check() -> None:
-        """Make sure, before anything starts, that its package and its part of the environment are there.
+        """Check that the logger's package is installed and its environment variables are set.
 
         Raises:
-            ConfigError: they are not.
+            ConfigError: the package or a variable is missing.
         """
         ...
 
     def open(self, run_id: str, step: int) -> int:
-        """Begin, or go on with, the run of this id, which has the records up to ``step``; 0 if it turns out to be new.
+        """Create the run, or continue it.
 
         Args:
-            run_id: made once per run and logger; opening it again finds the same run.
-            step: from here on records follow; a logger that rewinds drops what it has beyond.
+            run_id: unique for a run and logger; the same run is found by it again.
+            step: the logger has the records up to this step; one that rewinds removes later ones.
+
+        Returns:
+            Step after which records are to be sent: ``step``, less if the server lost some, 0 for a new run.
         """
         ...
 
     def write(self, records: Sequence[Record]) -> None:
-        """Take records; when it returns they are safe from a crash of this process."""
+        """Write records; when this returns, they survive a crash of this process."""
         ...
 
     def close(self, ended: str) -> None:
-        """The run is over for now: finished, stopped or failed."""
+        """Close the run with its outcome: finished, stopped or failed."""
         ...
 
 
 def kinds(error: BaseException) -> str:
-    """The kinds of an error and of its causes; their texts are left out, for they hold addresses."""
+    """Class names of an error and its causes, without their messages, which may contain addresses."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)

@@ -1,4 +1,4 @@
-"""How a logger gets its records: a thread sends it what metrics.jsonl has, in order, at the logger's own pace."""
+"""Sends records from metrics.jsonl to a logger, in order, in a background thread."""
 
 import json
 import threading
@@ -12,23 +12,25 @@ from molstream.training.metrics.loggers.base import GRACE_S, Logger, LoggerError
 from molstream.training.metrics.records import MetricsReader, last_step
 
 BATCH = 100
-"""Records that are handed over at a time."""
+"""Maximum number of records per call of a logger's ``write``."""
 RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
-"""Seconds between attempts, doubled from one to the next."""
+"""Seconds before the first retry, doubled for each further one, and their maximum."""
 
 
 class Delivery:
-    """Feeds one logger from metrics.jsonl, and remembers in ``loggers/NAME.json`` up to which step.
+    """Sends the records of metrics.jsonl to one logger, and stores the step that it reached in ``loggers/NAME.json``.
 
-    The file is the queue: its length costs no memory, nothing in it is lost when a server or this process dies, and
-    what a logger misses, because it was down or because it was named in the configuration only later, is handed over
-    when it can be. Training is never waited for, nor does it wait.
+    metrics.jsonl serves as the queue: it takes no memory and survives a crash of the server or of this process. Records
+    that a logger missed, because it was down or was configured later, are sent when it is available. Training never
+    waits for a logger.
 
     Args:
-        name, logger: of the table.
+        name: name of the logger in the table.
+        logger: the logger.
         folder: the run directory, which has a metrics.jsonl.
-        restored: steps done when this launch began; a logger that rewinds forgets what came after them.
-        say: told when the logger fails, when it is back, and what is missing at the end.
+        restored: number of steps done at the start of this launch; a logger that rewinds removes later records.
+        say: called with a message when the logger fails, when it is available again, and if records are missing at the
+            end.
     """
 
     def __init__(self, name: str, logger: Logger, folder: Path, restored: int, say: Callable[[str], None]):
@@ -39,35 +41,39 @@ class Delivery:
             state = json.loads(self._state.read_text())
         self._run_id: str = state["run_id"]
         self.step: int = min(state["step"], restored) if logger.rewinds else state["step"]
-        """Steps whose records the logger has."""
+        """Step up to which the logger has records."""
         self._ended = ""
         self._wake, self._closing, self._closed = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._deliver, name=f"logger-{name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to hand over."""
+        """Start the thread."""
         self._state.parent.mkdir(exist_ok=True)
-        # Before the logger hears of it: whatever happens next, the id stays the same.
+        # Store the id before the logger gets it, so that it is the same after a crash.
         self._remember(self.step)
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that metrics.jsonl has grown."""
+        """Wake the thread, after records were added to metrics.jsonl."""
         self._wake.set()
 
     def finish(self, ended: str) -> None:
-        """Say that it will not grow any more, and how the run ended: finished, stopped or failed."""
+        """Tell the thread that metrics.jsonl is complete.
+
+        Args:
+            ended: outcome of the run: finished, stopped or failed.
+        """
         self._ended = ended
         self._closing.set()
         self._wake.set()
 
     def wait(self, until: float) -> bool:
-        """Wait until ``time.monotonic()`` is ``until`` at the most; whether everything is handed over."""
+        """Wait for the thread until ``time.monotonic()`` is ``until``; returns whether all records are sent."""
         self._thread.join(max(0.0, until - time.monotonic()))
         if not self._closed.is_set():
             self._say(
                 f"{self._name} has confirmed the records up to step {self.step} of {last_step(self._folder)}; "
-                f"metrics.jsonl has all of them. To hand over the rest: {self._sink.later.format(run=self._folder)}"
+                f"metrics.jsonl has all of them. To send the rest: {self._sink.later.format(run=self._folder)}"
             )
         return self._closed.is_set()
 
@@ -75,7 +81,7 @@ class Delivery:
         reader: MetricsReader | None = None
         delay, failed_at = RETRY_S, -1
         while True:
-            # Asked first: what is written before the end is said is then seen below.
+            # Read this first: records that were written before the end are then seen below.
             closing = self._closing.is_set()
             try:
                 if reader is None:
@@ -85,7 +91,9 @@ class Delivery:
                     self._sink.write(records)
                     self._remember(int(records[-1]["step"]))
                 if failed_at >= 0:
-                    self._say(f"{self._name} is back: the steps {failed_at + 1} to {self.step} are handed over")
+                    self._say(
+                        f"{self._name} is available again: sent the records of steps {failed_at + 1} to {self.step}"
+                    )
                 delay, failed_at = RETRY_S, -1
                 if closing:
                     self._sink.close(self._ended)
@@ -95,8 +103,8 @@ class Delivery:
                 if failed_at < 0:
                     why = str(error) if isinstance(error, LoggerError) else kinds(error)
                     self._say(
-                        f"{self._name} takes no records now ({why}): they stay in metrics.jsonl and are handed over "
-                        "when it is back"
+                        f"{self._name} is not available ({why}): records stay in metrics.jsonl and are sent when it is "
+                        "available again"
                     )
                     failed_at = self.step
                 reader = None
@@ -116,7 +124,7 @@ class Delivery:
 
 
 def finish_all(deliveries: Sequence[Delivery], ended: str, grace_s: float = GRACE_S) -> bool:
-    """End all deliveries, in at most ``grace_s`` seconds together; whether everything is handed over."""
+    """End all deliveries, within ``grace_s`` seconds in total; returns whether all records are sent."""
     for delivery in deliveries:
         delivery.finish(ended)
     until = time.monotonic() + grace_s

@@ -1,4 +1,4 @@
-"""A run of an MLflow tracking server, whose address is in MLFLOW_TRACKING_URI."""
+"""Logger for an MLflow tracking server, whose address is in MLFLOW_TRACKING_URI."""
 
 import importlib.util
 import os
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 RUN_TAG = "molstream.run"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 MAX_METRICS, MAX_PARAMETERS, MAX_VALUE = 1000, 100, 6000
-"""What the server takes in one request, and characters of a parameter."""
+"""The server's limits: metrics and parameters per request, characters per parameter."""
 ENVIRONMENT = {
-    # The client's own retries would keep a request for minutes, and log the address.
+    # The client's own retries would block a request for minutes and log the address.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # A training job on a cluster talks to the user's server and to nobody else.
+    # A training job connects to the user's server only.
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-"""How the client behaves here, where the user's environment does not say otherwise."""
+"""Defaults of the client's environment variables; the user's environment takes precedence."""
 
 T = TypeVar("T")
 
 
 class MLflowLogger:
-    """A run of the experiment ``run.project``, found again by a tag.
+    """Writes to a run of the experiment ``run.project``, which it finds by a tag.
 
-    The server has no way to remove values, and draws what is recorded twice as a zigzag: so a step that is done again
-    after a crash keeps its first values, which exact resume makes the same. A request that is repeated because its
-    answer was lost does no harm: the server knows equal values of equal step and time.
+    The server cannot remove values, and plots values that are logged twice as a zigzag. So a step that is repeated
+    after a crash keeps its first values, which equal the new ones since resume is exact. Repeating a request whose
+    answer was lost is harmless: the server ignores equal values of equal step and time.
     """
 
     rewinds: ClassVar[bool] = False
@@ -70,7 +70,7 @@ class MLflowLogger:
             run = found[0] if found else client.create_run(where, tags={RUN_TAG: run_id}, run_name=self._run.name)
             self._id = run.info.run_id
             client.update_run(self._id, "RUNNING")
-            # Parameters cannot be changed; those of a request that was cut short are added.
+            # Parameters cannot be changed; add those that an interrupted request left out.
             names = [name for name in self._run.parameters if name not in run.data.params]
             for part in _parts(names, MAX_PARAMETERS):
                 parameters = [Param(name, str(self._run.parameters[name])[:MAX_VALUE]) for name in part]
@@ -102,7 +102,7 @@ class MLflowLogger:
 
 @contextmanager
 def _server() -> Iterator[None]:
-    """Turns what the client raises into :class:`LoggerError`, with the server's code for it."""
+    """Convert the client's exceptions into :class:`LoggerError` with the server's error code."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
@@ -115,6 +115,7 @@ def _server() -> Iterator[None]:
 
 
 def _parts(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    """Split items into lists of at most ``size``."""
     iterator = iter(items)
     while part := list(islice(iterator, size)):
         yield part

@@ -1,4 +1,4 @@
-"""TensorBoard events in the run directory."""
+"""Logger that writes TensorBoard events to the run directory."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TensorBoardLogger:
-    """Events in ``tensorboard/``, one file per launch; TensorBoard itself drops what a launch does again."""
+    """Writes events to ``tensorboard/``, one file per launch; TensorBoard hides steps that a later launch repeats."""
 
     rewinds: ClassVar[bool] = True
     later: ClassVar[str] = "molstream sync run_dir={run}"
@@ -56,6 +56,7 @@ class TensorBoardLogger:
 
 @contextmanager
 def _disk() -> Iterator[None]:
+    """Convert errors of the file system into :class:`LoggerError`."""
     try:
         yield
     except OSError as error:

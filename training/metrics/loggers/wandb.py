@@ -1,4 +1,4 @@
-"""A run of Weights & Biases; its client finds server, key and mode in the environment (WANDB_API_KEY and others)."""
+"""Logger for Weights & Biases, whose client reads server, key and mode from the environment (WANDB_API_KEY etc.)."""
 
 import importlib.util
 import os
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from wandb import Run, Settings
 
 EXIT_CODE = {"finished": 0, "stopped": 130, "failed": 1}
+"""Exit code that W&B shows, by the outcome of the run."""
 
 
 class WandbLogger:
-    """A run of the project ``run.project``, continued by its id.
+    """Writes to a run of the project ``run.project``, which it continues by its id.
 
-    W&B refuses steps below the newest one: so a step that is done again after a crash keeps its first values, which
-    exact resume makes the same. With WANDB_MODE=offline each launch writes a folder of its own into ``wandb/`` of the
-    run directory, of the same run id. Otherwise its client's files stay out of it, because they hold the address.
+    W&B rejects steps below the newest one. So a step that is repeated after a crash keeps its first values, which equal
+    the new ones since resume is exact. With WANDB_MODE=offline each launch writes a folder with the same run id to
+    ``wandb/`` in the run directory. Otherwise the client's files are kept elsewhere, because they contain the address.
     """
 
     rewinds: ClassVar[bool] = False
@@ -39,7 +40,7 @@ class WandbLogger:
     def check() -> None:
         if importlib.util.find_spec("wandb") is None:
             raise ConfigError("log.loggers names wandb, which is not installed: pip install 'molstream[wandb]'.")
-        # Without a key its client would ask for one, in the middle of the job.
+        # Without a key the client would prompt for one during the job.
         if not _is_offline() and not _client_module().login(prompt=False, verify=False):
             raise ConfigError(
                 "log.loggers names wandb, but there is no key: export WANDB_API_KEY, or run `wandb login`; "
@@ -55,7 +56,7 @@ class WandbLogger:
         wandb = _client_module()
         with self._client():
             if self._failed:
-                # Its service keeps the id of a run that failed; whatever the run took is in its file.
+                # The client's service blocks the id of a run that failed; its records are in the client's file.
                 wandb.teardown(exit_code=1)
             self._run = run = wandb.init(
                 project=description.project,
@@ -69,7 +70,7 @@ class WandbLogger:
             self._failed = False
             if offline:
                 return step if earlier else 0
-            # What a client that died had not uploaded, the server does not have: it tells its next step.
+            # The server lacks records that a client had not uploaded when it died; `run.step` is its next step.
             return min(step, max(0, run.step - 1)) if run.resumed else 0
 
     def write(self, records: Sequence[Record]) -> None:
@@ -86,7 +87,7 @@ class WandbLogger:
 
     @contextmanager
     def _client(self) -> Iterator[None]:
-        """Whatever its client raises, be it an exception of its internals, W&B takes no records now."""
+        """Convert every exception of the client, internal ones included, into :class:`LoggerError`."""
         try:
             yield
         except Exception as error:
@@ -95,7 +96,8 @@ class WandbLogger:
 
 
 def _client_module() -> ModuleType:
-    # It would print the address. It reads this when it is imported.
+    """Import wandb."""
+    # The client would print the address. It reads this variable at import.
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
@@ -103,14 +105,16 @@ def _client_module() -> ModuleType:
 
 
 def _is_offline() -> bool:
+    """Whether the client is configured to contact no server."""
     return _client_module().setup().settings.mode in ("offline", "dryrun", "disabled")
 
 
 def _settings() -> "Settings":
+    """Settings that keep the client quiet and private, and bound its waiting times."""
     return _client_module().Settings(
         silent=True,
         console="off",
-        # What it would find out by itself holds user and host names, paths, source code and arguments.
+        # By default the client collects user and host names, paths, source code and arguments.
         disable_git=True,
         disable_code=True,
         save_code=False,
