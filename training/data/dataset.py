@@ -283,7 +283,8 @@ def _pack(batch: "Batch") -> None:
 
     Each storage takes a file descriptor and a connection of its own, which would be most of what a batch costs.
     """
-    holders: list[Any] = [batch.stores[0], batch._slice_dict, batch._inc_dict]
+    inside: Any = batch  # PyG declares none of these attributes
+    holders: list[Any] = [inside.stores[0], inside._slice_dict, inside._inc_dict]
     tensors = {id(value): value for holder in holders for value in holder.values() if isinstance(value, torch.Tensor)}
     # The widest types first, so that every tensor is aligned.
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
