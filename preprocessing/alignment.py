@@ -1,4 +1,4 @@
-"""How far two conformers of a molecule are from each other, whichever way equivalent atoms are numbered."""
+"""Distance between conformers of a molecule, whichever way equivalent atoms are numbered."""
 
 import numpy as np
 from rdkit import Chem
@@ -19,8 +19,8 @@ def best_rmsd(smiles: str, reference: np.ndarray, generated: np.ndarray) -> np.n
 
     Args:
         smiles: stored SMILES; its atoms, in their order, are the first ones of the conformers.
-        reference: [r, n, 3], angstrom; atoms behind those of ``smiles`` are hydrogens and not looked at.
-        generated: [g, n, 3].
+        reference: [r, n, 3], angstrom; atoms behind those of ``smiles`` are hydrogens, and ignored.
+        generated: [g, n, 3], angstrom.
 
     Raises:
         MoleculeError: RDKit cannot read the SMILES.
@@ -37,7 +37,7 @@ def best_rmsd(smiles: str, reference: np.ndarray, generated: np.ndarray) -> np.n
 
 
 def with_conformers(smiles: str, positions: np.ndarray) -> Chem.Mol:
-    """The molecule of ``smiles`` with the conformers [c, n, 3]; atoms behind its own are left out."""
+    """The molecule of ``smiles`` with conformers at ``positions`` [c, n, 3]; positions behind its atoms are ignored."""
     mol = Chem.MolFromSmiles(smiles)
     for conformer_positions in positions:
         conformer = Chem.Conformer(mol.GetNumAtoms())

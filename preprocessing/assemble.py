@@ -1,4 +1,4 @@
-"""Elements, bonds, charges and positions -> an RDKit molecule, or why these are none: the way back from a record."""
+"""From a record back to a molecule: elements, bonds, charges and positions -> an RDKit molecule, or why not."""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -24,8 +24,8 @@ def assemble(
 ) -> Chem.Mol:
     """The sanitized molecule with these atoms in this order, one conformer, and the stereochemistry that it shows.
 
-    Hydrogens that are no atoms fill the valences of the elements. Which nitrogens of an aromatic ring carry one is not
-    said by bonds: the fewest that give a Kekule structure do, the first of them in the order of the atoms.
+    Implicit hydrogens fill the valences of the elements. Bonds do not say which nitrogens of an aromatic ring carry
+    one: the fewest that give a Kekule structure do, and of equally few the first in the order of the atoms.
 
     Args:
         atomic_number: int [n], columns of the stored features: the atomic number - 1.
@@ -33,11 +33,11 @@ def assemble(
         bond_index: int [2, b], each bond once.
         bond_type: int [b], indices in OGB's vocabulary.
         positions: float [n, 3], angstrom.
-        has_hydrogens: every hydrogen is an atom, so that no valence is filled.
+        has_hydrogens: whether every hydrogen is an atom; then no valence is filled.
 
     Raises:
-        MoleculeError: a class without a meaning of its own, an atom with too many bonds, or an aromatic system without
-            a Kekule structure.
+        MoleculeError: a vocabulary index that several elements, charges or bonds share, an atom with too many bonds, or
+            an aromatic system without a Kekule structure.
     """
     mol = Chem.RWMol()
     for column, charge in zip(atomic_number.tolist(), formal_charge.tolist(), strict=True):
@@ -62,6 +62,7 @@ def assemble(
 
 
 def _meaning(vocabulary: tuple, index: int, what: str):
+    """The element, charge or bond type of a vocabulary index."""
     value = vocabulary[index]
     if value == MISC:
         raise MoleculeError("assemble", f"unknown_{what}", f"class {index} stands for every {what} not in OGB's table")
@@ -86,7 +87,7 @@ def _sanitized(mol: Chem.RWMol) -> Chem.Mol:
 
 
 def _choices(mol: Chem.RWMol) -> Iterator[tuple[int, ...]]:
-    """Sets of aromatic nitrogens that could carry a hydrogen that is no atom, the smallest first."""
+    """Sets of aromatic nitrogens that could carry an implicit hydrogen, the smallest first."""
     able = [
         atom.GetIdx()
         for atom in mol.GetAtoms()

@@ -34,13 +34,13 @@ class Conformers:
     forces: np.ndarray
     """float32 [c, n, 3], kcal/mol/angstrom; [0, n, 3] where unknown."""
     status: ConformerStatus
-    """The rung that gave them."""
+    """The rung of the ladder that gave them."""
     detail: str
-    """Why there are none, for a person; empty where there are."""
+    """Message why there are none; empty if there are some."""
 
 
 def given_conformers(given: GivenConformers | None, num_atoms: int, config: ConformerConfig) -> Conformers:
-    """The input's own conformers of the first ``num_atoms`` atoms, where they are to be kept and cover them."""
+    """The input's own conformers of the first ``num_atoms`` atoms; none if they are not kept or do not cover these."""
     if config.given == "replace" or given is None or given.positions.shape[1] < num_atoms:
         return _none(num_atoms, "")
     first = given.of_atoms(np.arange(num_atoms))
@@ -71,7 +71,7 @@ def conformers(mol: Chem.Mol, num_atoms: int, key: str, config: ConformerConfig)
             failures.append(f"{status.name}: {' '.join(str(error).split())}")
             continue
         if kept:
-            # Not by the ids that EmbedMultipleConfs returns: they are [-1] after a timeout.
+            # The ids that EmbedMultipleConfs returns are of no use: they are [-1] after a timeout.
             positions = np.stack([c.GetPositions()[:num_atoms] for c in mol.GetConformers()])[kept]
             return _stored(positions, energies[kept], np.zeros((0, num_atoms, 3)), status)
         failures.append(f"{status.name}: no conformer in {iterations} attempts")
@@ -79,11 +79,12 @@ def conformers(mol: Chem.Mol, num_atoms: int, key: str, config: ConformerConfig)
 
 
 def seed(key: str) -> int:
-    """The 31-bit seed that belongs to a molecule's key, whatever the process or machine."""
+    """The 31-bit seed of a molecule's key, the same in any process and on any machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
 
 
 def _embed(mol: Chem.Mol, key: str, config: ConformerConfig, max_iterations: int, random_coordinates: bool) -> None:
+    """Add conformers to ``mol`` by one pass of ETKDG, in place."""
     parameters = rdDistGeom.ETKDGv3()
     parameters.randomSeed = seed(key)
     parameters.numThreads = 1
@@ -98,9 +99,9 @@ def _embed(mol: Chem.Mol, key: str, config: ConformerConfig, max_iterations: int
 def _distinct(mol: Chem.Mol, energies: np.ndarray, threshold: float) -> list[int]:
     """Indices of the conformers that are kept: finite, and not within ``threshold`` of a kept one of lower energy.
 
-    Equivalent atoms are exchanged, since else every rotation of a phenyl or tert-butyl group counts as new. Equivalent
-    orders are searched once per molecule, unlike by GetBestRMS for a pair, and bounded; hydrogens, which would multiply
-    them, do not count.
+    Equivalent atoms are exchanged, since otherwise every rotation of a phenyl or tert-butyl group would be new. The
+    equivalent orders are searched once per molecule (GetBestRMS would do it for each pair) and bounded in number;
+    hydrogens, which would multiply them, are left out.
     """
     is_finite = [bool(np.isfinite(conformer.GetPositions()).all()) for conformer in mol.GetConformers()]
     finite = [index for index in np.argsort(energies, kind="stable").tolist() if is_finite[index]]
@@ -123,6 +124,7 @@ def _distinct(mol: Chem.Mol, energies: np.ndarray, threshold: float) -> list[int
 
 
 def _stored(positions: np.ndarray, energies: np.ndarray, forces: np.ndarray, status: ConformerStatus) -> Conformers:
+    """Conformers as they are stored: sorted by energy, centred, in float32."""
     order = np.argsort(energies, kind="stable")
     centred = positions - positions.mean(axis=1, keepdims=True)
     return Conformers(
@@ -135,5 +137,6 @@ def _stored(positions: np.ndarray, energies: np.ndarray, forces: np.ndarray, sta
 
 
 def _none(num_atoms: int, detail: str) -> Conformers:
+    """No conformers of ``num_atoms`` atoms, and the reason."""
     nowhere = np.zeros((0, num_atoms, 3), dtype=np.float32)
     return Conformers(nowhere, np.zeros(0, dtype=np.float32), nowhere, ConformerStatus.NONE, detail)

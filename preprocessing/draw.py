@@ -6,13 +6,13 @@ from rdkit.Chem.Draw import rdMolDraw2D
 
 WIDTH, HEIGHT = 220, 160
 MAX_ATOMS = 120
-"""Larger molecules would be a smudge at this size, and their layout is slow."""
+"""Most atoms of a molecule that is drawn: larger ones cannot be seen at this size, and their layout is slow."""
 
 
 def draw(text: str) -> str | None:
     """An SVG of the molecule in a SMILES or a mol block, without XML header.
 
-    None where RDKit cannot read it, or where it is too large to be seen.
+    None if RDKit cannot read it, or if it has more than MAX_ATOMS atoms.
     """
     try:
         with rdBase.BlockLogs():
@@ -22,7 +22,7 @@ def draw(text: str) -> str | None:
                 mol = Chem.MolFromSmiles(text, sanitize=False)
             if mol is None or not 0 < mol.GetNumAtoms() <= MAX_ATOMS:
                 return None
-            # What cannot be sanitized (an impossible valence) is just what one wants to see.
+            # A molecule that cannot be sanitized (an impossible valence) is drawn too: the drawing shows why.
             Chem.SanitizeMol(mol, catchErrors=True)
             if mol.GetNumConformers() and mol.GetConformer().Is3D():
                 rdDepictor.Compute2DCoords(mol)

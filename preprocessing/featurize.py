@@ -31,13 +31,13 @@ class Description:
     """All that is known of a molecule before new conformers are made: the cheap stage of :func:`featurize`."""
 
     sample: MoleculeSample
-    """The record; positions are the input's own where they are to be kept, else none yet."""
+    """The record, with the input's own positions if they are kept, otherwise with none yet."""
     changes: tuple[str, ...]
     """The steps of standardization that changed the input, by their names in ``StandardizeConfig``."""
     num_rings: int
     """Rings of the smallest set of smallest rings."""
     num_rotatable_bonds: int
-    """By RDKit's strict definition."""
+    """Rotatable bonds by RDKit's strict definition."""
 
 
 DEFAULT_CONFIG = FeaturizeConfig()
@@ -79,7 +79,7 @@ def describe(raw: RawMolecule, config: FeaturizeConfig) -> Description | Rejecti
 def add_conformers(sample: MoleculeSample, config: FeaturizeConfig, text: str) -> MoleculeSample | Rejection:
     """The described molecule with its final conformers.
 
-    Its key and SMILES alone decide them, so that it does not matter when and where they are made.
+    The conformers depend on its key and SMILES alone, so that it does not matter when and where they are made.
 
     Args:
         sample: from :func:`describe` with the same ``config``.
@@ -129,7 +129,7 @@ def _with_conformers(sample: MoleculeSample, config: FeaturizeConfig) -> Molecul
     detail = "num_conformers is 0 and the input has no geometry that is kept"
     if needs_embedding(ConformerStatus(sample.conformer_status), config):
         with rdkit_errors("conformer"):
-            # The text of a standardized molecule is its own standardized form, in the order of its stored atoms.
+            # The SMILES of a standardized molecule is its own standardized form, in the order of its stored atoms.
             mol = read_with_hydrogens(sample.smiles)
         new = conformers(mol, sample.num_atoms, sample.key, config.conformers)
         sample, detail = _joined(sample, new), new.detail

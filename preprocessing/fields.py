@@ -1,4 +1,4 @@
-"""The table of everything stored for a molecule; codec, collate, docs and tests are driven by it.
+"""The table of everything stored for a molecule, which drives codec, collate, docs and tests.
 
 Symbols in shapes: ``n`` atoms, ``b`` bonds (each once), ``c`` conformers, ``t`` targets. A field with symbolic
 dimensions is stored with those outermost (``bond_index`` [2, b] is stored as b rows of 2).
@@ -41,7 +41,7 @@ class Field:
 
     @property
     def is_ragged(self) -> bool:
-        """Whether the number of entries is not the same for every dataset or molecule."""
+        """Whether the number of entries differs between molecules or datasets."""
         return any(isinstance(size, str) for size in self.shape)
 
     @property
@@ -133,8 +133,8 @@ class RawMolecule:
 class Rejection:
     """A record that gave no sample: kept as data, never skipped in silence.
 
-    ``stage`` is where it fell (read, parse, standardize, features, conformer, sandbox), ``reason`` a stable word that
-    counts are grouped by, ``detail`` the message for a person, ``seconds`` the CPU time spent on it.
+    ``stage`` is where it was rejected (read, parse, standardize, features, conformer, sandbox), ``reason`` a stable
+    word that counts are grouped by, ``detail`` a message for people, ``seconds`` the CPU time spent on it.
     """
 
     source: str

@@ -5,6 +5,7 @@ from rdkit import Chem
 from rdkit.Chem import rdForceFieldHelpers
 
 FORCE_FIELDS = ("MMFF94s", "MMFF94", "UFF", "none")
+"""Names of the force fields; none leaves the conformers as they are."""
 
 
 def relax(mol: Chem.Mol, force_field: str, max_steps: int) -> np.ndarray:

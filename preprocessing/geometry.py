@@ -7,7 +7,7 @@ A geometry record is one line of JSON with these keys, absent ones left out::
 
 ``numbers`` are the atomic numbers of all m atoms, hydrogens included; ``positions`` [c][m][3] are c conformers of one
 molecule in angstrom; ``energies`` [c] in kcal/mol; ``forces`` [c][m][3] in kcal/mol/angstrom; ``charge`` is the total
-charge, used where there is no ``smiles``. Other keys are not looked at.
+charge, used if there is no ``smiles``. Other keys are ignored.
 """
 
 import json
@@ -28,21 +28,21 @@ MIN_ATOM_DISTANCE = 0.5
 """Angstrom: a given geometry with a closer pair of atoms is no geometry (the shortest bond, H-H, has 0.74)."""
 
 MAX_COORDINATE = 1e6
-"""Angstrom: beyond it, or not finite, a position is none."""
+"""Angstrom: a given geometry with a coordinate beyond it, or one that is not finite, is no geometry."""
 
 BONDED = 1.15
 """Two atoms are bonded if they are closer than this times the sum of their covalent radii. Bonds have 0.9 to 1.1 in
 QM9, PCQM4Mv2 and the ligands of the PDB; the closest atoms without a bond are bridgeheads of oxabicyclopentanes."""
 
 STRETCHED = 1.4
-"""The same limit where a SMILES says how many bonds there are, and the shortest are taken."""
+"""The same limit if a SMILES says how many bonds there are; then the shortest ones are taken."""
 
 MAX_ATOMIC_NUMBER = 118
 
 MAX_CHARGE = 1000
 
 MAX_BOND_ORDER_ITERATIONS = 10_000
-"""Most assignments of bond orders that are tried where there is no SMILES: their number grows exponentially."""
+"""Most assignments of bond orders that are tried if there is no SMILES: their number grows exponentially."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def is_geometry(positions: np.ndarray) -> bool:
 
 
 def coordinate_order(positions: np.ndarray) -> np.ndarray:
-    """Indices that sort atoms by x, then y, then z, int64 [m]: an order that knows nothing of the file's."""
+    """Indices that sort atoms by x, then y, then z, int64 [m]: an order that does not depend on the file's."""
     return np.lexsort(positions.T[::-1])
 
 
 def handed_as_written(mol: Chem.Mol) -> Chem.Mol:
-    """``mol``, its positions dealt out anew among equivalent atoms where its chirality tags do not hold for them.
+    """``mol`` with its positions exchanged among equivalent atoms if they contradict its chirality tags.
 
     Canonical SMILES writes stereocentres that depend on each other, as in cis-1,3-dimethylcyclobutane, in one of the
     two ways that name the molecule, whichever way they were read; the other one then numbers equivalent atoms
@@ -99,7 +99,7 @@ def handed_as_written(mol: Chem.Mol) -> Chem.Mol:
 
 
 def _tags_hold(mol: Chem.Mol) -> bool:
-    """Whether every specified stereocentre and double bond is in the positions as it is in the graph."""
+    """Whether the positions show every specified stereocentre and double bond as the graph has it."""
     shown = Chem.Mol(mol)
     Chem.AssignAtomChiralTagsFromStructure(shown, replaceExistingTags=True)
     if any(
@@ -129,8 +129,8 @@ class GeometryRecord:
         """The record of a line of JSON.
 
         Raises:
-            MoleculeError: it is none (reason ``unparsable``), it is larger than ``max_atoms``, or its positions are no
-                geometry (``bad_geometry``).
+            MoleculeError: it is no geometry record (reason ``unparsable``), it has more than ``max_atoms`` atoms
+                (``too_many_atoms``), or its positions are no geometry (``bad_geometry``).
         """
         try:
             record = _arrays(json.loads(text))
@@ -203,7 +203,11 @@ class GeometryRecord:
 
 
 def _arrays(record: Any) -> GeometryRecord:
-    """The record of a parsed line, as it is; ValueError, TypeError or KeyError where it is none."""
+    """The record in a parsed line of JSON, its atoms in the order of the line.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is no geometry record.
+    """
     if not isinstance(record, dict):
         raise ValueError("no JSON object")
     smiles, charge, numbers = record.get("smiles"), record.get("charge", 0), np.array(record["numbers"])

@@ -6,7 +6,10 @@ from molstream.errors import MoleculeError
 
 
 def remove_hydrogens(mol: Chem.Mol) -> Chem.Mol:
-    """Hydrogens become implicit where they can, even those that tell the E and Z form of an imine: they exchange."""
+    """The molecule with implicit hydrogens wherever they can be.
+
+    That includes the hydrogen that defines the E or Z form of an imine, since it exchanges.
+    """
     if mol.GetNumHeavyAtoms() == mol.GetNumAtoms():
         return mol
     parameters = Chem.RemoveHsParameters()
@@ -25,7 +28,11 @@ def smiles_order(mol: Chem.Mol) -> list[int]:
 
 
 def reread(mol: Chem.Mol, smiles: str) -> Chem.Mol:
-    """The molecule parsed from the SMILES just written for ``mol``, with ``mol``'s conformer if it has one."""
+    """The molecule parsed from the SMILES just written for ``mol``, with the conformer of ``mol`` if it has one.
+
+    Raises:
+        MoleculeError: the SMILES is empty, RDKit cannot read it, or atoms are missing for the conformer.
+    """
     if not smiles:
         raise MoleculeError("standardize", "no_atoms", "standardizing left no atom")
     read = Chem.MolFromSmiles(smiles)
@@ -43,7 +50,7 @@ def reread(mol: Chem.Mol, smiles: str) -> Chem.Mol:
 def without_stereochemistry(mol: Chem.Mol) -> Chem.Mol:
     """The molecule re-read from its canonical SMILES without stereochemistry, hydrogens implicit where they can be.
 
-    The order of its atoms thus does not depend on how the molecule was spelled. Conformers go along.
+    The order of its atoms thus does not depend on how the molecule was spelled. It keeps the first conformer.
     """
     mol = Chem.Mol(mol)
     Chem.RemoveStereochemistry(mol)

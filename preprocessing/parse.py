@@ -18,11 +18,11 @@ from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 @dataclass(frozen=True)
 class Parsed:
-    """The molecule of a text."""
+    """The molecule and the geometry of a text."""
 
     mol: Chem.Mol
     """Sanitized, without atom maps; hydrogens are atoms where the text has them so. With a geometry the atoms are
-    sorted by the coordinates of the first conformer, which ``mol`` has: they tell which atom is which later on."""
+    sorted by the coordinates of the first conformer, which ``mol`` has: later steps identify the atoms by them."""
     given: GivenConformers | None
     """All conformers of the text for the atoms of ``mol``; None without a 3D geometry."""
 
@@ -43,7 +43,11 @@ def parse(text: str, format: Format, max_smiles_length: int) -> Parsed:
 
 
 def _require_text(text: str) -> None:
-    """Refuses what RDKit should not even be asked."""
+    """Check that a text is not empty, and valid Unicode, before RDKit gets it.
+
+    Raises:
+        MoleculeError: it is not; the stage is ``parse``.
+    """
     if not text.strip():
         raise MoleculeError("parse", "empty_input", "the text is empty")
     try:
@@ -72,7 +76,7 @@ def _molecule(text: str, format: Format, max_smiles_length: int) -> Chem.Mol:
 
 
 def _read(text: str, format: Format, max_smiles_length: int, sanitize: bool) -> Chem.Mol | None:
-    """One attempt of RDKit at a text: None where it cannot."""
+    """The molecule that RDKit reads from a text, or None."""
     with rdkit_errors("parse"):
         if format == "molblock":
             mol = Chem.MolFromMolBlock(text, sanitize=sanitize, removeHs=False)
@@ -99,7 +103,7 @@ def _read(text: str, format: Format, max_smiles_length: int, sanitize: bool) -> 
 
 
 def _with_geometry(mol: Chem.Mol) -> Parsed:
-    """The molecule of a SMILES or mol block; its geometry counts where it is declared 3D, finite and not collapsed."""
+    """A molecule with its geometry, if that is declared 3D, is finite and has no colliding atoms."""
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
         positions = mol.GetConformer().GetPositions()
         if is_geometry(positions):
@@ -111,7 +115,7 @@ def _with_geometry(mol: Chem.Mol) -> Parsed:
 
 
 def _of_record(record: GeometryRecord, max_smiles_length: int) -> Parsed:
-    """The molecule of a geometry record."""
+    """The molecule of a geometry record: by its SMILES, or else with bonds that follow from the distances."""
     if record.smiles is None:
         return Parsed(record.with_perceived_bonds(), record.given)
     _require_text(record.smiles)

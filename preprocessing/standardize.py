@@ -48,8 +48,7 @@ def standardize(
 ) -> StandardizedMolecule:
     """The parent molecule of one input text.
 
-    ``max_atoms`` limits the heavy atoms of the parent, ``max_smiles_length`` what ``parse``
-    is given.
+    ``max_atoms`` limits the heavy atoms of the parent, ``max_smiles_length`` the input (see ``parse``).
 
     Raises:
         MoleculeError: the text is no molecule that can be stored; stage is ``parse`` or ``standardize``.
@@ -133,10 +132,10 @@ def _tools() -> _Tools:
 
 
 def _steps(mol: Chem.Mol, config: StandardizeConfig) -> Iterator[tuple[str, Chem.Mol]]:
-    """One pass of RDKit's standardization: every step that may change the molecule, with what it leaves.
+    """One pass of RDKit's standardization: every step that may change the molecule, with its result.
 
-    The steps are those of ``Cleanup``, ``FragmentParent`` and ``ChargeParent``. Two molecules of three have nothing for
-    most of them to act on, and to see that is twenty times cheaper than to try. ``mol`` itself is never changed.
+    The steps are those of ``Cleanup``, ``FragmentParent`` and ``ChargeParent``. Two molecules of three give most steps
+    nothing to act on, and to see that is twenty times cheaper than to try. ``mol`` itself is never changed.
     """
     tools = _tools()
     unusual = mol.HasSubstructMatch(tools.unusual)
