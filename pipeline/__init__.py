@@ -1,1 +1,1 @@
-"""Files, many molecules and many machines: sources, shards, manifests, sample order and the Ray job."""
+"""What knows files, many molecules or many machines: readers, stages, shards, manifests, sample order, Ray."""

@@ -1,7 +1,7 @@
-"""A dataset in its steps: plan, describe, duplicates, conformers and shards, accounts, manifest.
+"""The driver that builds a dataset: plan, describe, duplicates, conformers, merge, manifest.
 
-Every step leaves its result in files that are there whole or not at all, and does only what is missing; the manifest is
-the last one. So the same command continues whatever stopped it, with the same bytes in the end.
+Every step writes files that are complete or absent, and does only what is missing; the manifest is written last. After
+any interruption the same command continues, and the dataset has the same bytes in the end.
 """
 
 import json
@@ -38,11 +38,11 @@ BENCHMARKS = "benchmarks.npy"
 
 
 def build(config: PreprocessConfig) -> Manifest:
-    """Make the dataset, or what is missing of it; the same bytes however often it was interrupted.
+    """Build the dataset of a configuration, or the part of it that is missing, and return its manifest.
 
     Raises:
-        DataError: an unusable input, or more rejected rows than ``max_rejected_fraction``.
-        ConfigError: the output folder holds something else.
+        DataError: an input cannot be used, or more rows are rejected than ``max_rejected_fraction`` allows.
+        ConfigError: the output folder holds something else than this dataset.
     """
     plan = make_plan(config)
     output = Path(config.output)
@@ -54,7 +54,7 @@ def build(config: PreprocessConfig) -> Manifest:
             make(plan, config, None)
         if not (output / APPENDING).exists():
             shutil.rmtree(output / WORK, ignore_errors=True)
-    # Opening it checks that the shards are there.
+    # Opening the dataset checks that its shards exist.
     return ShardDataset(output).manifest
 
 
@@ -62,7 +62,10 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
     """Do the work that is missing and commit the dataset.
 
     Args:
-        base: the dataset that the plan's splits are appended to.
+        base: the dataset that the plan's splits are appended to; None for a new one.
+
+    Raises:
+        DataError: more rows are rejected than ``max_rejected_fraction`` allows, or no molecule is left.
     """
     output = Path(config.output)
     first = len(base.splits) if base else 0
@@ -87,16 +90,16 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
         Account.total([account for account, _ in made.parts.values()]), config.max_rejected_fraction, output
     )
     _write_timing(made.timing, output, base)
-    # That of the dataset which is appended to no longer holds.
+    # The card of the dataset before an append is out of date.
     (output / CARD).unlink(missing_ok=True)
-    # Of workers that were killed while this driver lived on.
+    # Workers that were killed while this driver ran have left unfinished files.
     _clean(output)
     _manifest(plan, config, tasks, made, base).write(output)
     _make_card(output)
 
 
 class _Made:
-    """What became of the splits so far; small per split, for there may be 100,000 of them."""
+    """The results of the committed splits; small for each, since a dataset may have 100,000 splits."""
 
     def __init__(self, base: Manifest | None):
         self.parts: dict[int, tuple[Account, Shard | None]] = {}
@@ -105,7 +108,7 @@ class _Made:
         self.timing = Timing()
 
     def add(self, index: int, commit: SplitCommit) -> None:
-        """Note a split that is committed."""
+        """Add the commit of the split with this index."""
         self.parts[index] = (commit.account, commit.shard)
         self.tally.update(commit.tally)
         self.benchmarks.update(commit.benchmarks)
@@ -138,7 +141,7 @@ def _task(
 
 
 def _clean(output: Path) -> None:
-    """Remove what processes that were killed had begun to write."""
+    """Remove the unfinished files of killed processes."""
     for folder in (output, *(p for p in (output / WORK).rglob("*") if p.is_dir()), output / WORK):
         for stale in folder.glob(UNFINISHED):
             stale.unlink()
@@ -148,10 +151,10 @@ def _clean(output: Path) -> None:
 
 
 def _find_benchmarks(plan: Plan, config: PreprocessConfig, output: Path) -> None:
-    """Describe the molecules of the benchmark sets as ours are, and write down what each set holds."""
+    """Describe the molecules of the benchmark sets like those of the input, and write the identities of each set."""
     work = output / WORK / "benchmarks"
     work.mkdir(exist_ok=True)
-    # Nothing is looked up here, but it must be known whether scaffolds are wanted.
+    # An empty table: nothing is left out of the benchmark sets, but the task says whether scaffolds are needed.
     nothing = work / "nothing.npy"
     Benchmarks.of({}).save(nothing)
     wanted = Decontamination(config.decontaminate_by, (), str(nothing))
@@ -169,7 +172,7 @@ def _find_benchmarks(plan: Plan, config: PreprocessConfig, output: Path) -> None
 
 
 def _describe(tasks: Sequence[SplitTask], config: PreprocessConfig, name: str = "describe") -> int:
-    """Stage one of all splits; the rows that were not rejected."""
+    """Run stage one on all splits; returns the number of rows that are not rejected."""
     rows = sum(task.split.rows for task in tasks)
     left = rows
     with JobProgress(name, len(tasks), rows, config.log_interval_s) as progress:
@@ -184,7 +187,7 @@ def _describe(tasks: Sequence[SplitTask], config: PreprocessConfig, name: str = 
 
 
 def _hash_known(base: Manifest, config: PreprocessConfig, output: Path) -> None:
-    """The hashes of the splits that the dataset has already, from its shards."""
+    """Hash the molecules that the dataset has already, which are read from its shards."""
     shards = {int(Path(shard.name).stem.split("-")[1]): shard for shard in base.shards}
     rows, folder, work = base.counts.rows_in, str(output), str(output / WORK)
     with JobProgress("known molecules", len(base.splits), rows, config.log_interval_s) as progress:
@@ -198,7 +201,7 @@ def _hash_known(base: Manifest, config: PreprocessConfig, output: Path) -> None:
 
 
 def _find_duplicates(num_splits: int, rows: int, config: PreprocessConfig) -> int:
-    """Which rows are not the first of their molecule, in files; the number of these."""
+    """Write files that list the rows that are not the first of their molecule; returns the number of the files."""
     work = str(Path(config.output).resolve() / WORK)
     buckets = num_buckets(rows)
     with JobProgress("duplicates", buckets, rows, config.log_interval_s) as progress:
@@ -215,7 +218,7 @@ def _find_duplicates(num_splits: int, rows: int, config: PreprocessConfig) -> in
 
 
 def _embed(tasks: Sequence[SplitTask], made: _Made, buckets: int, config: PreprocessConfig) -> None:
-    """Stage two of the splits that are not ``made`` yet."""
+    """Run stage two on the splits that are not in ``made`` yet, and add their commits to it."""
     rows = sum(task.split.rows for task in tasks)
     with JobProgress("conformers", len(tasks), rows, config.log_interval_s) as progress:
         todo = [task for task in tasks if task.index not in made.parts]
@@ -238,10 +241,10 @@ def _calls(tasks: Sequence[SplitTask], *more: Any) -> Iterator[Call]:
 
 
 def _check_rejected(counts: Account, fraction: float, output: Path) -> None:
-    """Make sure that not too many rows were rejected.
+    """Check that the fraction of rejected rows is within its limit, and that a molecule is left.
 
     Raises:
-        DataError: they were; everything is kept, so that a larger bound finishes at once.
+        DataError: it is not. The work is kept, so that the same command with a higher limit finishes at once.
     """
     rejected = sum(counts.rejected.values())
     if rejected > fraction * counts.rows_in:
@@ -288,7 +291,7 @@ def _manifest(
 
 
 def _make_card(output: Path) -> None:
-    """Write the card of a finished dataset unless it is there; the dataset is whole without one."""
+    """Write the card of a finished dataset unless it exists; if it cannot be written, a line on stderr says why."""
     if not (output / CARD).is_file():
         try:
             write_card(output)

@@ -1,4 +1,4 @@
-"""The plan of a dataset: what goes in, cut into splits, and every setting that the result depends on."""
+"""The plan of a dataset: its inputs, cut into splits, and every setting that its bytes depend on."""
 
 import json
 import shutil
@@ -20,15 +20,15 @@ from molstream.preprocessing.fields import SCHEMA_VERSION
 
 PLAN = "plan.json"
 APPENDING = "append.json"
-"""The plan of an append that is under way; becomes plan.json when the manifest is written."""
+"""File with the plan of an unfinished append; it is renamed to plan.json once the manifest is written."""
 WORK = "work"
 IDENTITIES_KEY = "identities"
-"""In plan.json: what remote sources were known by when they were fetched, by their names."""
+"""Key of plan.json: the identity that each remote source had when it was fetched, by name of the source."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Splits to be made into shards, and the record of all that decides their bytes."""
+    """The splits that become shards, and the record of everything that their bytes depend on."""
 
     splits: tuple[InputSplit, ...]
     """Empty if the dataset is finished."""
@@ -40,10 +40,10 @@ class Plan:
 
 
 def make_plan(config: PreprocessConfig) -> Plan:
-    """Read the inputs once, decompressing what is compressed into the work folder, and cut them.
+    """Read the inputs once and cut them into splits; compressed files are decompressed into the work folder.
 
     Raises:
-        DataError: an input that cannot be used; nothing new is left in the output folder then.
+        DataError: an input cannot be used; the output folder is then as it was.
         ConfigError: the output folder holds something else, or a dataset of another plan.
     """
     output = Path(config.output)
@@ -63,7 +63,7 @@ def make_plan(config: PreprocessConfig) -> Plan:
     with _new_folders(output / WORK):
         splits = cut_sources(sources, config, output / WORK)
         cut_benchmarks = {name: _cut_benchmark(found, config) for name, found in benchmarks.items()}
-        # Not part of the record: an object that was stored again is another one, but may hold the same.
+        # Not part of the record: an object that was uploaded again has another identity, but may have the same content.
         identities = {source.name: source.identity for source in sources if source.identity}
         plan = {**record, IDENTITIES_KEY: identities}
         write_atomically(output / PLAN, (json.dumps(plan, indent=1) + "\n").encode())
@@ -71,7 +71,11 @@ def make_plan(config: PreprocessConfig) -> Plan:
 
 
 def plan_sources(config: PreprocessConfig) -> list[SourceFile]:
-    """The input files, with their checksums."""
+    """The input files with their checksums; those of unchanged remote files come from an earlier plan, if there is one.
+
+    Raises:
+        DataError, ConfigError: no file matches, or one cannot be fetched or read.
+    """
     output = Path(config.output).resolve()
     before: list[dict[str, Any]] = []
     if (output / PLAN).is_file():
@@ -82,7 +86,7 @@ def plan_sources(config: PreprocessConfig) -> list[SourceFile]:
 
 
 def cut_sources(sources: Sequence[SourceFile], config: PreprocessConfig, work: Path) -> tuple[InputSplit, ...]:
-    """The splits of the input; what is compressed gets its plain file in ``work``."""
+    """Cut the input into splits; compressed and remote files get a plain file in ``work``."""
     work.mkdir(exist_ok=True)
     for source in sources:
         prepare(source)
@@ -90,7 +94,7 @@ def cut_sources(sources: Sequence[SourceFile], config: PreprocessConfig, work: P
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what the bytes of a dataset depend on."""
+    """Versions of the packages that the bytes of a dataset depend on."""
     return {name: version(name) for name in ("rdkit", "pyarrow", "numpy")}
 
 
@@ -107,7 +111,11 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 
 def benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[SourceFile]]:
-    """The files of every benchmark set, by the name of the task or of the file."""
+    """The files of every benchmark set, by the name of the task or of the file.
+
+    Raises:
+        ConfigError: a set is named twice, or the file of a task is not found.
+    """
     found: dict[str, list[SourceFile]] = {}
     for item in config.decontaminate:
         named = "." not in item and "/" not in item
@@ -132,7 +140,7 @@ def _cut_benchmark(sources: Sequence[SourceFile], config: PreprocessConfig) -> t
 
 @contextmanager
 def _new_folders(folder: Path) -> Iterator[None]:
-    """Make a folder with its parents; those that were not there before go again if the body fails."""
+    """Create a folder with its parents, and remove the new ones if the body fails."""
     new = next((p for p in reversed((folder, *folder.parents)) if not p.exists()), None)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -144,7 +152,7 @@ def _new_folders(folder: Path) -> Iterator[None]:
 
 
 def _settings(config: PreprocessConfig) -> dict[str, Any]:
-    """What the bytes of the dataset depend on; not where or how fast it is made, nor how many rejections are borne."""
+    """The settings that the bytes of the dataset depend on: no places, no speed, no limit of rejected rows."""
     unrelated = {"input", "output", "max_rejected_fraction", "log_interval_s", "ray"}
     # The sets are recorded by name and checksum; where their files lie does not matter.
     unrelated |= {"decontaminate", "benchmark_folder"}
@@ -152,7 +160,11 @@ def _settings(config: PreprocessConfig) -> dict[str, Any]:
 
 
 def check_free(output: Path) -> None:
-    """Make sure that the output folder is one for a dataset; raises ConfigError otherwise."""
+    """Check that the output folder does not exist, is empty, or holds a dataset.
+
+    Raises:
+        ConfigError: it holds other files, or is a file.
+    """
     if output.is_file():
         raise ConfigError(f"output={output} is a file: expected a folder that does not exist yet, or a dataset.")
     if output.is_dir() and not (output / PLAN).is_file():
@@ -176,7 +188,7 @@ def _check_same(output: Path, record: dict[str, Any]) -> None:
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """Keys that differ between two JSON values, with both."""
+    """The keys at which two JSON values differ, each as ``a.b: old -> new``."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted(old.keys() | new.keys())
         return [d for n in names for d in differences(old.get(n), new.get(n), f"{key}.{n}" if key else n)]

@@ -1,4 +1,4 @@
-"""Tasks on Ray: the only module that imports ray. One split is one task; a task that is lost is tried again."""
+"""Tasks on Ray, in the only module that imports ray. One split is one task; a task that is lost is repeated."""
 
 import os
 import secrets
@@ -17,26 +17,26 @@ from molstream.pipeline.config import RayConfig
 from molstream.pipeline.stages.bisect import Attempt, Call, died, survived
 
 IN_FLIGHT_PER_CPU = 2
-"""Tasks that are handed to Ray per core: enough to keep every core busy, few enough to bound the driver's memory."""
+"""Tasks in flight per core: enough to keep every core busy, few enough to bound the driver's memory."""
 
 OBJECT_STORE_BYTES = 128 << 20
-"""Shared memory of a local Ray: only plans and accounts pass through it, molecules never do."""
+"""Shared memory of a local Ray: only tasks and accounts pass through it, no molecules."""
 
 CONNECT_S = 10.0
-"""Patience with a cluster that does not answer."""
+"""Seconds to wait for a cluster that does not answer."""
 
 Result = TypeVar("Result")
 
 
 def interrupt_on_sigterm() -> None:
-    """Let SIGTERM end the command as Ctrl-C does. Ray sets a handler of its own as it starts, and none as it ends."""
+    """Make SIGTERM end the command as Ctrl-C does. Ray changes the handler as it starts and stops: call this again."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the processes that are started meanwhile."""
+    """Set environment variables for the processes that the body starts, then restore the old values."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -51,10 +51,11 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def cluster(config: RayConfig) -> Iterator[None]:
-    """A Ray of our own, which leaves nothing behind, or a connection to one that runs.
+    """A Ray for the body: one started on this machine, which leaves nothing behind, or a connection to a running one.
 
     Raises:
         ConfigError: no Ray answers at the address.
+        DataError: Ray does not start on this machine.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -90,10 +91,10 @@ def cluster(config: RayConfig) -> Iterator[None]:
         else:
             options["runtime_env"] = {"env_vars": variables}
         try:
-            # What Ray itself would look at first.
+            # Ray itself reads this variable first.
             address = os.environ.get("RAY_ADDRESS", "auto") if config.address == "auto" else config.address
             if ":" in address:
-                # Asked to join what is not there, Ray waits for a minute and then ends the process.
+                # Where no cluster answers, Ray waits for a minute and then ends the process.
                 host, port = address.removeprefix("ray://").rsplit(":", 1)
                 socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
             ray.init(address=address, **options)
@@ -103,18 +104,18 @@ def cluster(config: RayConfig) -> Iterator[None]:
                 "infra/cluster.yaml`, or `ray start --head`), or leave the address out to use this machine."
             ) from error
         except Exception as error:
-            # Where its processes are not up in 30 s Ray raises just that, and no subclass.
+            # If its processes are not up in 30 s, Ray raises a plain Exception.
             if type(error) is not Exception:
                 raise
             raise DataError(
                 f"Ray does not start on this machine: {error} Nothing has been done yet. Is it short of memory, of "
-                "processes, or very busy? `molstream doctor` tells what it has."
+                "processes, or very busy? `molstream doctor` shows what it has."
             ) from error
         stack.callback(interrupt_on_sigterm)
         stack.callback(ray.shutdown)
         interrupt_on_sigterm()
         if config.address == "local":
-            # The workers start together, before any stage takes the time.
+            # The workers start together, before the clock of any stage runs.
             ray.get([ray.remote(_begin).remote() for _ in range(_num_cpus(ray))])
         starting.close()
         yield
@@ -128,16 +129,16 @@ def run(
 ) -> None:
     """Call ``function`` with the arguments of every call as a Ray task, within :func:`cluster`.
 
-    A bounded number is in flight. A task whose node is lost is tried again; one whose worker dies is searched for the
-    rows that kill it (``bisect``): ``function`` then gets the keyword ``only`` or ``avoid``.
+    A bounded number of tasks is in flight. A task whose node is lost is repeated. If the worker of a task dies,
+    ``bisect`` searches for the rows that kill it: ``function`` then gets the keyword ``only`` or ``avoid``.
 
     Args:
-        done: called as each one ends.
+        done: called with each call and its result, as it ends.
         tick: called at least once a second.
 
     Raises:
         MolstreamError, OSError: the first that a task raises.
-        DataError: Ray itself is at its end.
+        DataError: Ray fails, or the workers of a call die for no row in particular.
     """
     import ray
     from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayError, RayTaskError
@@ -186,7 +187,7 @@ def _num_cpus(ray: Any) -> int:
 
 
 def _begin() -> None:
-    """The first task of a worker: to load what the others need."""
+    """The first task of a worker: import what its other tasks need."""
     import molstream.pipeline.stages.conformers  # noqa: F401
 
 

@@ -1,4 +1,4 @@
-"""One lane of a dataset, read from its shards: any run of its samples, cheapest in sequence."""
+"""Reader of one lane: any of its samples from the dataset's shards, cheapest in sequence."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset, ShardFile
 
 Parts = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
-"""How steps divide positions of the lane's sequence: ``StepOrder.parts`` of the dataset and the lane."""
+"""(begin, end) -> lengths and ranks of the parts: ``StepOrder.parts`` for one dataset and lane."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Samples that follow each other in a lane, of one epoch."""
+    """Samples that follow each other in a lane, from one window of one epoch."""
 
     columns: Columns
     index: np.ndarray
@@ -28,6 +28,8 @@ class Run:
 
 @dataclass(frozen=True)
 class _Window:
+    """A window in memory, its samples in the order's sequence."""
+
     epoch: int
     begin: int
     """The positions [begin, end) of the lane's epoch."""
@@ -36,19 +38,20 @@ class _Window:
     index: np.ndarray
 
     def holds(self, epoch: int, position: int) -> bool:
+        """Whether a position of the lane's epoch lies in the window."""
         return self.epoch == epoch and self.begin <= position < self.end
 
 
 class LaneReader:
-    """Holds the current window of a lane in memory, its shard open, and the shard that comes next open or on its way.
+    """Reads one lane: keeps its current window in memory and the window's shards open, and opens the next shard ahead.
 
     Args:
-        dataset: where the samples are.
-        order: of the dataset.
-        lane: which one.
+        dataset: the samples.
+        order: the order of this dataset.
+        lane: number of the lane.
         names: fields to read.
-        parts: with it, the molecules of a window are dealt to the steps by size.
-        interrupt: when it is set, waiting for a shard is over.
+        parts: given for length buckets: the molecules of a window are dealt to the steps by size.
+        interrupt: setting it ends the wait for a shard.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class LaneReader:
         self._window: _Window | None = None
 
     def expect(self, position: int) -> None:
-        """Begin to open the shards that are read from a position of the lane's sequence on."""
+        """Start to open, in the background, the shards that are read from a position of the lane's sequence on."""
         epoch, within = self._order.locate(position)
         self._hold(epoch, self._plan(epoch).window_at(within))
 
@@ -76,7 +79,7 @@ class LaneReader:
 
         Raises:
             DataError: a shard is gone, damaged, or cannot be fetched.
-            Interrupted: waiting for a shard is over.
+            Interrupted: the interrupt was set during the wait for a shard.
         """
         found = []
         while begin < end:
@@ -92,13 +95,13 @@ class LaneReader:
 
     def _plan(self, epoch: int) -> LaneEpoch:
         if epoch not in self._plans:
-            # The next epoch's plan is looked at when this one's last window is read.
+            # The last window of an epoch needs the plan of the next one, for the shards that come next.
             self._plans = {e: plan for e, plan in self._plans.items() if abs(e - epoch) <= 1}
             self._plans[epoch] = self._order.lane(epoch, self._lane)
         return self._plans[epoch]
 
     def _load(self, epoch: int, number: int) -> _Window:
-        """A window's molecules in the order's sequence."""
+        """Read a window and put its molecules into the order's sequence."""
         plan = self._plan(epoch)
         pieces = plan.pieces(number)
         columns = Columns.concat([self._read(piece, pieces[max(k - 1, 0)]) for k, piece in enumerate(pieces)])
@@ -122,14 +125,14 @@ class LaneReader:
     def _file(self, shard: int) -> ShardFile:
         if shard in self._files and (file := self._files[shard].result()) is not None:
             return file
-        # It was not expected, or there was no room for it beside what was being read then.
+        # The shard was not opened ahead, or the cache had no room for it then.
         self._files[shard] = self._opening(shard, required=True)
         file = self._files[shard].result()
         assert file is not None
         return file
 
     def _hold(self, epoch: int, number: int) -> None:
-        """Keep open what a window is read from, and the shard after it, where there is room; let the others go."""
+        """Open the shards of a window and the one after them, where there is room, and close all others."""
         plan = self._plan(epoch)
         if number == plan.num_windows:
             plan, number = self._plan(epoch + 1), 0

@@ -1,8 +1,9 @@
 """Lanes: the order of a dataset's samples, as a pure function of (seed, epoch, lane) and never of the world size.
 
 Shards are permuted by (seed, epoch), laid end to end and cut into L equal lanes; inside a lane the samples of a window
-of blocks are shuffled (design, section 5). What does not fill a lane or a last step is left out of that epoch only:
-another epoch permutes the shards differently. Which samples of a lane a step takes: ``pipeline/order/steps.py``.
+of blocks are shuffled. Samples that do not fill a lane or its last step are left out of that epoch only: another epoch
+permutes the shards differently. ``pipeline/order/steps.py`` says which samples of a lane a step takes, and
+``pipeline/order/__init__.py`` defines the words.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ class Piece:
 class LaneEpoch:
     """The samples of one lane in one epoch: windows of pieces, each with its permutation.
 
-    Holds three numbers per shard of the lane; the pieces of a window are worked out when they are asked for.
+    Holds three numbers per shard of the lane; the pieces of a window are computed when they are asked for.
 
     Args:
         block_rows: for every shard of the dataset, the rows of its blocks.
@@ -37,7 +38,7 @@ class LaneEpoch:
         begin, end: int64 [places], which rows of each of these shards are the lane's.
         shard_first: int64 [shards of the dataset], position of every shard's first row in the dataset.
         window_blocks: pieces that are shuffled together.
-        key: what the permutations belong to.
+        key: seed, epoch and lane, which determine the permutations.
     """
 
     def __init__(
@@ -63,33 +64,33 @@ class LaneEpoch:
 
     @property
     def num_windows(self) -> int:
-        """Windows of the lane."""
+        """Number of windows of the lane in this epoch."""
         return -(-int(self._first_piece[-1]) // self._window_blocks)
 
     def pieces(self, window: int) -> list[Piece]:
-        """The blocks of a window, in the order in which they lie on disk."""
+        """The pieces of a window, in the order in which the lane reads them."""
         begin = window * self._window_blocks
         return [self._piece(k) for k in range(begin, min(begin + self._window_blocks, int(self._first_piece[-1])))]
 
     def start(self, window: int) -> int:
-        """Position in the lane's order at which a window begins; that of the first one after the last is its end."""
+        """Position in the lane's epoch at which a window begins; for ``num_windows``, the end of the last window."""
         if window >= self.num_windows:
             return int(self._first_row[-1])
         place, first, _ = self._locate_piece(window * self._window_blocks)
         return int(self._first_row[place]) + max(first - int(self._begin[place]), 0)
 
     def window_at(self, position: int) -> int:
-        """The window that a position of the lane's order lies in."""
+        """The window that holds a position of the lane's epoch."""
         place = int(np.searchsorted(self._first_row, position, side="right")) - 1
         block = self._block_at(place, int(self._begin[place]) + position - int(self._first_row[place]))
         return (int(self._first_piece[place]) + block - int(self._first_block[place])) // self._window_blocks
 
     def permutation(self, window: int) -> np.ndarray:
-        """int64 [rows of the window]: the row of the concatenated pieces that stands at each place of the order."""
+        """int64 [rows of the window]: the row of the concatenated pieces that comes at each place of the order."""
         return keyed_permutation(self.start(window + 1) - self.start(window), *self._key, window)
 
     def shards_from(self, window: int) -> np.ndarray:
-        """The lane's shards that a window and those after it lie in, in the order in which they are read."""
+        """The lane's shards from the first one of a window on, in the order in which they are read."""
         return self.shards[self._locate_piece(window * self._window_blocks)[0] :]
 
     def _block_at(self, place: int, row: int) -> int:
@@ -111,15 +112,15 @@ class LaneEpoch:
 
 
 class LaneOrder:
-    """The order of a dataset for a whole run: every lane is one endless sequence of samples, epoch after epoch.
+    """The order of a dataset for a whole training run: every lane is an endless sequence of samples, epoch after epoch.
 
-    Any position of it is found in O(1), so resuming is no replay.
+    Any position of the sequence is found in O(1), so that resuming needs no replay.
 
     Args:
         block_rows: for every shard, the rows of its blocks (int arrays), in manifest order.
         seed: non-negative.
         lanes: number of lanes L, fixed for a run.
-        micro_batch: molecules that a lane gives to a step; an epoch ends with a step, hence is a multiple of it long.
+        micro_batch: molecules that a lane gives to a step; a lane's epoch ends with a step, hence is a multiple of it.
         window_blocks: blocks that are shuffled together.
 
     Raises:
@@ -155,7 +156,7 @@ class LaneOrder:
         return divmod(position, self.epoch_samples)
 
     def lane(self, epoch: int, lane: int) -> LaneEpoch:
-        """The windows of one lane in one epoch; costs the shards of the dataset, whatever their molecules."""
+        """The windows of one lane in one epoch; takes time by the shards of the dataset, not by its molecules."""
         shards = keyed_permutation(len(self._shard_rows), self.seed, epoch)
         ends = np.cumsum(self._shard_rows[shards])
         begin, end = lane * self.lane_samples, (lane + 1) * self.lane_samples

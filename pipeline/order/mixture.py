@@ -1,4 +1,4 @@
-"""One dataset, or several by weight, as what a run is trained on."""
+"""The data of a training run: one dataset, or several with weights."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ class Mixture:
 
     Args:
         datasets: at least one.
-        weights: of each, above 0.
+        weights: relative weight of each dataset, above 0.
 
     Raises:
         ConfigError: the datasets do not have the same targets and atoms, or a weight is no positive number.
@@ -38,10 +38,10 @@ class Mixture:
             self.require_same(dataset)
 
     def require_same(self, dataset: ShardDataset) -> None:
-        """Make sure that another dataset's molecules can stand in one batch with these.
+        """Check that molecules of another dataset can be batched together with these.
 
         Raises:
-            ConfigError: it has other targets, or other atoms.
+            ConfigError: it has other targets, or stores other atoms.
         """
         ours, other = self.datasets[0].manifest, dataset.manifest
         for name, expected, got in (
@@ -57,7 +57,7 @@ class Mixture:
 
     @property
     def path(self) -> str:
-        """Folders or URLs, to be shown."""
+        """Folders or URLs of the datasets, for messages."""
         return ", ".join(dataset.path for dataset in self.datasets)
 
     @property
@@ -77,12 +77,12 @@ class Mixture:
 
     @property
     def target_names(self) -> tuple[str, ...]:
-        """What all datasets have as targets."""
+        """Names of the targets, the same in all datasets."""
         return self.datasets[0].manifest.target_names
 
     @property
     def fingerprint(self) -> str:
-        """The dataset's; of several, a sha256 of theirs and of the weights."""
+        """Fingerprint of the one dataset; of several, the sha256 of their fingerprints and weights."""
         prints = [dataset.manifest.fingerprint for dataset in self.datasets]
         if len(prints) == 1:
             return prints[0]
@@ -90,10 +90,9 @@ class Mixture:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """What a run, a report or a model card says of the data: a manifest without its lists of shards and splits.
+        """The entry of the data in a run, report or model card: a manifest without its lists of shards and splits.
 
-        Of several datasets, counts and histograms are those of all, ``config`` is the first one's, and ``mix`` says
-        which they were.
+        Of several datasets, counts and histograms are sums, ``config`` is the first one's, and ``mix`` lists them.
         """
         manifests = [dataset.manifest for dataset in self.datasets]
         record = manifests[0].to_dict()
@@ -118,12 +117,12 @@ class Mixture:
     def order(
         self, seed: int, lanes: int, micro_batch: int, window_blocks: int, length_buckets: bool = False
     ) -> StepOrder:
-        """The order of a run; the first of several datasets is keyed by the seed itself, the others by their place too.
+        """The order of a training run; the first dataset has the seed itself, each other one a seed by its place too.
 
         Raises:
-            ConfigError: a number that cannot be, or too few molecules for a global batch.
+            ConfigError: a number is out of range, or a dataset has too few molecules for a global batch.
         """
-        # An epoch of a single dataset ends with a step; those of several end where they do.
+        # The epoch of a single dataset ends with a step; with several datasets, epochs end within steps.
         multiple = micro_batch if len(self.datasets) == 1 else 1
         orders = [
             LaneOrder(dataset.block_rows, _seed(seed, place), lanes, multiple, window_blocks)

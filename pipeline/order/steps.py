@@ -16,7 +16,7 @@ from molstream.pipeline.order.lanes import LaneOrder
 from molstream.randomness import keyed_bits, keyed_rng
 
 RANKS = 0x6C656E67
-"""Sets the ranks of length buckets apart from other draws of the same seed and lane."""
+"""Key that separates the ranks of length buckets from other draws of the same seed and lane."""
 
 
 class Shares:
@@ -55,11 +55,11 @@ class Shares:
 
 
 class StepOrder:
-    """What every step of a run takes.
+    """Which samples of every dataset and lane each step of a training run takes.
 
     Args:
-        orders: of every dataset; with several, made with ``micro_batch=1``, since steps do not end with their epochs.
-        weights: of every dataset.
+        orders: the order of each dataset; of several, with ``micro_batch=1``, since steps do not end with their epochs.
+        weights: relative weight of each dataset.
         micro_batch: molecules that a lane gives to a step.
         length_buckets: whether the molecules of a window are dealt to its micro-batches by size: each micro-batch draws
             a rank from (seed, step, lane), and gets molecules of that rank in every window that it takes from.
@@ -73,10 +73,10 @@ class StepOrder:
         self.steps_per_epoch = max(
             1, orders[0].steps_per_epoch if len(orders) == 1 else self.num_samples // (orders[0].lanes * micro_batch)
         )
-        """Steps that take as many samples as there are."""
+        """Number of steps that take as many samples as the datasets have."""
 
     def locate(self, step: int) -> tuple[int, int]:
-        """(epoch, step inside that epoch) of a global step; each of several datasets has epochs of its own besides."""
+        """(epoch, step inside that epoch) of a global step; with several datasets, each also has its own epochs."""
         return divmod(step, self.steps_per_epoch)
 
     def taken(self, step: int) -> list[tuple[int, int]]:

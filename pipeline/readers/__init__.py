@@ -1,4 +1,4 @@
-"""The file formats: one line for each."""
+"""Readers of molecule files: ``SOURCES`` has a line for each file format, ``datasets/`` a file for each data set."""
 
 from molstream.pipeline.readers.base import Format, by_bytes
 from molstream.pipeline.readers.columnar import (

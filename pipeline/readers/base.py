@@ -1,8 +1,8 @@
-"""What a format is: how the records of a file are found again, and what molecule is in each.
+"""What a file format is: how the records of a file are found again, and which molecule is in each.
 
-A record is what a row of the accounts is: a record of a CSV file (which may span lines), a line of SMILES, an SDF
-entry, a row of a Parquet file. Every record is bytes, also where the file holds columns or arrays: so one piece of code
-cuts files into splits, checks that a split is still what it was, and shows a record that is refused.
+A record is what accounts count as a row: a record of a CSV file (which may span lines), a line of SMILES, an SDF entry,
+a row of a Parquet file. Every record is bytes, also where the file holds columns or arrays: so one piece of code cuts
+files into splits, checks that a split is unchanged, and shows a record that is refused.
 """
 
 import itertools
@@ -25,26 +25,26 @@ DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space":
 
 @dataclass(frozen=True)
 class Layout:
-    """What is read of every record of a file, and where it is."""
+    """What is read from every record of a file, and where it is."""
 
     start: int = 0
     """First byte behind the header."""
     delimiter: str = ""
-    """Of text tables."""
+    """Character between the columns of a text table; empty for other formats."""
     num_columns: int = 0
-    """Of tables."""
+    """Number of columns of a table; 0 for other formats."""
     smiles: int = -1
-    """Column of the SMILES."""
+    """Column of the SMILES; -1 for formats without columns."""
     columns: tuple[int, ...] = ()
     """Columns of the targets."""
     targets: tuple[str, ...] = ()
     """Names of the targets."""
     max_conformers: int = 0
-    """Conformers that are kept of a molecule."""
+    """Most conformers that are kept of a molecule."""
 
 
 class Place(NamedTuple):
-    """Where a record is, such that it can be read without what is before it."""
+    """Where a record is, so that it can be read without what is before it."""
 
     start: int
     """A byte; or the number of a row group, a batch or a row."""
@@ -61,37 +61,38 @@ class Molecule(NamedTuple):
 
 
 class RefusedError(Exception):
-    """A record that cannot be read."""
+    """A record cannot be read; ``reason`` is a stable word, ``detail`` a message for people."""
 
     def __init__(self, reason: str, detail: str, shown: str | None = None):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
         self.shown = shown
-        """What the accounts show of a record that is not text."""
+        """Text that represents a record in the accounts, if the record itself is not text."""
 
 
 Batches = Iterator[tuple[Place, Sequence[bytes]]]
+"""Records in batches, each with the place of its first record."""
 
 
 def copy(streams: Sequence[BufferedReader], plain: Path) -> None:
-    """Write what a compressed file holds."""
+    """Write the decompressed content of a file to ``plain``: the default of ``Format.unpack``."""
     with written_whole(plain) as temporary, temporary.open("wb") as target:
         shutil.copyfileobj(streams[0], target, COPY_BYTES)
 
 
 def is_plain(path: Path) -> bool:
-    """Uncompressed text is read as it is."""
+    """True: uncompressed text is read as it is. The default of ``Format.is_plain``."""
     return True
 
 
 def no_companions(given: str) -> list[str]:
-    """One file stands for itself."""
+    """None: no second file is joined to a file. The default of ``Format.companions``."""
     return []
 
 
 def as_asked(config: ReadConfig, where: str, path: Path) -> ReadConfig:
-    """A format has no columns of its own."""
+    """The configuration as given: no columns are wanted by default. The default of ``Format.configure``."""
     return config
 
 
@@ -99,21 +100,21 @@ class Format(NamedTuple):
     """How the files of one kind are read."""
 
     endings: tuple[str, ...]
-    """Of file names, before that of a compression."""
+    """Endings of file names, without that of a compression."""
     layout: Callable[[str, Path, ReadConfig], Layout]
-    """Looks at the head of a file, which messages call by its first argument; may raise ``DataError``."""
+    """(name for messages, file, configuration) -> layout, from the head of the file; may raise ``DataError``."""
     batches: Callable[[str, Layout, Place, int], Batches]
-    """The records of a file from a place on, in batches, each with its place; it should be of about so many records."""
+    """(file, layout, place, rows) -> the records from a place on, in batches of about ``rows`` records."""
     parse: Callable[[bytes, Layout], Molecule]
-    """The molecule in a record; may raise :class:`RefusedError`."""
+    """(record, layout) -> the molecule in the record; may raise :class:`RefusedError`."""
     is_plain: Callable[[Path], bool] = is_plain
-    """Whether an uncompressed file can be read as it is; otherwise it is unpacked."""
+    """Whether an uncompressed file can be read as it is; if not, it is unpacked."""
     unpack: Callable[[Sequence[BufferedReader], Path], None] = copy
-    """Makes the plain file of a file, given as a stream, and its companion, if there is one: whole or not at all."""
+    """(streams of the file and its companion, if any; plain file): writes the plain file, complete or not at all."""
     companions: Callable[[str], list[str]] = no_companions
-    """Names, of which the first that exists holds more of the same records, row by row; empty if none is needed."""
+    """File -> names of a second file with more of the same records, row by row; the first that exists is joined."""
     configure: Callable[[ReadConfig, str, Path], ReadConfig] = as_asked
-    """The configuration with the columns that a data set has by default."""
+    """(configuration, name for messages, file) -> the configuration with the default columns of a known data set."""
 
 
 def by_bytes(records: Callable[[BinaryIO, Layout], Iterator[bytes]]) -> Callable[[str, Layout, Place, int], Batches]:
@@ -136,7 +137,7 @@ def by_bytes(records: Callable[[BinaryIO, Layout], Iterator[bytes]]) -> Callable
 
 
 def runs(form: Format, path: str, layout: Layout, place: Place, rows: int) -> Iterator[tuple[Place, list[bytes]]]:
-    """Consecutive records from a place on, ``rows`` at a time whatever the format's batches; the last may be fewer."""
+    """Consecutive records from a place on, in lists of ``rows``, the last one maybe shorter, whatever the batches."""
     waiting: list[bytes] = []
     first = place
     for at, batch in form.batches(path, layout, place, rows):
@@ -183,10 +184,10 @@ def target(cell: Any) -> float:
 
 
 GEOMETRY_KEYS = ("smiles", "charge", "numbers", "positions", "energies", "forces")
-"""Of a geometry record, a line of JSON: atomic numbers [n], positions [c][n][3] in angstrom of c conformers, energies
-[c] in kcal/mol, forces [c][n][3] in kcal/mol/angstrom; what is unknown is left out."""
+"""Keys of a geometry record, a line of JSON: atomic numbers [n], positions [c][n][3] in angstrom of c conformers,
+energies [c] in kcal/mol, forces [c][n][3] in kcal/mol/angstrom; unknown ones are left out."""
 
 
 def geometry(record: dict[str, Any]) -> str:
-    """The text of a molecule that is given by its atoms and their positions."""
+    """The text of a geometry record: a line of JSON with the keys of ``record`` that have values."""
     return json.dumps({key: record[key] for key in GEOMETRY_KEYS if record.get(key) is not None}, separators=(",", ":"))

@@ -1,6 +1,6 @@
-"""Parquet and Arrow IPC files: only the columns that are wanted are read, from the row group or batch that has them.
+"""Parquet and Arrow IPC files: only the wanted columns are read, from the row group or batch that has the rows.
 
-A row becomes one line of text, as if it had stood in a text file: the molecule, then its targets, parted by tabs.
+A row becomes one line of text, as in a text file: the molecule, then its targets, separated by tabs.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ FEATHER_V1 = b"FEA1"
 
 
 def parse_row(record: bytes, layout: Layout) -> Molecule:
-    """The inverse of :func:`_rows`."""
+    """The molecule and targets in a line of text that :func:`_rows` made."""
     text, *values = record[:-1].rsplit(b"\t", len(layout.columns))
     return Molecule(decode(text).strip(), "smiles", tuple(target(decode(value)) for value in values))
 
@@ -56,7 +56,7 @@ def _as_bytes(column: pa.Array) -> pa.Array:
 
 
 def _columns(layout: Layout) -> list[int]:
-    """The columns that are read, in the order of the file."""
+    """Numbers of the columns that are read, in the order of the file."""
     return sorted({layout.smiles, *layout.columns})
 
 
@@ -91,7 +91,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def parquet_layout(where: str, path: Path, config: ReadConfig) -> Layout:
-    """The columns of a Parquet file."""
+    """The layout of a Parquet file: the columns of SMILES and targets."""
     try:
         return _layout(where, pq.read_schema(path), config)
     except pa.ArrowInvalid as error:
@@ -99,7 +99,7 @@ def parquet_layout(where: str, path: Path, config: ReadConfig) -> Layout:
 
 
 def parquet_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
-    """Rows of the row groups; ``start`` counts these. Inside a row group, pages are decoded one after the other."""
+    """Rows of a Parquet file; ``start`` of a place is a row group, inside of which pages are decoded one by one."""
     with pq.ParquetFile(path, buffer_size=COPY_BYTES, pre_buffer=False) as file:
         names = [file.schema_arrow.names[column] for column in _columns(layout)]
         for group in range(place.start, file.num_row_groups):
@@ -116,7 +116,7 @@ def parquet_batches(path: str, layout: Layout, place: Place, rows: int) -> Batch
 
 
 def is_arrow_file(path: Path) -> bool:
-    """Whether the batches can be reached one by one; not of a file that is yet to be fetched."""
+    """Whether a file is an Arrow IPC file, which has an index of its batches; False for one that is not fetched yet."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -124,7 +124,7 @@ def is_arrow_file(path: Path) -> bool:
 
 
 def unpack_arrow(streams: Sequence[BufferedReader], plain: Path) -> None:
-    """Write what a compressed file holds; a stream is rewritten as a file, batch by batch."""
+    """Write an Arrow IPC file: a compressed one is decompressed, an IPC stream is rewritten batch by batch."""
     head = streams[0].peek(len(ARROW_FILE))
     if head.startswith(ARROW_FILE):
         copy(streams, plain)
@@ -132,7 +132,7 @@ def unpack_arrow(streams: Sequence[BufferedReader], plain: Path) -> None:
     if head.startswith(FEATHER_V1):
         raise DataError("Feather of version 1, which pyarrow no longer reads; write it again as version 2 or Parquet")
     with pa.ipc.open_stream(streams[0]) as reader, written_whole(plain) as temporary:
-        # The dictionaries of a stream may change on the way, those of a file may not.
+        # Dictionaries may change between the batches of a stream, but not of a file.
         kinds = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in reader.schema.types]
         schema = pa.schema(list(zip(reader.schema.names, kinds, strict=True)))
         with pa.ipc.new_file(str(temporary), schema) as writer:
@@ -142,7 +142,7 @@ def unpack_arrow(streams: Sequence[BufferedReader], plain: Path) -> None:
 
 
 def arrow_layout(where: str, path: Path, config: ReadConfig) -> Layout:
-    """The columns of an IPC file."""
+    """The layout of an IPC file: the columns of SMILES and targets."""
     try:
         with pa.OSFile(str(path)) as file:
             return _layout(where, pa.ipc.open_file(file).schema, config)
@@ -151,7 +151,7 @@ def arrow_layout(where: str, path: Path, config: ReadConfig) -> Layout:
 
 
 def arrow_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
-    """Rows of the record batches; ``start`` counts these."""
+    """Rows of an IPC file; ``start`` of a place is a record batch."""
     options = pa.ipc.IpcReadOptions(included_fields=_columns(layout))
     with pa.OSFile(path) as file:
         reader = pa.ipc.open_file(file, options=options)

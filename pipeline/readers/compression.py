@@ -1,4 +1,4 @@
-"""Compressed files, read as a stream of what they hold."""
+"""Compressed files, read as streams of their decompressed content."""
 
 import bz2
 import gzip
@@ -24,17 +24,18 @@ COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
     ".xz": lzma.open,
     ".zst": _open_zstd,
 }
-"""File name endings. All read every part of a file of several, and raise one of DAMAGES where it is cut short."""
+"""Openers by file name ending. All read every member of a file with several, and raise one of DAMAGES if it is cut
+short."""
 
 DAMAGES = (EOFError, zlib.error, lzma.LZMAError, OSError)
-"""What damaged content raises; an OSError with a number is the system's word on something else, such as a full disk."""
+"""Exceptions that damaged content raises. An OSError with an errno is an error of the system, such as a full disk."""
 
 
 def compression(name: str) -> str:
-    """The ending that tells a file's compression, or ''."""
+    """The ending of a file name that names its compression, such as ``.gz``; '' for an uncompressed file."""
     return next((ending for ending in COMPRESSIONS if name.lower().endswith(ending)), "")
 
 
 def opened(path: Path, ending: str) -> BufferedReader:
-    """What a file holds, decompressed if ``ending`` tells a compression."""
+    """A file opened for reading, decompressed if ``ending`` names a compression."""
     return BufferedReader(COMPRESSIONS[ending](path), BUFFER_BYTES) if ending else path.open("rb")

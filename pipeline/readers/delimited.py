@@ -15,7 +15,7 @@ from molstream.pipeline.config import DELIMITERS, ReadConfig
 from molstream.pipeline.readers.base import Format, Layout, Molecule, RefusedError, by_bytes, decode, target
 
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "mol")
-"""Names of SMILES columns that are guessed, in this order, whatever their case."""
+"""Names by which a SMILES column is detected, in this order; upper and lower case do not matter."""
 
 MAX_QUOTED_BYTES = 1 << 20
 """A quoted CSV record longer than this is taken for a stray quote."""
@@ -25,10 +25,14 @@ MAX_QUOTED_BYTES = 1 << 20
 
 
 def find_columns(where: str, names: Sequence[str], config: ReadConfig) -> tuple[int, tuple[int, ...]]:
-    """The column of the SMILES and those of the targets; a guess is told on stderr.
+    """The column of the SMILES and those of the targets; a detected column is printed on stderr.
+
+    Args:
+        where: names the table in messages.
+        names: of all columns.
 
     Raises:
-        DataError: there is no such column; ``where`` names the table in the message.
+        DataError: there is no such column.
     """
     if config.smiles_column is None:
         smiles = _guess(where, names)
@@ -46,7 +50,7 @@ def _guess(where: str, names: Sequence[str]) -> int:
     advice = "Name the column: smiles_column=..."
     if len(names) == 1:
         found = [name for name in ("tab", "semicolon", "pipe") if DELIMITERS[name] in names[0]]
-        advice = "".join(f"Its columns seem to be parted otherwise: delimiter={name}. " for name in found) or advice
+        advice = "".join(f"Its delimiter seems to be another one: delimiter={name}. " for name in found) or advice
     advice = (
         f"{advice.strip()} If the first line is no header: header=false and smiles_column=0 (columns are numbered)."
     )
@@ -92,18 +96,18 @@ def table(ending: str, delimiter: str) -> Format:
 
 
 def column_delimiter(config: ReadConfig, default: str) -> str:
-    """The character between columns."""
+    """The character between columns: that of the configuration, by its name or itself, or the format's default."""
     return default if config.delimiter is None else DELIMITERS.get(config.delimiter, config.delimiter)
 
 
 def column_names(path: Path, delimiter: str = ",") -> list[str]:
-    """The names in the header of a table."""
+    """The names of the columns, from the header of a text table."""
     with path.open("rb") as file:
         return _header(file, delimiter)[0]
 
 
 def _header(file: BinaryIO, delimiter: str) -> tuple[list[str], int]:
-    """The cells of the first record, and the position behind it."""
+    """The cells of a table's first record, and the position behind it."""
     line = file.readline()
     if _in_quotes(line, delimiter):
         behind = file.tell()
@@ -141,7 +145,7 @@ def _quoted_record(line: bytes, file: BinaryIO, delimiter: str) -> bytes:
 
 
 def _is_well_formed(record: bytes, layout: Layout) -> bool:
-    """Whether every quote stands where RFC 4180 wants it, and the number of cells is right."""
+    """Whether every quote is where RFC 4180 allows it, and the number of cells is that of the layout."""
     try:
         return len(cells(record.decode("utf-8", "replace"), layout.delimiter, strict=True)) == layout.num_columns
     except csv.Error:

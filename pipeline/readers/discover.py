@@ -1,4 +1,4 @@
-"""Which files the inputs stand for, and how each is read."""
+"""From the ``input`` of a command to files: which files it names, and how each is read."""
 
 import glob
 import os
@@ -19,7 +19,7 @@ from molstream.pipeline.readers.compression import COMPRESSIONS, compression
 from molstream.pipeline.readers.datasets import ADAPTERS
 
 MOST_NAMES = 5
-"""Files that a message names."""
+"""Most files that a message names."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class InputFile:
     """Path or URL."""
     config: ReadConfig
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What was said of this input alone; part of ``config``."""
+    """Options that were given for this input alone; ``config`` includes them."""
 
 
 def find_files(inputs: Any, config: ReadConfig) -> list[InputFile]:
-    """The files that ``inputs`` stand for, in the given order, sorted in each.
+    """The files that ``inputs`` name: the inputs in the given order, the files of each sorted.
 
     Args:
         inputs: a file, glob, folder or URL; or a mapping of one of these, as ``path``, and ReadConfig values of its
             own; or a list of such.
-        config: how those are read of which nothing else is said.
+        config: how inputs without options of their own are read.
 
     Raises:
-        DataError: an input matches no file, a file is named twice, or its name tells no known format.
+        DataError: an input matches no file, a file is named twice, or its name has the ending of no known format.
         ConfigError: an unknown format or option, or URLs that no installed backend can open.
     """
     items = inputs if isinstance(inputs, list | tuple) else [inputs]
@@ -57,7 +57,7 @@ def find_files(inputs: Any, config: ReadConfig) -> list[InputFile]:
 
 
 def _options(item: Any, config: ReadConfig) -> tuple[str, ReadConfig, dict[str, Any]]:
-    """An input's path, how it is read, and what is said of it alone."""
+    """Path, configuration and own options of one input."""
     options: dict[str, Any] = {}
     if isinstance(item, Mapping):
         options = {str(key): value for key, value in item.items()}
@@ -87,7 +87,7 @@ def _found(item: str, config: ReadConfig, options: dict[str, Any]) -> list[Input
 
 
 def _find(item: str) -> tuple[list[str], remote.Kind]:
-    """The files of a path, and what it is; a link keeps its own name, which tells more."""
+    """The files of a local path, and whether it is a folder, file or glob; symbolic links keep their own names."""
     path = Path(item).expanduser().absolute()
     if path.is_dir():
         return sorted(str(p) for p in path.iterdir() if p.is_file()), "folder"
@@ -97,7 +97,7 @@ def _find(item: str) -> tuple[list[str], remote.Kind]:
 
 
 def format_of(file: str, config: ReadConfig) -> str:
-    """The format of a file, told by its name unless the configuration names it; '' if it is unknown."""
+    """The format of a file, from the configuration or else from the file's name; '' if it is unknown."""
     name = _ending(file)
     if config.format in ADAPTERS:
         endings = [ending for form in ADAPTERS[config.format] for ending in form.endings if name.endswith(ending)]
@@ -108,7 +108,7 @@ def format_of(file: str, config: ReadConfig) -> str:
 
 
 def _ending(file: str) -> str:
-    """The name of a file in small letters, without the ending of a compression."""
+    """The name of a file in lower case, without the ending of a compression."""
     name = _base(file).lower()
     return name.removesuffix(compression(name))
 

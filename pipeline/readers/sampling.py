@@ -1,4 +1,4 @@
-"""A few records of an input, spread evenly over it, and what can be said of the rest: how many rows, which columns."""
+"""A sample of an input, spread evenly over it, with the number of rows and the columns of the whole."""
 
 import json
 import math
@@ -25,42 +25,46 @@ from molstream.pipeline.readers.split import InputSplit, SourceFile, read_split,
 from molstream.preprocessing.fields import RawMolecule, Rejection
 
 HEAD_BYTES = 8 << 20
-"""A compressed file that is larger is read so far only, and its rows are estimated from that."""
+"""Bytes that are read of a larger compressed file; the number of its rows is estimated from them."""
 
 HEAD_STEP = 1 << 12
-"""Bytes of it that are decompressed at a time."""
+"""Bytes of the head that are decompressed at a time."""
 
 TRIED_COLUMNS, TRIED_ROWS = 50, 50
-"""Columns that are tried as targets, each on so many rows."""
+"""Most columns that are tried as targets, and the rows that each is tried on."""
 
 HEAD_TEXT = 1 << 18
-"""Bytes in which the names of data items are looked for."""
+"""Bytes at the start of a file that are searched for the names of data items or keys."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of a table, or data items of an SDF."""
+    """Columns of a table, data items of an SD file, or keys of JSON lines, by their use."""
 
     smiles: str | None
     targets: tuple[str, ...]
     others: tuple[str, ...]
-    """Further ones that hold numbers."""
+    """Other columns that hold numbers, and could be targets."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """How many records the input has."""
+    """The number of records of an input, and how it is known."""
 
     total: int
     estimated: tuple[str, ...]
-    """Files that were not read to their end."""
+    """Names of files that were not read to their end."""
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
 def write_head(source: SourceFile) -> float:
-    """Decompress the head of a large compressed file, where the whole would lie; the part of the file that it is."""
+    """Decompress only the head of a large compressed file, to the path of its plain file.
+
+    Returns:
+        The fraction of the file that the head is; 1, and nothing is written, if the file is small or not compressed.
+    """
     file, ending = source.parts[0], compression(source.parts[0].given)
     copied = len(source.parts) == 1 and format_named(source.format).unpack is copy
     if not (ending and copied) or file.bytes <= HEAD_BYTES:
@@ -71,7 +75,7 @@ def write_head(source: SourceFile) -> float:
         head.write_bytes(packed.read(HEAD_BYTES))
     with COMPRESSIONS[ending](head) as stream, plain.open("wb") as target:
         try:
-            # Where the head was cut, what was read together is lost.
+            # At the end of the head, what was decompressed in the same step is lost.
             while chunk := stream.read1(HEAD_STEP):
                 target.write(chunk)
         except DAMAGES as error:
@@ -83,12 +87,13 @@ def write_head(source: SourceFile) -> float:
 def choose(
     splits: Sequence[InputSplit], parts: Mapping[str, float], sample: int, limit: int | None
 ) -> tuple[Rows, list[RawMolecule | Rejection]]:
-    """How many rows there are, and some of them at even distances.
+    """The number of rows of an input, and a sample of its records at even distances.
 
     Args:
-        parts: of the files of which only the head was read, by their names.
-        sample: records that are wanted.
-        limit: of the configuration.
+        splits: all splits of the input.
+        parts: for the files of which only the head was read, the fraction that was read, by name.
+        sample: number of records that are wanted.
+        limit: most records of the input that count; None for all.
     """
     seen: Counter[str] = Counter()
     for split in splits:
@@ -121,7 +126,9 @@ def columns(sources: Sequence[SourceFile], split: InputSplit, config: Preprocess
     """The columns of a split's file; others can be targets if they hold nothing but numbers, in the first rows.
 
     Args:
-        sources: prepared.
+        sources: the input, prepared (see :func:`~molstream.pipeline.readers.split.prepare`).
+        split: of the file whose columns are wanted.
+        work: folder for intermediate files.
     """
     targets = target_names(sources)
     source = next(source for source in sources if source.name == split.source)
@@ -132,7 +139,7 @@ def columns(sources: Sequence[SourceFile], split: InputSplit, config: Preprocess
 
 
 def _names(split: InputSplit) -> list[str]:
-    """What the columns, data items or keys of a file are called; nothing of those that an adapter reads."""
+    """The names of a file's columns, data items or keys; empty for the files of a known data set."""
     path = Path(split.path)
     if split.format == "parquet":
         return pq.read_schema(path).names

@@ -1,7 +1,7 @@
-"""Molecule files to deterministic input splits, and splits to raw molecules, without chemistry or a file in memory.
+"""Input splits: molecule files are cut into them, always in the same way, and each is read back as raw molecules.
 
-What is remote is fetched once and what is compressed is decompressed once, streaming, into the work folder, so that
-every split is a part of a plain file that can be read by itself.
+Remote files are fetched once and compressed files decompressed once, streaming, into the work folder, so that every
+split is a part of a plain file and can be read by itself. Nothing here knows chemistry or holds a whole file in memory.
 """
 
 import hashlib
@@ -29,21 +29,21 @@ from molstream.preprocessing.fields import RawMolecule, Rejection
 
 @dataclass(frozen=True)
 class GivenFile:
-    """A file as it was given."""
+    """A file of the input, with its checksum."""
 
     given: str
     """Path or URL."""
     local: str
-    """Where it is on this machine; a remote one is there once it was fetched."""
+    """Path on this machine; that of a remote file exists once the file is fetched."""
     bytes: int
     sha256: str
     identity: str
-    """Of a remote object: changes with it, and is known without fetching it. Empty for local files."""
+    """Identity of a remote object: it changes with the object, and is known without a fetch. Empty for local files."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input."""
+    """One source of molecules: a file, or a file and the table that is joined to it."""
 
     name: str
     """Name in the records: the path below the folder that all inputs share."""
@@ -56,7 +56,7 @@ class SourceFile:
     config: ReadConfig
     """How it is read."""
     options: Mapping[str, Any]
-    """What of that was said of this file's input alone."""
+    """Options that were given for this file's input alone; ``config`` includes them."""
 
     @property
     def given(self) -> str:
@@ -65,11 +65,11 @@ class SourceFile:
 
     @property
     def identity(self) -> str:
-        """Of remote objects: what a plan keeps so that an unchanged one need not be fetched to know its checksum."""
+        """Identities of the remote objects. A plan keeps them: the checksum of an unchanged object needs no fetch."""
         return "+".join(part.identity for part in self.parts if part.identity)
 
     def record(self) -> dict[str, Any]:
-        """What the plan and the manifest say of it."""
+        """The entry of the source in plan and manifest: name, size, checksum and options."""
         first, *more = ({"bytes": part.bytes, "sha256": part.sha256} for part in self.parts)
         options = {"options": dict(self.options)} if self.options else {}
         return {"name": self.name, **first, **({"joined": more[0]} if more else {}), **options}
@@ -85,18 +85,18 @@ class InputSplit:
     start: int
     """Where in ``path``: a byte, or the number of a row group, batch or row."""
     skip: int
-    """Records between there and the first."""
+    """Records between ``start`` and the first record of the split."""
     first_row: int
     """Number of the first record in its file, from 0; headers are not counted."""
     rows: int
     sha256: str
-    """Checksum of its records, so that a file that changed since the plan is noticed."""
+    """Checksum of the records, by which a file that changed after the plan is noticed."""
     layout: Layout
-    """What is read of a record."""
+    """What is read from a record."""
 
     @property
     def name(self) -> str:
-        """How accounts call the split."""
+        """Name of the split in accounts: source, first and last row."""
         return f"{self.source}:{self.first_row}-{self.first_row + self.rows - 1}"
 
 
@@ -104,10 +104,10 @@ class InputSplit:
 
 
 def open_sources(inputs: Any, work: Path, config: ReadConfig) -> list[SourceFile]:
-    """The files that ``inputs`` (see ``find_files``) stand for, ready to be cut; unpacked or fetched ones in ``work``.
+    """The sources that ``inputs`` name (see ``find_files``), fetched and unpacked to ``work`` and ready to be cut.
 
     Raises:
-        DataError, ConfigError: as the three steps do.
+        DataError, ConfigError: see ``find_files``, ``describe_sources`` and ``prepare``.
     """
     sources = describe_sources(find_files(inputs, config), work)
     for source in sources:
@@ -118,15 +118,15 @@ def open_sources(inputs: Any, work: Path, config: ReadConfig) -> list[SourceFile
 def describe_sources(
     files: Sequence[InputFile], work: Path, before: Sequence[Mapping[str, Any]] = ()
 ) -> list[SourceFile]:
-    """Size and checksum of every file. What must be unpacked has its plain file in ``work``, not yet made.
+    """The sources with size and checksum. The plain file of one that must be unpacked has a path in ``work``.
 
-    Remote objects are fetched for their checksum, unless it is known.
+    Remote objects are fetched for their checksum, unless it is known. :func:`prepare` writes the plain files.
 
     Args:
         before: records of sources from an earlier plan, those of remote ones with their ``identity``.
 
     Raises:
-        DataError: a file cannot be fetched, or lacks the one that is to be joined to it.
+        DataError: a file cannot be fetched, or the table that is joined to it does not exist.
     """
     known: dict[str, Mapping[str, Any]] = {}
     for record in before:
@@ -176,7 +176,7 @@ def _given(file: str, work: Path, known: Mapping[str, Mapping[str, Any]]) -> Giv
 
 
 def prepare(source: SourceFile) -> None:
-    """Make the plain file of a source, unless it is there already: fetch, decompress, join.
+    """Write the plain file of a source, unless it exists: fetch, decompress, join.
 
     Raises:
         DataError: the content is truncated or damaged, or cannot be joined.
@@ -206,10 +206,13 @@ def prepare(source: SourceFile) -> None:
 
 
 def target_names(sources: Sequence[SourceFile]) -> tuple[str, ...]:
-    """What the targets of every record are called: ``target_columns``, or an adapter's own by default.
+    """Names of the targets of every record: ``target_columns``, or by default those of a known data set.
+
+    Args:
+        sources: prepared.
 
     Raises:
-        DataError: the sources, which must be prepared, have different ones.
+        DataError: the sources have different targets.
     """
     found = {tuple(_configured(source).target_columns): source.name for source in sources if not _is_empty(source)}
     if len(found) > 1:
@@ -221,11 +224,11 @@ def target_names(sources: Sequence[SourceFile]) -> tuple[str, ...]:
 def cut(sources: Sequence[SourceFile], rows_per_split: int, limit: int | None = None) -> list[InputSplit]:
     """Cut every file at record boundaries into splits of ``rows_per_split`` records, in one streaming pass.
 
-    A file without records is told on stderr.
+    A file without records is reported on stderr.
 
     Args:
         sources: prepared.
-        limit: only so many records of the whole input.
+        limit: most records of the whole input; None for all.
 
     Raises:
         DataError: no file has a record, or a table lacks the named columns.
@@ -294,7 +297,11 @@ def read_split(split: InputSplit) -> Iterator[RawMolecule | Rejection]:
 
 
 def _split_records(split: InputSplit) -> Sequence[bytes]:
-    """The split's records, exactly as when the file was cut."""
+    """The split's records, exactly as when the file was cut.
+
+    Raises:
+        DataError: the file cannot be read on this machine, or its records have changed.
+    """
     place = Place(split.start, split.skip)
     try:
         _, records = next(runs(format_named(split.format), split.path, split.layout, place, split.rows), (place, []))

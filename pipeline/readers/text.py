@@ -1,4 +1,4 @@
-"""Lines of SMILES, SD files, and lines of JSON."""
+"""Text formats: lines of SMILES, SD files, and lines of JSON."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.base import Layout, Molecule, RefusedError, decode, geometry, target
 
 ENTRY_END = b"$$$$"
-"""How the last line of an SD file's entry starts."""
+"""Start of the last line of an entry of an SD file."""
 
 
 def named_targets(where: str, path: Path, config: ReadConfig) -> Layout:
@@ -19,7 +19,7 @@ def named_targets(where: str, path: Path, config: ReadConfig) -> Layout:
 
 
 def lines(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
-    """Every line, blank ones too."""
+    """The lines of a file, blank ones too."""
     yield from file
 
 
@@ -27,7 +27,11 @@ def lines(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
 
 
 def no_targets(where: str, path: Path, config: ReadConfig) -> Layout:
-    """The layout of lines of SMILES."""
+    """The layout of lines of SMILES, which have no targets.
+
+    Raises:
+        DataError: the configuration names target columns.
+    """
     if config.target_columns:
         raise DataError(
             f"{where} has no column '{config.target_columns[0]}' (target_columns): what follows a SMILES on its line "
@@ -37,7 +41,7 @@ def no_targets(where: str, path: Path, config: ReadConfig) -> Layout:
 
 
 def parse_line(record: bytes, layout: Layout) -> Molecule:
-    """The first word of a line is the SMILES; what follows is a name."""
+    """The molecule of a line: the first word is its SMILES; what follows is a name, and ignored."""
     words = decode(record).split(maxsplit=1)
     return Molecule(words[0] if words else "", "smiles", ())
 
@@ -46,7 +50,7 @@ def parse_line(record: bytes, layout: Layout) -> Molecule:
 
 
 def sdf_entries(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
-    """Entries up to and with their ``$$$$``; white space after the last one is no entry."""
+    """Entries including their ``$$$$``; white space after the last one is no entry."""
     waiting: list[bytes] = []
     for line in file:
         waiting.append(line)
@@ -58,7 +62,7 @@ def sdf_entries(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
 
 
 def parse_sdf(record: bytes, layout: Layout) -> Molecule:
-    """The mol block, and targets from the data items ``> <NAME>``."""
+    """The molecule of an SD file's entry: its mol block, and targets from the data items ``> <NAME>``."""
     block, items = sdf_parts(decode(record))
     return Molecule(block, "molblock", tuple(target(items.get(name)) for name in layout.targets))
 
@@ -84,7 +88,7 @@ def sdf_parts(text: str) -> tuple[str, dict[str, str]]:
 
 
 def parse_json(record: bytes, layout: Layout) -> Molecule:
-    """A molecule that is given by atoms and positions (``GEOMETRY_KEYS``), or by ``smiles`` alone."""
+    """The molecule of a line of JSON: by atoms and positions (``GEOMETRY_KEYS``), or by ``smiles`` alone."""
     text = decode(record)
     if not text.strip():
         return Molecule("", "smiles", (float("nan"),) * len(layout.targets))

@@ -1,1 +1,1 @@
-"""What people see of a dataset: its card, a screen of text, an estimate, progress."""
+"""Reports on datasets for people: card, summary on the terminal, estimate of the cost, progress."""

@@ -1,7 +1,7 @@
 """The card of a dataset: one HTML page that says what it holds, what was left out and why, and what it cost.
 
-The page needs no network and no script. It is a function of the committed dataset alone, but for the section with the
-times. Its cost does not grow with the molecules: it reads a few blocks, the manifest, and the reasons of rejections.
+The page needs no network and no script. It is a function of the committed dataset alone, except for the section on
+times. Its cost does not grow with the molecules: it reads a few blocks, the manifest, and examples of rejections.
 """
 
 import base64
@@ -30,21 +30,21 @@ NAME = "card.html"
 TIMING = "timing.json"
 
 GRID = 24
-"""Molecules that are drawn of the dataset."""
+"""Most molecules of the dataset that are drawn."""
 EXAMPLES = 4
-"""Rejected rows that are shown of every reason."""
+"""Most rejected rows that are shown for each reason."""
 DRAWN_LENGTH = 1000
-"""Characters: a longer SMILES has more atoms than a drawing shows."""
+"""Most characters of a SMILES that is drawn; a longer one has more atoms than a drawing shows."""
 DRAWN_BLOCK = 50_000
-"""Characters of a mol block."""
+"""Most characters of a mol block that is drawn."""
 TEXT_LENGTH = 200
-"""Characters of an input that are shown."""
+"""Most characters of an input that are shown."""
 LISTED = 100
 """Most lines of a table of files."""
 BARS, ELEMENTS = 40, 20
-"""Most bars of a chart."""
+"""Most bars of a histogram, and of the chart of elements."""
 DRAWING = SandboxConfig(deadline_s=2.0)
-"""A drawing takes milliseconds; what does not is left out."""
+"""Limits of a drawing, which takes milliseconds; a molecule that exceeds them is shown without one."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,22 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """A molecule with its drawing."""
+    """A molecule of the card: its drawing and the texts below it."""
 
     drawing: str | None
-    """Address of the image, inlined; None where there is none."""
+    """The image as a data URL; None if the molecule cannot be drawn."""
     text: str
-    """As it is shown."""
+    """The input's text, as it is shown."""
     note: str
-    """What is said below it."""
+    """The line below the text."""
     detail: str = ""
 
 
 def write_card(folder: Path) -> Path:
-    """Write ``card.html`` into the folder of a committed dataset; its path.
+    """Write ``card.html`` into the folder of a committed dataset; returns its path.
 
     Raises:
-        DataError: it is no committed dataset, or damaged.
+        DataError: the folder is no committed dataset, or a damaged one.
     """
     import jinja2
     from markupsafe import Markup
@@ -113,10 +113,10 @@ def write_card(folder: Path) -> Path:
 
 
 def read_timing(folder: Path) -> Timing | None:
-    """What the dataset cost, if that is known.
+    """The CPU times that the dataset took, from timing.json; None if there is no such file.
 
     Raises:
-        DataError: the file that says so is damaged.
+        DataError: the file is damaged.
     """
     path = folder / TIMING
     if not path.is_file():
@@ -130,7 +130,7 @@ def read_timing(folder: Path) -> Timing | None:
 
 
 def flows(manifest: Manifest) -> list[Flow]:
-    """What became of the rows; the most frequent reason of rejection first."""
+    """The rows of the input by their outcome: written, dropped, or rejected, the most frequent reason first."""
     counts = manifest.counts
     found = [
         Flow("written", counts.written, "written"),
@@ -142,12 +142,12 @@ def flows(manifest: Manifest) -> list[Flow]:
 
 
 def by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The largest count first."""
+    """Names and counts, the largest count first; equal counts are sorted by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _name(manifest: Manifest) -> str:
-    """A dataset is called by its input: its folder may be renamed, and its bytes must not depend on that."""
+    """Title of the card, from the input: the folder may be renamed, and the card must not depend on its name."""
     names = [Path(source["name"]).name for source in manifest.config["sources"]]
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
     return f"{shown(names[0], 80)}{more}"
@@ -175,7 +175,7 @@ def _time_chart(timing: Timing) -> Chart | None:
 
 
 def _spread(dataset: ShardDataset) -> list[tuple[str, str, str]]:
-    """SMILES, where it is from, and nothing more to say, of molecules at even distances."""
+    """Molecules at even distances in the dataset, as (SMILES, place in the input, empty detail)."""
     count = min(GRID, dataset.num_rows)
     if not count:
         return []
@@ -187,7 +187,7 @@ def _spread(dataset: ShardDataset) -> list[tuple[str, str, str]]:
 
 
 def _rejected(sandbox: Sandbox, folder: Path, manifest: Manifest) -> list[tuple[str, int, list[Picture]]]:
-    """Reason, count and examples, the most frequent reason first."""
+    """Reason, count and examples of the rejections, the most frequent reason first."""
     found = examples(folder, manifest, EXAMPLES)
     return [
         (
@@ -217,7 +217,7 @@ def _pictures(sandbox: Sandbox, molecules: Sequence[tuple[str, str, str]]) -> li
 
 
 def _drawn(text: str) -> str:
-    """What might be drawn of an input: a geometry record begins with its SMILES."""
+    """The SMILES or mol block that may be drawn of an input; a geometry record begins with its SMILES."""
     if "\n" in text:
         return text
     geometry = re.match(r'\{"smiles": ?("(?:[^"\\]|\\.)*")', text)
@@ -230,7 +230,7 @@ def _text(text: str) -> str:
 
 
 def _address(svg: str | None) -> str | None:
-    """As an image: nothing inside it can act on the page."""
+    """The SVG as a data URL of an image, whose content cannot act on the page."""
     return svg and "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 

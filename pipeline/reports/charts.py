@@ -1,4 +1,4 @@
-"""Charts as SVG that stands inside an HTML page: its style sheet gives the colours, tooltips give the values."""
+"""Charts as SVG inside an HTML page: the page's style sheet gives the colours, tooltips show the values."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,14 +9,14 @@ from molstream.pipeline.shards.histograms import Bar, share
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 50, 8, 10, 40
-"""Margins of a bar chart; numbers and names of the axes stand there."""
+"""Margins of a bar chart, which hold the numbers and names of the axes."""
 CHARACTER = 6.5
-"""Width of a character of the axes, at most."""
+"""Greatest width of a character of the axes."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Rows that go the same way."""
+    """Rows with one outcome."""
 
     label: str
     count: int
@@ -28,8 +28,8 @@ def bar_chart(title: str, bars: Sequence[Bar], x_axis: str, y_axis: str, log: bo
     """A histogram, in the given order.
 
     Args:
-        title: for those who do not see it.
-        log: make small counts visible.
+        title: description for screen readers.
+        log: count on a logarithmic scale, which makes small counts visible.
     """
     most = max((bar.count for bar in bars), default=0)
     ticks = _log_ticks(most) if log else _ticks(most)
@@ -46,7 +46,7 @@ def bar_chart(title: str, bars: Sequence[Bar], x_axis: str, y_axis: str, log: bo
     for k, bar in enumerate(bars):
         x, height = LEFT + k * slot, plot_height * _height(bar.count, top, log)
         if bar.count:
-            # A bar that is too low to be seen would say that there is nothing.
+            # A bar that is too low to be seen would look like a count of 0.
             height = max(height, 1.0)
         tip = f"<title>{escape(bar.label)}: {bar.count:,} {escape(y_axis)}</title>"
         parts.append(
@@ -75,7 +75,7 @@ def bar_chart(title: str, bars: Sequence[Bar], x_axis: str, y_axis: str, log: bo
 
 
 def flow_chart(total: int, flows: Sequence[Flow]) -> str:
-    """All rows on the left, and what became of them on the right, in ribbons whose width is their number."""
+    """A Sankey chart: all rows on the left, their outcomes on the right, ribbons as wide as their number of rows."""
     width, slot, height, first, last = 330, 38, 160, 14, 118
     thick = [max(1.5, height * flow.count / max(1, total)) for flow in flows]
     parts = []
@@ -109,14 +109,14 @@ def _svg(kind: str, width: int, height: int, title: str, parts: Sequence[str]) -
 
 
 def _height(value: float, top: float, log: bool) -> float:
-    """The height of a bar as a part of the highest tick."""
+    """The height of a bar as a fraction of the highest tick."""
     if not log:
         return value / top
     return (math.log10(value) + 0.5) / (math.log10(top) + 0.5) if value else 0.0
 
 
 def _ticks(most: int) -> list[int]:
-    """Round numbers from 0 to at least ``most``, which are three to six."""
+    """Two to six round numbers from 0 to at least ``most``."""
     step = next(step for step in _round_numbers() if 5 * step >= most)
     return [k * step for k in range(max(1, -(-most // step)) + 1)]
 

@@ -1,6 +1,6 @@
-"""What a job will cost, told from a sample: ``molstream preprocess ... --dry-run``.
+"""Estimate of what a job will cost, from a sample of its input: ``molstream preprocess ... --dry-run``.
 
-The sample goes through the real reading and chemistry, in one sandbox and without Ray; all that is written lies in a
+The sample goes through the real reading and chemistry, in one sandbox and without Ray; all files are written to a
 temporary folder.
 """
 
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from molstream.errors import DataError
 from molstream.pipeline.config import DryRunConfig
 from molstream.pipeline.plan import PLAN, benchmark_sources, check_free, cut_sources, plan_sources
 from molstream.pipeline.readers.sampling import Columns, Rows, choose, columns, write_head
@@ -27,15 +26,15 @@ from molstream.pipeline.stages.described import records
 from molstream.preprocessing.fields import RawMolecule, Rejection
 
 EFFICIENCY = 0.9
-"""Part of the cores' time that goes into the chemistry; the rest into reading, writing and waiting."""
+"""Fraction of the cores' time that the chemistry takes; the rest is reading, writing and waiting."""
 
 MANY_CORES = 64
-"""A second machine that the time is told for."""
+"""Cores of a second machine that the time is estimated for."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What became of the records that were tried."""
+    """The results of the records that were tried."""
 
     rows: int
     written: int
@@ -51,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job will cost."""
+    """The cost of a job as estimated from a sample: rows, disk space, CPU and wall time."""
 
     config: DryRunConfig
     rows: Rows
@@ -65,21 +64,21 @@ class Estimate:
         return sum(self.sample.rejected.values()) > self.config.max_rejected_fraction * self.sample.rows
 
     def core_seconds(self) -> tuple[float, float]:
-        """CPU time of the job, and its uncertainty (two standard errors of the mean)."""
+        """CPU seconds of the job, and their uncertainty (two standard errors of the mean)."""
         times = np.array(self.sample.times)
         error = times.std(ddof=1) / math.sqrt(len(times)) if len(times) > 1 else times.mean()
         return float(times.mean() * self.rows.total), float(2 * error * self.rows.total)
 
     def wall_seconds(self, cores: int) -> float:
-        """Time of the job on a machine: whole splits, one after the other on every core."""
+        """Wall time of the job in seconds: each of the cores does whole splits, one after the other."""
         work, _ = self.core_seconds()
         return work / self.splits * math.ceil(self.splits / cores) / EFFICIENCY
 
     def text(self, command: str) -> str:
-        """In words, for a terminal.
+        """The estimate as text for a terminal.
 
         Args:
-            command: starts the job.
+            command: the command line that starts the job.
         """
         rows, sample = self.rows, self.sample
         part = sample.written / sample.rows
@@ -150,10 +149,10 @@ class Estimate:
 
 
 def estimate(config: DryRunConfig) -> Estimate:
-    """Try a sample of the input.
+    """Estimate the cost of a job by trying a sample of its input.
 
     Raises:
-        DataError, ConfigError: as the job itself would, for an unusable input or output folder.
+        DataError, ConfigError: as the job itself would, for an input or output folder that cannot be used.
     """
     check_free(Path(config.output))
     with tempfile.TemporaryDirectory(prefix="molstream-") as folder:
@@ -171,7 +170,7 @@ def estimate(config: DryRunConfig) -> Estimate:
 
 
 def _try(chosen: Sequence[RawMolecule | Rejection], config: DryRunConfig, folder: Path) -> Sample:
-    """Do with the records what the job would do, but for duplicates and decontamination."""
+    """Process the records as the job would, without duplicates and decontamination."""
     rejections = [record for record in chosen if isinstance(record, Rejection)]
     written: list[pa.RecordBatch] = []
     smiles: dict[tuple[str, int], str] = {}
@@ -207,18 +206,9 @@ def _add_times(times: Counter[tuple[str, int]], batch: pa.RecordBatch) -> None:
         times[source, row] += spent
 
 
-def require_bearable(found: Estimate) -> None:
-    """Make sure that not so many records of the sample were rejected that the job would fail.
-
-    Raises:
-        DataError: they were.
-    """
-    if found.too_many_rejected:
-        raise DataError(
-            f"{sum(found.sample.rejected.values())} of the {found.sample.rows} rows that were tried are rejected, more "
-            f"than max_rejected_fraction={found.config.max_rejected_fraction} allows: the job would fail. Look at the "
-            "examples, or give a larger max_rejected_fraction."
-        )
+def command_line(argv: Sequence[str]) -> str:
+    """The command line that starts the job."""
+    return shlex.join(["molstream", "preprocess", *argv])
 
 
 def _core_time(work: float) -> str:
@@ -226,6 +216,6 @@ def _core_time(work: float) -> str:
 
 
 def _about(number: float) -> str:
-    """Three digits: more are not known."""
+    """A number rounded to three digits; an estimate is not known better."""
     digits = max(0, len(str(round(number))) - 3)
     return f"{round(number, -digits):,.0f}"

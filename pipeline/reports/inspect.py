@@ -1,4 +1,4 @@
-"""What a dataset is, on one screen of text."""
+"""Summary of a dataset on one screen of text."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,13 @@ from molstream.pipeline.shards.manifest import Manifest, read_manifest
 from molstream.pipeline.stages.tally import Timing
 
 WIDTH = 80
-"""Columns; only the path of the dataset, which others may want to read from the first line, can be longer."""
+"""Most characters of a line; only the first line, which shows the whole path of the dataset, can be longer."""
 BARS = 24
+"""Most bars of a histogram."""
 SHARES = (0.0, 0.05, 0.5, 0.95, 1.0)
 """Quantiles that are shown."""
 REASONS, SETS, SLOWEST = 8, 4, 3
-"""Most lines of each list."""
+"""Most reasons of rejection, benchmark sets and slowest molecules that are listed."""
 
 
 def inspect_dataset(path: str | Path) -> str:
@@ -55,7 +56,7 @@ def _size(manifest: Manifest) -> list[str]:
 
 
 def _flow(manifest: Manifest) -> list[str]:
-    """The conservation law, then what each benchmark set took."""
+    """The conservation law, then the rows that each benchmark set holds."""
     counts = manifest.counts
     text = (
         f"rows in {counts.rows_in:,} = written {counts.written:,} + duplicates {counts.duplicates:,} "
@@ -82,7 +83,7 @@ def _histograms(manifest: Manifest) -> list[str]:
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """A bar of one character for every count; only nothing at all is blank."""
+    """A bar of one character for every count; only a count of 0 is blank."""
     most = max(counts, default=0)
     return "".join("▁▂▃▄▅▆▇█"[min(7, 8 * count // most)] if count else " " for count in counts)
 

@@ -1,4 +1,4 @@
-"""How a job tells what it does: a live panel on a terminal, one parsable line per interval elsewhere."""
+"""Progress of a job: a live panel on a terminal, one parsable line per interval elsewhere."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ WIDTH = 80
 """Most columns of the panel."""
 
 RECENT_S = 60.0
-"""The recent speed is that of so many seconds, or of the last split where splits take longer."""
+"""Seconds that the recent speed is measured over; where splits take longer, it is that of the last split."""
 
 Call = TypeVar("Call")
 
@@ -27,10 +27,10 @@ class JobProgress:
     """Progress of one stage over its splits, on stderr; a context manager.
 
     Args:
-        stage: name for people.
-        splits, rows: what there is to do in all.
-        interval_s: seconds between lines where stderr is no terminal.
-        clock: seconds since any moment.
+        stage: name of the stage, as shown.
+        splits, rows: totals of the stage.
+        interval_s: seconds between lines if stderr is no terminal.
+        clock: a clock that only goes forward, in seconds.
     """
 
     def __init__(
@@ -59,31 +59,36 @@ class JobProgress:
         print(self.line(), file=sys.stderr, flush=True)
 
     def begun(self, calls: Iterable[Call]) -> Iterator[Call]:
-        """The same calls, counted as they are handed out, which tells how many tasks are in flight."""
+        """The same calls, counted as they are taken, so that the number of tasks in flight is known."""
         for call in calls:
             self._begun += 1
             yield call
 
     def skip(self, rows: int) -> None:
-        """Note a split that was done before; it does not count towards the speed."""
+        """Count a split that was done by an earlier run; it does not count towards the speed."""
         self._done_splits, self._done_rows = self._done_splits + 1, self._done_rows + rows
         self._skipped_splits, self._skipped_rows = self._skipped_splits + 1, self._skipped_rows + rows
 
     def advance(self, rows: int, rejected: dict[str, int]) -> None:
-        """Note that a split is done."""
+        """Count a split that is done.
+
+        Args:
+            rows: of the split.
+            rejected: number of rejected rows by reason.
+        """
         self._done_splits, self._done_rows = self._done_splits + 1, self._done_rows + rows
         self._rejected.update(rejected)
         self._ends.append((self._clock(), rows))
         self.tick()
 
     def tick(self) -> None:
-        """Print a line, if it is time to; the panel looks at the clock by itself."""
+        """Print a line if the interval has passed; the panel refreshes by itself."""
         if self._live is None and self._clock() - self._printed >= self._interval:
             self._printed = self._clock()
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        """The state in one line of fixed order."""
+        """The progress in one line, whose fields are always in the same order."""
         rejected = " ".join(f"{reason}={count}" for reason, count in sorted(self._rejected.items())) or "0"
         return (
             f"{self._stage}  splits {self._done_splits}/{self._splits}  molecules {self._done_rows}/{self._rows}  "
@@ -91,12 +96,12 @@ class JobProgress:
         )
 
     def mean_speed(self) -> float:
-        """Molecules per second since the stage began here."""
+        """Molecules per second since the stage began in this process."""
         elapsed = self._clock() - self._started
         return (self._done_rows - self._skipped_rows) / elapsed if elapsed else 0.0
 
     def recent_speed(self) -> float:
-        """Molecules per second in the last minute; no split ended in it: since the last but one."""
+        """Molecules per second in the last minute; if no split ended in it, since the last split but one."""
         now = self._clock()
         while len(self._ends) > 2 and self._ends[1][0] <= now - RECENT_S:
             self._ends.popleft()
@@ -105,7 +110,7 @@ class JobProgress:
         return rows / elapsed if elapsed else 0.0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The panel, which no terminal wraps."""
+        """The panel; its lines are cut rather than wrapped."""
         percent = 100 * self._done_rows / self._rows if self._rows else 100.0
         in_flight = max(0, self._begun - (self._done_splits - self._skipped_splits))
         bar = Table.grid(padding=(0, 1), expand=True)

@@ -17,7 +17,8 @@ BATCH = 512
 def examples(folder: Path, manifest: Manifest, most: int) -> dict[str, list[dict[str, Any]]]:
     """The first ``most`` rejected rows of every reason, in input order.
 
-    A dataset may have millions: only the rows of a few splits are read, which the manifest tells.
+    Only the rows of a few splits are read, since a dataset may have millions of rejections; the manifest's accounts say
+    which.
 
     Raises:
         DataError: ``rejected.parquet`` is missing or damaged.
@@ -40,7 +41,7 @@ def examples(folder: Path, manifest: Manifest, most: int) -> dict[str, list[dict
 
 
 def _ranges(manifest: Manifest, most: int) -> list[range]:
-    """Where the rows of those splits are that hold the first examples: rejected rows lie in the order of the splits."""
+    """Positions, in the file, of the splits that hold the first examples: the file is in the order of the splits."""
     missing = {reason: min(most, count) for reason, count in manifest.counts.rejected.items()}
     ranges, start = [], 0
     for _, account in manifest.splits:
@@ -72,7 +73,7 @@ def _rows(file: pq.ParquetFile, ranges: list[range]) -> list[dict[str, Any]]:
 
 
 def shown(text: str, length: int, lines: bool = False) -> str:
-    """A text from an input file, of at most ``length`` characters that do nothing: control characters are escaped.
+    """A text from an input file in at most ``length`` harmless characters: control characters are escaped.
 
     Args:
         lines: keep line breaks.

@@ -1,1 +1,1 @@
-"""RDKit in a child process with limits: a molecule that hangs or crashes it costs itself, nobody else."""
+"""RDKit in a child process with limits: a molecule that hangs or crashes it is rejected, and no other is affected."""

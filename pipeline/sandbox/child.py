@@ -1,7 +1,7 @@
 """The child process of the sandbox: the only place of a job where RDKit sees a molecule.
 
-It reads its configuration, then frames of molecules, from stdin and answers on stdout;
-``sandbox/parent.py`` is the other side and says why.
+It reads its settings, then frames of molecules, from stdin and answers on stdout. ``sandbox/parent.py`` is the other
+side, and gives the reasons.
 """
 
 import ctypes
@@ -56,7 +56,7 @@ def _describe(request: Request, settings: Settings, at: Callable[[int], None]) -
 
 
 def _scaffold(smiles: str) -> str:
-    """The scaffold, or none where RDKit fails on it: exotic bonds, which no benchmark set has."""
+    """The Murcko scaffold; empty if RDKit fails on it, as on exotic bonds, which no benchmark set has."""
     try:
         with rdBase.BlockLogs():
             return murcko_scaffold(Chem.MolFromSmiles(smiles))
@@ -105,12 +105,12 @@ def _child(shared: int, memory_mib: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     progress = memoryview(mmap.mmap(shared, mmap.PAGESIZE)).cast("q")
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    # Where the machine itself runs out of memory, this process is the one to end, not the worker that watches it.
+    # If the machine runs out of memory, the system shall kill this process, not the worker that watches it.
     Path("/proc/self/oom_score_adj").write_text("1000")
     settings = Settings.from_json(read_frame(source))
-    # The first molecule loads tables and shows that the memory suffices at all.
+    # The first molecule loads tables and shows that the memory suffices.
     encode([sample for sample in [featurize(TRIAL, settings.featurize)] if isinstance(sample, MoleculeSample)])
-    # Whatever a library prints must not get between the frames, nor fill a disk.
+    # What a library prints must not get between the frames, nor fill a disk.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

@@ -1,9 +1,9 @@
-"""RDKit in a child process: molecules that hang, exhaust memory or crash the C++ below cost themselves, nobody else.
+"""RDKit in a child process: a molecule that hangs, exhausts the memory or crashes RDKit's C++ is rejected alone.
 
-The child takes frames of molecules through a pipe and answers with Arrow bytes: a frame costs next to nothing.
-It writes the number of the molecule under way into shared memory; the parent kills it when that molecule has used more
-CPU time than the deadline. A molecule is blamed only after it failed alone in a fresh child: a kill from outside must
-not become the verdict on a molecule.
+The child takes frames of molecules through a pipe and answers with Arrow bytes, at hardly any cost. It writes the
+number of its current molecule into shared memory; the parent kills it when that molecule has used more CPU time than
+the deadline. A molecule is rejected only after it failed alone in a fresh child, since a kill from outside is no fault
+of a molecule.
 """
 
 import mmap
@@ -38,16 +38,17 @@ from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.fields import RawMolecule, Rejection
 
 FRAME = 64
-"""Molecules per frame: many enough to make the pipe free, few enough to do again after a death."""
+"""Molecules per frame: enough to make the cost of the pipe negligible, few enough to repeat after a death."""
 
 POLL_S = 0.1
 WALL_FACTOR = 20
-"""A molecule may take so many times the deadline in wall time, as a backstop for a child that sleeps for ever."""
+"""Limit on the wall time of a molecule, in deadlines: a backstop for a child that sleeps for ever."""
 
 STARTS = 3
-"""Attempts to start a child: one that is killed from outside while it starts is no reason to give up."""
+"""Attempts to start a child; one that is killed from outside while it starts is no reason to give up."""
 
 IDLE = -1
+"""Value in the shared memory before the first molecule of a frame."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -63,7 +64,7 @@ class _Death:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Molecules that go through the pipe together, and where each came from, for the verdict on one that kills."""
+    """Molecules that are sent together, and the origin of each, for the rejection of one that kills the child."""
 
     request: Request
     places: tuple[tuple[str, int, str], ...]
@@ -80,8 +81,8 @@ class Sandbox:
     """A child process that does the chemistry of raw molecules; a context manager.
 
     Args:
-        config: bounds on a molecule.
-        featurize: what is made of it.
+        config: limits on a molecule.
+        featurize: how a molecule becomes a record.
         scaffolds: whether descriptions carry the Murcko scaffold.
     """
 
@@ -131,13 +132,13 @@ class Sandbox:
         return batches, [Rejection(**rejection) for answer in answers for rejection in answer.rejections]
 
     def _run(self, frame: _Frame) -> list[Answer]:
-        """Answers that together cover the frame; after a death the parts before and behind the culprit go again."""
+        """Answers that together cover the frame; after a death the parts before and behind the culprit are repeated."""
         if not frame.places:
             return []
         try:
             outcome = self._attempt(frame)
         except BaseException:
-            # An interrupted frame's answer must not be taken for that of the next.
+            # The answer to an interrupted frame must not be read as that to the next one.
             self._kill()
             raise
         if not isinstance(outcome, _Death):
@@ -150,6 +151,7 @@ class Sandbox:
         ]
 
     def _alone(self, frame: _Frame) -> Answer:
+        """The answer of a fresh child to a frame of one molecule: a rejection if that child ends too."""
         self._kill()
         outcome = self._attempt(frame)
         if not isinstance(outcome, _Death):
@@ -201,10 +203,10 @@ class Sandbox:
         return _Death(position, reason, detail, seconds)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """A child that has shown that it works.
+        """Start a child, and wait until it has featurized a first molecule.
 
         Raises:
-            DataError: it cannot, which must not become the verdict on any molecule.
+            DataError: no child starts, which is no fault of any molecule.
         """
         failure = ""
         for _ in range(STARTS):
@@ -257,7 +259,7 @@ class Sandbox:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """User and system time that a process has used; fields 14 and 15 of its stat, behind its bracketed name."""
+    """User and system time of a process, 0 if it has ended; fields 14 and 15 of its stat, behind its bracketed name."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):

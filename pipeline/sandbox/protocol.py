@@ -41,14 +41,14 @@ def read_frame(pipe: IO[bytes]) -> bytes:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the child does with molecules, sent to it when it starts."""
+    """How the child treats molecules; sent to it when it starts."""
 
     featurize: FeaturizeConfig
     scaffolds: bool
     """Whether descriptions carry the Murcko scaffold."""
 
     def to_json(self) -> bytes:
-        """As sent."""
+        """The settings as the bytes of a frame."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
@@ -69,7 +69,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a frame: rows of a record batch for what succeeded, rejections, plain values (drawings)."""
+    """The results of a frame: rows of a record batch for what succeeded, rejections, plain values (drawings)."""
 
     rejections: list[dict[str, Any]]
     batch: pa.RecordBatch | None = None
@@ -83,19 +83,27 @@ def write_request(pipe: IO[bytes], request: Request) -> None:
 
 
 def read_request(pipe: IO[bytes]) -> Request:
-    """The next frame; raises EOFError when the other side has gone."""
+    """The next request.
+
+    Raises:
+        EOFError: the other side has gone.
+    """
     stage, records = json.loads(read_frame(pipe))
     return Request(stage, records, _from_bytes(read_frame(pipe)))
 
 
 def write_answer(pipe: IO[bytes], answer: Answer) -> None:
-    """Send what became of a frame."""
+    """Send the results of a frame."""
     write_frame(pipe, json.dumps([answer.rejections, answer.values]).encode())
     write_frame(pipe, _to_bytes(answer.batch))
 
 
 def read_answer(pipe: IO[bytes]) -> Answer:
-    """The answer to the last request; raises EOFError when the other side has gone."""
+    """The answer to the last request.
+
+    Raises:
+        EOFError: the other side has gone.
+    """
     rejections, values = json.loads(read_frame(pipe))
     return Answer(rejections, _from_bytes(read_frame(pipe)), tuple(values))
 

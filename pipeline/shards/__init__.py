@@ -1,1 +1,1 @@
-"""Shard files and the manifest: written, read, cached and verified."""
+"""Shard files and the manifest: how they are written, read, cached and verified."""

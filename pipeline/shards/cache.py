@@ -1,12 +1,12 @@
-"""Copies of remote shards in a folder of this machine, up to a size; processes share the folder.
+"""Cache of remote shards: copies in a local folder of bounded size, which processes share.
 
-A copy is named by its sha256, so that datasets share what they have in common and a dataset that changed under its URL
-never meets an old copy. While it arrives it has a temporary name that says how large it will be. Locks (``flock``,
-which go with the process that holds them, however it ends) say the rest:
+A copy is named by its sha256, so that datasets share equal shards and a dataset that changed under its URL never gets
+an old copy. While it is fetched it has a temporary name that holds its final size. Locks (``flock``, released when the
+process that holds them ends, however it ends) coordinate the processes:
 
-- exclusive on a temporary file: someone is fetching it, others wait; without a lock it was left behind by a crash;
-- shared on a copy: someone reads it, and it is not evicted;
-- exclusive on the folder: someone makes room.
+- exclusive on a temporary file: a process fetches it, and others wait; without a lock it was left behind by a crash;
+- shared on a copy: a process reads it, and it is not evicted;
+- exclusive on the folder: a process evicts copies.
 """
 
 import fcntl
@@ -27,27 +27,27 @@ from molstream.pipeline.config import CACHE_FOLDER, CACHE_GIB
 from molstream.pipeline.shards.manifest import Shard
 
 NAME = re.compile(r"[0-9a-f]{64}(?:\.(?P<bytes>\d+)\.part)?")
-"""Copies and, with their future size, those that are still arriving; nothing else in the folder is ever touched."""
+"""Names of copies and, with their final size, of those being fetched; no other file of the folder is ever touched."""
 POLL_S = 0.05
 DOWNLOADS = 8
-"""At a time, of one process."""
+"""Most downloads of a process at a time."""
 
 
 class _Part(NamedTuple):
-    """A copy that arrives."""
+    """The temporary file of a copy that is being fetched."""
 
     path: Path
     descriptor: int
 
 
 class ShardCache:
-    """The folder.
+    """A folder of copies of remote shards, bounded in size.
 
     Args:
-        folder: made if it is not there; best on a local disk.
-        max_bytes: above it, the copies that were used longest ago are removed. Copies that are being read stay, even
+        folder: created if it does not exist; best on a local disk.
+        max_bytes: above it, the copies that were used longest ago are evicted. Copies that are being read stay, even
             above the bound: one or two for every lane of this machine.
-        retries: of downloads.
+        retries: how failed downloads are repeated.
     """
 
     def __init__(
@@ -60,23 +60,23 @@ class ShardCache:
         self.max_bytes, self.retries = max_bytes, retries or Retries()
         self._checked: set[str] = set()
         self._downloads = threading.BoundedSemaphore(DOWNLOADS)
-        self._told = False
+        self._warned = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"data.cache_dir={folder}: {error}. Give a folder that can be written to.") from error
 
     def open(self, url: str, shard: Shard, required: bool = True) -> int | None:
-        """A file descriptor of a copy of ``shard``; until it is closed, the copy stays.
+        """A file descriptor of a copy of ``shard``; until it is closed, the copy is not evicted.
 
-        The bytes are those that the manifest promises: checked when they arrive, and once by every process.
+        Size and sha256 are compared with the manifest's after the download, and once by every process.
 
         Args:
-            url: where the shard is.
-            required: False to fetch it only if there is room, beside what is being read, within the bound.
+            url: of the shard.
+            required: False to fetch it only if it fits within the bound, beside the copies that are being read.
 
         Returns:
-            None only if it is not there, not required, and there is no room.
+            None only if there is no copy, the shard is not required, and there is no room.
 
         Raises:
             RemoteError: it cannot be fetched, or what arrives has another checksum, after all attempts.
@@ -100,7 +100,7 @@ class ShardCache:
                     return None
 
     def _open_copy(self, path: Path, shard: Shard) -> int | None:
-        """A copy that is there and whole, with a shared lock; one that is damaged is removed."""
+        """Open a copy with a shared lock; None if there is no copy, or a damaged one, which is removed."""
         try:
             descriptor = self._shared(os.open(path, os.O_RDONLY))
         except (FileNotFoundError, BlockingIOError):
@@ -117,7 +117,11 @@ class ShardCache:
 
     @staticmethod
     def _shared(descriptor: int) -> int:
-        """The descriptor with a shared lock; closed when another holds an exclusive one."""
+        """The descriptor with a shared lock.
+
+        Raises:
+            BlockingIOError: another process or thread holds an exclusive lock; the descriptor is closed then.
+        """
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -127,7 +131,7 @@ class ShardCache:
 
     @contextmanager
     def _arriving(self, path: Path, shard: Shard) -> Iterator[_Part | None]:
-        """The temporary file of a copy, locked for us alone; None if another has it, or the copy is there by now."""
+        """The temporary file of a copy, locked exclusively; None if another one holds it, or the copy exists by now."""
         part = path.with_name(f"{shard.sha256}.{shard.bytes}.part")
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -159,7 +163,7 @@ class ShardCache:
             )
 
     def _make_room(self, arriving: Path) -> bool:
-        """Remove what was used longest ago until everything fits, ``arriving`` included; whether it does."""
+        """Evict the copies used longest ago until all fit, ``arriving`` included; returns whether they do."""
         folder = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -172,8 +176,8 @@ class ShardCache:
                     total -= size
         finally:
             os.close(folder)
-        if total > self.max_bytes and not self._told:
-            self._told = True
+        if total > self.max_bytes and not self._warned:
+            self._warned = True
             print(
                 f"data.cache_dir={self.folder}: the shards that are being read take more than the bound of "
                 f"{self.max_bytes / 2**30:.3g} GiB: they stay, and little is fetched ahead. Raise data.cache_gib above "
@@ -183,7 +187,7 @@ class ShardCache:
         return total <= self.max_bytes
 
     def _files(self) -> list[tuple[int, int, Path]]:
-        """When it was last used, size and path of every copy, those that are arriving with their future size."""
+        """Time of last use (ns), size in bytes and path of every copy; of one being fetched, its final size."""
         found = []
         for entry in os.scandir(self.folder):
             if match := NAME.fullmatch(entry.name):
@@ -196,7 +200,7 @@ class ShardCache:
 
 
 def difference(descriptor: int, shard: Shard) -> str | None:
-    """What is wrong with an open file that should be ``shard``; reads all of it."""
+    """How an open file differs from ``shard``, in size or sha256; None if it does not. Reads the whole file."""
     size = os.fstat(descriptor).st_size
     if size != shard.bytes:
         return f"{size} bytes, expected {shard.bytes}"
@@ -207,7 +211,7 @@ def difference(descriptor: int, shard: Shard) -> str | None:
 
 
 def _evicted(path: Path) -> bool:
-    """Remove a file, unless someone reads or fetches it; whether it is gone."""
+    """Remove a file unless a process reads or fetches it; returns whether it is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

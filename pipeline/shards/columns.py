@@ -1,4 +1,4 @@
-"""Molecules as a struct of arrays: what blocks decode to and batches are collated from; no object per molecule."""
+"""Molecules as a struct of arrays, with no object per molecule: blocks decode to it, batches are collated from it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class Columns:
 
 
 def _entries(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int64: where the entries of chosen rows stand, and the offsets [rows + 1] that they have when taken."""
+    """int64: positions of the entries of chosen rows, and the offsets [rows + 1] of these rows after they are taken."""
     first, lengths = offsets[:-1][rows], np.diff(offsets)[rows]
     after = np.concatenate([[0], np.cumsum(lengths)])
     return np.arange(after[-1]) + np.repeat(first - after[:-1], lengths), after
@@ -91,6 +91,6 @@ def _dense(values: pa.Array, start: int, stop: int, field: Field) -> np.ndarray:
     """Entries ``start`` to ``stop`` of a list column's values, with the field's fixed dimensions as the last axis."""
     if field.width == 1:
         return values.to_numpy()[start:stop]
-    # Of the values below, which know nothing of a slice.
+    # The values below a fixed-size list ignore its slice, so its offset is added.
     rows = values.values.to_numpy().reshape(-1, field.width)
     return rows[values.offset + start : values.offset + stop]

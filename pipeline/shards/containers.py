@@ -2,7 +2,7 @@
 
 A block is one Arrow record batch, compressed with zstd. In ``webdataset`` shards it is the tar member ``NNNNNN.arrow``,
 an Arrow stream of its own; in ``arrow`` shards it is a message of one Arrow file. Either way a block is a range of
-bytes that can be read without what stands before it, and equal molecules give equal bytes.
+bytes that can be read without the bytes before it, and equal molecules give equal bytes.
 """
 
 import io
@@ -25,11 +25,11 @@ class Block:
     """Where a block lies in its shard."""
 
     offset: int
-    """First byte."""
+    """Position of its first byte in the shard's file."""
     bytes: int
     """Length in bytes."""
     rows: int
-    """Molecules."""
+    """Number of molecules."""
 
 
 class Blocks:
@@ -44,7 +44,7 @@ class Blocks:
 
     @classmethod
     def of(cls, blocks: Sequence[Block]) -> "Blocks":
-        """From blocks one by one."""
+        """The table of a sequence of blocks."""
         return cls(np.array([(block.offset, block.bytes, block.rows) for block in blocks], np.int64).reshape(-1, 3))
 
     @property
@@ -78,7 +78,7 @@ class Container(ABC):
 
     @abstractmethod
     def write(self, batch: pa.RecordBatch) -> Block:
-        """Append a block."""
+        """Append a block; returns where it lies."""
 
     @abstractmethod
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Container(ABC):
 
 
 class TarContainer(Container):
-    """What ``webdataset.WebDataset`` iterates: members ``000000.arrow``, ``000001.arrow``, ..."""
+    """A POSIX tar, as ``webdataset.WebDataset`` iterates it: members ``000000.arrow``, ``000001.arrow``, ..."""
 
     extension = "tar"
 

@@ -1,4 +1,4 @@
-"""Where the files of a dataset are: in a folder, read in place, or at a URL, read through a cache."""
+"""The files of a dataset: in a folder, read in place, or at a URL, read through a cache."""
 
 import os
 from abc import ABC, abstractmethod
@@ -14,29 +14,33 @@ class ShardFiles(ABC):
     """The files of a committed dataset."""
 
     where: str
-    """Folder or URL, to be shown."""
+    """Folder or URL, for messages."""
 
     @abstractmethod
     def manifest(self) -> Manifest:
-        """What the dataset is; its shards are not touched beyond looking whether they are there."""
+        """The dataset's manifest. No shard is read; a local dataset checks that all have the right size.
+
+        Raises:
+            DataError: there is no manifest, it is damaged, or a local shard is missing or has another size.
+        """
 
     @abstractmethod
     def open(self, shard: Shard, required: bool = True) -> int | None:
-        """A descriptor of a shard, whose bytes are those that the manifest promises.
+        """A file descriptor of a shard with the size and sha256 of the manifest.
 
         Args:
-            required: False for a shard that is only expected to be read: None if there is no room for it yet.
+            required: False for a shard that is opened ahead: None if there is no room for it yet.
 
         Raises:
-            DataError: there is no such file or object, or another one.
+            DataError: the file or object does not exist, or is not the shard of the manifest.
         """
 
 
 class LocalFiles(ShardFiles):
-    """A folder. The checksum of a shard is computed by every process before it reads from it for the first time.
+    """The files of a dataset in a folder. Every process computes the checksum of a shard before it first reads from it.
 
-    That costs a third of a microsecond per molecule, once, and reads ahead what is read next; Arrow's compression has
-    no checksums, so that a flipped bit would otherwise be a wrong molecule that nobody notices.
+    That costs a third of a microsecond per molecule, once, and serves as read-ahead. Arrow's compression has no
+    checksums, so that a flipped bit would otherwise be a wrong molecule that nobody notices.
     """
 
     def __init__(self, folder: Path):
@@ -71,7 +75,7 @@ class LocalFiles(ShardFiles):
 
 
 class RemoteFiles(ShardFiles):
-    """A URL of fsspec: the manifest is read anew each time, shards come whole into a cache."""
+    """The files of a dataset at a URL of fsspec: the manifest is fetched each time, shards are copied to a cache."""
 
     def __init__(self, url: str, cache: ShardCache):
         self.where, self._url, self._cache = shown(url), url.rstrip("/"), cache

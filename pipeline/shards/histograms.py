@@ -1,4 +1,4 @@
-"""Histograms as the manifest and the timing keep them, in bins and quantiles for people."""
+"""Histograms of the manifest and the timing as bins and quantiles for people, and numbers with units."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from molstream.pipeline.stages.tally import ENERGY_BIN
 
 TAILS = (0.005, 0.995)
-"""Quantiles between which a long histogram is shown; what is outside goes into its first and last bin."""
+"""Quantiles between which a long histogram is shown; its first and last bin count everything outside."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a histogram is over."""
+    """The quantity that a histogram counts by."""
 
     title: str
     axis: str
-    """What is counted by, with its unit."""
+    """Name of the axis: the quantity with its unit."""
     counted: str
-    """What is counted."""
+    """The things that are counted, such as molecules."""
     unit: str = ""
     step: int = 1
     """Width of the bins that are stored."""
@@ -42,16 +42,16 @@ class Bar:
     """One bar of a chart."""
 
     label: str
-    """What it stands for, in full."""
+    """The value or range that is counted, in full."""
     tick: str
-    """What may stand below it."""
+    """Short label below the bar, if there is room."""
     count: int
     number: int
-    """In an endless row of bars; those with round numbers get their ticks first."""
+    """Number of the bar on an endless axis; bars with round numbers get their ticks first."""
 
 
 def quantiles(histogram: Mapping[str, int], shares: Sequence[float]) -> list[int]:
-    """For every share the smallest value that so much of the histogram does not exceed; empty for no counts."""
+    """For every share, the smallest value that this share of the counts does not exceed; empty for no counts."""
     counts = _numbers(histogram)
     total = sum(count for _, count in counts)
     found = []

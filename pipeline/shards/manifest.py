@@ -22,7 +22,7 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file of molecules."""
+    """One shard file: its name, counts, checksum and blocks."""
 
     name: str
     rows: int
@@ -46,7 +46,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What became of the rows of an input split, or of all of them.
+    """The rows of an input split, or of all splits, by their outcome.
 
     The conservation law: ``in = written + duplicates + decontaminated + rejected``.
     """
@@ -55,12 +55,12 @@ class Account:
     written: int
     duplicates: int
     rejected: dict[str, int]
-    """Rows by reason."""
+    """Number of rejected rows by reason."""
     decontaminated: int = 0
     """Rows that were left out because a benchmark set holds their molecule."""
 
     def check(self, where: str) -> None:
-        """Make sure that no row is lost or counted twice.
+        """Check that no row is lost or counted twice.
 
         Raises:
             DataError: the law does not hold.
@@ -85,12 +85,12 @@ class Account:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Account":
-        """From :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`."""
         return cls(record["in"], record["written"], record["duplicates"], record["rejected"], record["decontaminated"])
 
     @classmethod
     def total(cls, accounts: list["Account"]) -> "Account":
-        """The sum."""
+        """The sum of accounts."""
         rejected: dict[str, int] = {}
         for account in accounts:
             for reason, count in account.rejected.items():
@@ -106,7 +106,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A committed dataset."""
+    """The content of manifest.json: a committed dataset."""
 
     container: str
     block_rows: int
@@ -156,7 +156,7 @@ class Manifest:
         """The same manifest with its fingerprint filled in."""
         record, digest = self._without_shards(), hashlib.sha256()
         del record["fingerprint"]
-        # The sorted JSON of to_dict(), but never the shards of a large dataset at once.
+        # The digest of the sorted JSON of to_dict(), one shard at a time, since a large dataset has many.
         for place, name in enumerate(sorted(record)):
             digest.update(f'{"," if place else "{"}"{name}":'.encode())
             if name == "shards":
@@ -169,7 +169,7 @@ class Manifest:
         return replace(self, fingerprint=digest.hexdigest())
 
     def check(self) -> None:
-        """Make sure that every row is accounted for, in every split and in total.
+        """Check that every row is accounted for, in every split and in total.
 
         Raises:
             DataError: the conservation law does not hold, or the shards hold another number of rows.
@@ -205,7 +205,7 @@ def _sorted(value: Any) -> str:
 
 
 def _compact(record: dict[str, Any]) -> dict[str, Any] | Shard:
-    """What JSON decodes to, with a shard's many numbers in an array as soon as they are there."""
+    """Hook of the JSON decoder: the entry of a shard becomes a Shard at once, with its many numbers in one array."""
     return Shard.from_dict(record) if {"blocks", "sha256"} <= record.keys() else record
 
 

@@ -1,4 +1,4 @@
-"""Reading a committed dataset: any block by its byte range, only the fields that are asked for."""
+"""Reader of a committed dataset: any block by its byte range, only the fields that are asked for."""
 
 import os
 import weakref
@@ -20,7 +20,7 @@ class ShardDataset:
 
     Args:
         path: the folder, or a URL of fsspec.
-        cache: where the shards of a URL are kept; the default one if it is not given.
+        cache: for copies of the shards at a URL; by default the one in the user's home.
 
     Raises:
         DataError: there is no committed dataset of this schema version, or a shard is missing or cut short.
@@ -29,7 +29,7 @@ class ShardDataset:
     def __init__(self, path: str | Path, cache: ShardCache | None = None):
         self._files = files_at(path, cache)
         self.path = self._files.where
-        """Folder or URL, to be shown."""
+        """Folder or URL, for messages."""
         self.manifest = self._files.manifest()
         self._first = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])
 
@@ -44,10 +44,10 @@ class ShardDataset:
         return [shard.blocks.rows for shard in self.manifest.shards]
 
     def open_shard(self, shard: int, required: bool = True) -> "ShardFile | None":
-        """A shard to read blocks from; at a URL, the copy in the cache stays until it is closed.
+        """Open a shard to read blocks from; at a URL, its copy stays in the cache until it is closed.
 
         Args:
-            required: False for a shard that is only expected to be read: None if there is no room for it yet.
+            required: False for a shard that is opened ahead: None if there is no room for it yet.
 
         Raises:
             DataError: the shard is gone or damaged.
@@ -101,7 +101,7 @@ class ShardDataset:
 
 
 class ShardFile:
-    """An open shard of a dataset; closed when it is left, or when nobody has it any more."""
+    """An open shard of a dataset: a context manager, also closed when it is garbage-collected."""
 
     def __init__(self, dataset: ShardDataset, shard: int, descriptor: int):
         self._where = dataset.path
@@ -116,14 +116,14 @@ class ShardFile:
         self.close()
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the file; a copy in the cache may then be evicted."""
         self._close()
 
     def read_block(self, block: int, names: Sequence[str]) -> Columns:
         """The named fields of one block, by reading nothing but its bytes.
 
         Raises:
-            DataError: its bytes are damaged.
+            DataError: the bytes of the block are damaged.
         """
         where = self._shard.blocks[block]
         try:

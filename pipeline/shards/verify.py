@@ -1,4 +1,4 @@
-"""``molstream verify DATASET``: is every byte as it was written, and does every count hold?"""
+"""``molstream verify DATASET``: checks that every byte is as it was written, and that every count holds."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from molstream.pipeline.shards.manifest import Shard, read_manifest
 
 
 def verify(path: Path) -> list[str]:
-    """Everything that is wrong with a dataset, one sentence each; empty if it is whole.
+    """Everything that is wrong with a dataset, one sentence each; empty if it is intact.
 
     Raises:
-        DataError: it is no committed dataset at all.
+        DataError: the folder holds no committed dataset.
     """
     manifest = read_manifest(path)
     problems = []

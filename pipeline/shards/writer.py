@@ -1,4 +1,4 @@
-"""A shard file, written block by block: there whole, synced and under its name, or not at all."""
+"""Writer of a shard file: block by block to a temporary file, which is synced and renamed when it is complete."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,17 +13,14 @@ from molstream.pipeline.shards.manifest import Shard
 
 
 def shard_name(index: int, container: str) -> str:
-    """``shard-00012.tar`` or ``shard-00012.arrow``."""
+    """File name of a shard, such as ``shard-00012.tar`` or ``shard-00012.arrow``."""
     return f"shard-{index:05d}.{CONTAINERS[container].extension}"
 
 
 def write_shard(
     folder: Path, index: int, container: str, block_rows: int, batches: Iterable[pa.RecordBatch]
 ) -> Shard | None:
-    """Write the molecules of ``batches`` as shard ``index``; None, and no file, when there are none.
-
-    The temporary name, sync and rename make a half-written file impossible to mistake for a shard.
-    """
+    """Write the molecules of ``batches`` as shard ``index``; without molecules, None and no file."""
     target = folder / shard_name(index, container)
     blocks, atoms = [], 0
     with written_whole(target) as temporary:
@@ -62,5 +59,5 @@ def _blocks(batches: Iterable[pa.RecordBatch], block_rows: int) -> Iterator[pa.R
 
 
 def _compact(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch without what a slice still refers to, so that its bytes do not depend on how it was cut."""
+    """A copy of the batch with buffers of its own, so that its bytes do not depend on how it was cut."""
     return batch.take(pa.array(range(batch.num_rows)))

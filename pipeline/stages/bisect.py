@@ -1,7 +1,7 @@
-"""Who killed the worker? A split whose workers keep dying is tried in parts, until the culprit stands alone.
+"""Search for the rows that kill workers: a split whose workers keep dying is tried in halves, down to single rows.
 
-Chemistry dies in the sandbox, which knows the molecule at once. This is for what takes the whole worker with it: the
-memory monitor of a cluster, the system's own killer, a crash outside of the chemistry.
+A crash of the chemistry ends in the sandbox, which knows the molecule at once. This search is for what ends the whole
+worker: the memory monitor of a cluster, the out-of-memory killer of the system, a crash outside of the chemistry.
 """
 
 from dataclasses import dataclass, field
@@ -10,43 +10,45 @@ from typing import Any
 from molstream.errors import DataError
 
 ROUNDS = 3
-"""Searches without a culprit before the split is given up: its workers die of something else."""
+"""Searches without a culprit before the job fails: the workers die of something else."""
 
 
 @dataclass
 class Call:
-    """A task over the rows of a split, and what is known of its deaths."""
+    """A task over the rows of a split, and what is known about the deaths of its workers."""
 
     arguments: tuple[Any, ...]
     name: str
     rows: int
-    """0 for a task without rows, which is only tried again."""
+    """0 for a task without rows, which is only repeated."""
     deaths: int = 0
-    """Of the whole, since the last search."""
+    """Workers that died on the whole call since the last search."""
     rounds: int = 0
+    """Searches since the last culprit."""
     culprits: list[int] = field(default_factory=list)
     """Rows that killed a worker twice, each alone."""
     suspects: set[int] = field(default_factory=set)
     """Rows that killed a worker once, alone."""
     open_parts: int = 0
+    """Parts of the current search that are not settled."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try: of the whole call, or of some of its rows without leaving a result."""
+    """An attempt at the whole call, or at some of its rows without writing a result."""
 
     call: Call
     only: range | None = None
 
 
 def died(attempt: Attempt) -> list[Attempt]:
-    """What to try next, after the worker of an attempt has died.
+    """The next attempts, after the worker of an attempt has died.
 
-    The whole is tried once more, then in halves; a part is halved on; a single row is tried once more and is then a
-    culprit. When all parts are settled the whole is tried without the culprits.
+    The whole call is repeated once and then tried in halves; a part is halved again; a single row is repeated once, and
+    is a culprit if its worker dies again. When all parts are settled, the whole call is tried without the culprits.
 
     Raises:
-        DataError: workers die, but of no row in particular.
+        DataError: workers die, but no row in particular kills them.
     """
     call, rows = attempt.call, attempt.only
     if rows is None:
@@ -55,7 +57,7 @@ def died(attempt: Attempt) -> list[Attempt]:
             return [attempt]
         if call.rounds == ROUNDS:
             raise DataError(
-                f"the workers of {call.name} keep dying, and of none of its rows in particular. Look at the memory of "
+                f"the workers of {call.name} keep dying, but no row in particular kills them. Look at the memory of "
                 "the machines and at Ray's logs; the work so far is kept, and the same command continues."
             )
         call.rounds, call.deaths = call.rounds + 1, 0
@@ -72,7 +74,7 @@ def died(attempt: Attempt) -> list[Attempt]:
 
 
 def survived(attempt: Attempt) -> list[Attempt]:
-    """What to try next, after an attempt of some rows has ended well (or its culprit is known)."""
+    """The next attempts, after an attempt at some rows has succeeded (or its culprit is known)."""
     call = attempt.call
     call.open_parts -= 1
     return [] if call.open_parts else [Attempt(call)]

@@ -33,11 +33,16 @@ from molstream.preprocessing.fields import ConformerStatus, RawMolecule, Rejecti
 
 
 def write_split(task: SplitTask, buckets: int, avoid: Sequence[int] = (), only: range | None = None) -> SplitCommit:
-    """Stage two: conformers of the rows that are no duplicates, the shard, then the commit; done before, only read.
+    """Run stage two on a split: conformers of the rows that are no duplicates, the shard, then the commit.
+
+    A split that is committed is not done again.
 
     Args:
-        buckets: of the duplicates.
-        avoid, only: as for :func:`describe_split`.
+        buckets: number of buckets of the duplicates.
+        avoid, only: as in :func:`~molstream.pipeline.stages.describe.describe_split`.
+
+    Returns:
+        The commit; an empty one for ``only``.
     """
     if only is None and (commit := read_commit(task)) is not None:
         return commit
@@ -73,7 +78,7 @@ def write_split(task: SplitTask, buckets: int, avoid: Sequence[int] = (), only: 
 
 
 def _finish(task: SplitTask, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray, list[Rejection]]:
-    """Described molecules with their final conformers, in order; CPU seconds of each; rejections."""
+    """Described molecules with their final conformers, in the order of rows; CPU seconds of each; rejections."""
     config = task.featurize
     wanting = [needs_embedding(ConformerStatus(s), config) for s in batch.column("conformer_status").to_pylist()]
     mask = np.array(wanting, bool)
@@ -89,7 +94,7 @@ def _finish(task: SplitTask, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.
 
 
 def _late_rejections(task: SplitTask, described: pa.Table, rejections: Sequence[Rejection]) -> list[dict[str, Any]]:
-    """Rejections of stage two as rows, with the key and the text as it was read."""
+    """Rejections of stage two as rows of REJECTED_SCHEMA, with the molecules' keys and the texts of the input."""
     if not rejections:
         return []
     keys = dict(zip(described.column("row").to_pylist(), described.column("key").to_pylist()))
@@ -105,6 +110,11 @@ def _commit(
     rejections: list[dict[str, Any]],
     duplicates: pa.Table,
 ) -> SplitCommit:
+    """Write the dropped rows of both stages, check the conservation law, and write the commit.
+
+    Args:
+        rejections: of stage two.
+    """
     before = json.loads(task.path("described.json").read_text())
     rejected = sorted([*before["rejected"], *rejections], key=lambda r: r["row"])
     write_rows(task.path("rejected.parquet"), pa.Table.from_pylist(rejected, REJECTED_SCHEMA))

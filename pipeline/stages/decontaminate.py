@@ -1,4 +1,4 @@
-"""Benchmark sets whose molecules must not be trained on: which rows share a key, or a scaffold, with which set."""
+"""Decontamination: which rows share a key or a scaffold with which benchmark set, and must not be trained on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import numpy as np
 from molstream.pipeline.stages.dedup import digest, write_array
 
 BY = ("key", "scaffold")
-"""What a molecule may share with a benchmark: itself, or its Murcko scaffold (acyclic molecules have none)."""
+"""What is compared with the benchmarks: the key, or the Murcko scaffold (acyclic molecules have none)."""
 
 MAX_SETS = 64
-"""One bit of a mask for each."""
+"""Most benchmark sets: each has a bit in a 64-bit mask."""
 
 _ENTRY = np.dtype([("digest", "S16"), ("sets", "<u8")])
 
@@ -21,7 +21,7 @@ _ENTRY = np.dtype([("digest", "S16"), ("sets", "<u8")])
 class Benchmarks:
     """The identities in all benchmark sets.
 
-    ``entries`` is sorted by the digest of an identity; bit k of ``sets`` tells whether it is in set k.
+    ``entries`` is sorted by the digests of the identities; bit k of ``sets`` is 1 if set k holds the identity.
     """
 
     names: tuple[str, ...]
@@ -29,7 +29,7 @@ class Benchmarks:
 
     @classmethod
     def of(cls, identities: Mapping[str, Sequence[str]]) -> "Benchmarks":
-        """From the identities of every set by its name; empty ones are no identity."""
+        """The benchmarks with these identities by the name of their set; empty strings are no identity."""
         digests = [[digest(i) for i in found if i] for found in identities.values()]
         flat = np.array([d for found in digests for d in found], "S16")
         bits = np.repeat(np.uint64(1) << np.arange(len(digests), dtype=np.uint64), [len(found) for found in digests])
@@ -40,12 +40,12 @@ class Benchmarks:
         return cls(tuple(identities), entries)
 
     def save(self, path: Path) -> None:
-        """Write the entries; the names are known from the plan."""
+        """Write the entries; the names of the sets are in the plan."""
         write_array(path, self.entries)
 
     @classmethod
     def load(cls, path: Path, names: Sequence[str]) -> "Benchmarks":
-        """What :meth:`save` wrote."""
+        """The benchmarks whose entries :meth:`save` wrote, with the names of the sets in their order."""
         return cls(tuple(names), np.load(path, allow_pickle=False))
 
     def sets(self, identities: Sequence[str]) -> list[tuple[str, ...]]:

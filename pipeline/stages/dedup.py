@@ -1,7 +1,7 @@
-"""Global duplicates at bounded memory: of all rows of one identity the first, in the order of the inputs, is kept.
+"""Global duplicates in bounded memory: of all rows of one identity, the first in the order of the input is kept.
 
-Every split leaves the 128-bit hashes of its rows, sorted. A bucket is a range of hashes: one task collects it from all
-splits and leaves the sorted list of rows that are not the first of their hash. Nothing ever holds all keys; a billion
+Every split writes the 128-bit hashes of its rows, sorted. A bucket is a range of hashes: one task collects it from all
+splits and writes the sorted list of rows that are not the first of their hash. No process holds all hashes; a billion
 of them are 250 buckets of 4 million. Among 10^9 molecules two hashes collide with a probability of 10^-21.
 """
 
@@ -15,21 +15,21 @@ import pyarrow as pa
 from molstream.io.files import written_whole
 
 BUCKET_ROWS = 4_000_000
-"""Rows that a bucket is planned for: 200 MB while it is sorted."""
+"""Rows per bucket; it takes 200 MB while it is sorted."""
 
 ROW_BITS = 32
-"""A row of the whole input is one number: its split's index, and behind it so many bits for its place in the split."""
+"""Low bits of a row's number in the whole input: its place in the split. The high bits are the index of the split."""
 
 IDENTITIES = ("key", "connectivity", "smiles", "none")
-"""What makes two molecules duplicates: the whole InChIKey; its first block, which knows no stereochemistry, isotopes or
-charges; the canonical SMILES, which tells tautomers apart; nothing."""
+"""What duplicates have in common: the whole InChIKey; its first block, which ignores stereochemistry, isotopes and
+charges; the canonical SMILES, which differs between tautomers; nothing, so that no row is a duplicate."""
 
 KEY_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
 """Hash of a row's identity, in two halves, and its place in the split."""
 
 
 def digest(identity: str) -> bytes:
-    """The 16 bytes that stand for a key or scaffold."""
+    """The 128-bit hash of a key or scaffold, 16 bytes."""
     return hashlib.blake2b(identity.encode(), digest_size=16).digest()
 
 
@@ -55,27 +55,30 @@ def key_table(identities: Sequence[str], rows: Sequence[int]) -> np.ndarray:
 
 
 def keys_path(work: Path, split: int) -> Path:
-    """Where a split leaves its hashes."""
+    """The file with the hashes of a split."""
     return work / f"{split:05d}.keys.npy"
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a .npy file, whole or not at all."""
+    """Write a .npy file, complete or not at all."""
     with written_whole(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
 
 def num_buckets(rows: int) -> int:
-    """Buckets for so many rows."""
+    """Number of buckets for this number of rows, at least 1."""
     return max(1, -(-rows // BUCKET_ROWS))
 
 
 def find_duplicates(work: str, num_splits: int, bucket: int, buckets: int) -> int:
-    """Write the rows of a bucket that are not the first of their hash, as numbers of the whole input; how many.
+    """Write the rows of a bucket that are not the first of their hash, as numbers in the whole input (ROW_BITS).
 
     Args:
         work: folder with the hashes of splits 0 to ``num_splits - 1``.
         bucket: number of the bucket, below ``buckets``.
+
+    Returns:
+        The number of rows.
     """
     path = _duplicates_path(Path(work), bucket)
     if not path.exists():
@@ -115,6 +118,7 @@ def _collect(work: Path, num_splits: int, bucket: int, buckets: int) -> tuple[np
 
 
 def _not_first(high: np.ndarray, low: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """uint64, ascending: the rows whose hash an earlier row has too."""
     order = np.lexsort((rows, low, high))
     high, low = high[order], low[order]
     repeated = np.zeros(len(rows), bool)

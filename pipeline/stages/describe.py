@@ -28,11 +28,17 @@ from molstream.preprocessing.fields import RawMolecule, Rejection
 
 
 def describe_split(task: SplitTask, avoid: Sequence[int] = (), only: range | None = None) -> dict[str, int]:
-    """Stage one: the description or the rejection of every row; rejected rows by reason.
+    """Run stage one on a split: describe or reject every row. A split that is done is not done again.
 
     Args:
-        avoid: rows of the split, counted from its first, that killed a worker: rejected without a look.
-        only: do just these rows and leave nothing, to find out which one kills.
+        avoid: rows of the split, counted from its first, that killed a worker: they are rejected untried.
+        only: try these rows alone and write nothing, to find out which one kills the worker.
+
+    Returns:
+        Number of rejected rows by reason.
+
+    Raises:
+        DataError: this machine does not see the work folder, or the input changed.
     """
     if not Path(task.work).is_dir():
         raise DataError(f"{task.work} is not there on {socket.gethostname()}: all nodes must share the output folder.")
@@ -49,6 +55,7 @@ def describe_split(task: SplitTask, avoid: Sequence[int] = (), only: range | Non
 def _commit_description(
     task: SplitTask, raws: Sequence[RawMolecule | Rejection], avoid: Sequence[int], done: Path
 ) -> None:
+    """Describe the rows and write the files of stage one, ``done`` last."""
     rejections = [m for m in raws if isinstance(m, Rejection)]
     rejections += [worker_died(m) for k, m in enumerate(raws) if k in set(avoid) and isinstance(m, RawMolecule)]
     batches = []
@@ -82,6 +89,7 @@ def _commit_description(
 
 
 def _benchmark_sets(task: SplitTask, described: pa.Table) -> list[tuple[str, ...]]:
+    """For every row, the names of the benchmark sets that hold its molecule or scaffold."""
     if task.decontamination is None:
         return [()] * described.num_rows
     wanted = task.decontamination
@@ -90,12 +98,12 @@ def _benchmark_sets(task: SplitTask, described: pa.Table) -> list[tuple[str, ...
 
 @functools.lru_cache(maxsize=1)
 def _benchmarks(entries: str, names: tuple[str, ...]) -> Benchmarks:
-    """Loaded once per worker process."""
+    """The benchmarks in a file, loaded once per worker process."""
     return Benchmarks.load(Path(entries), names)
 
 
 def read_described(task: SplitTask) -> pa.Table:
-    """What stage one found (DESCRIBED_SCHEMA), without rejected and decontaminated rows."""
+    """The molecules that stage one described and kept (DESCRIBED_SCHEMA)."""
     with pa.OSFile(str(task.path("described.arrow"))) as file:
         return pa.ipc.open_file(file).read_all()
 

@@ -1,4 +1,4 @@
-"""What stage one leaves of a molecule: its record without new conformers, and facts for accounts and reports."""
+"""Schemas of described molecules: the record without new conformers, and facts for accounts and reports."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from molstream.pipeline.shards.codec import SCHEMA, encode
 from molstream.preprocessing.featurize import Description
 
 SECONDS = pa.field("seconds", pa.float32(), nullable=False)
-"""CPU time that the stage took for the molecule."""
+"""CPU seconds that the stage took for the molecule."""
 
 FACTS = (
     pa.field("num_rings", pa.uint16(), nullable=False),
@@ -17,18 +17,19 @@ FACTS = (
     pa.field("scaffold", pa.string(), nullable=False),
     SECONDS,
 )
-"""Columns behind those of the record: of ``Description``, the Murcko scaffold (empty if
-nobody asked for it), CPU seconds."""
+"""Columns behind those of the record: fields of ``Description``, the Murcko scaffold (empty unless decontamination
+needs it), CPU seconds."""
 
 DESCRIBED_SCHEMA = pa.schema([*SCHEMA, *FACTS])
+"""Molecules after stage one: records without new conformers, and FACTS."""
 EMBEDDED_SCHEMA = pa.schema([*SCHEMA, SECONDS])
-"""Records with their final conformers, and the time that these took."""
+"""Records with their final conformers, and the CPU seconds that these took."""
 
 
 def encode_described(
     found: Sequence[Description], scaffolds: Sequence[str], seconds: Sequence[float]
 ) -> pa.RecordBatch:
-    """One record batch of described molecules."""
+    """One record batch of described molecules (DESCRIBED_SCHEMA)."""
     facts = (
         [d.num_rings for d in found],
         [d.num_rotatable_bonds for d in found],
@@ -41,5 +42,5 @@ def encode_described(
 
 
 def records(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The stored fields alone."""
+    """The batch with the fields of the record alone, in the schema of the shards."""
     return batch.select(SCHEMA.names).cast(SCHEMA)

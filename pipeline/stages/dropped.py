@@ -26,7 +26,7 @@ REJECTED_SCHEMA = pa.schema(
 DUPLICATES_SCHEMA = pa.schema([("source", pa.string()), ("row", pa.int64()), ("key", pa.string())])
 DECONTAMINATED_SCHEMA = pa.schema([*DUPLICATES_SCHEMA, ("sets", pa.list_(pa.string()))])
 DROPPED = {"rejected": REJECTED_SCHEMA, "duplicates": DUPLICATES_SCHEMA, "decontaminated": DECONTAMINATED_SCHEMA}
-"""Rows that are not written: a file ``<name>.parquet`` for each kind, in the dataset."""
+"""Schemas of the rows that are not written, by kind; the dataset has a file ``<kind>.parquet`` for each."""
 
 
 def worker_died(molecule: RawMolecule) -> Rejection:
@@ -46,7 +46,7 @@ def rejected_row(rejection: Rejection, key: str | None) -> dict[str, Any]:
 
 
 def write_rows(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file, whole or not at all; no file for no rows."""
+    """Write a Parquet file, complete or not at all; for a table without rows, remove it."""
     path.unlink(missing_ok=True)
     if table.num_rows:
         with written_whole(path) as temporary:

@@ -17,10 +17,17 @@ _KNOWN_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("smiles",
 def key_shard(
     folder: str, work: str, index: int, name: str, shard: Shard | None, container: str, duplicates: str
 ) -> None:
-    """The hashes of a split of a finished dataset, as stage one left them, for molecules that are appended.
+    """Write the hashes of a split of a finished dataset, as stage one wrote them when the dataset was made.
 
-    A row that was rejected after it had its key counts too, as it did then; but not where duplicates are told by
-    SMILES, which rejections do not record.
+    Rows that were rejected after they had a key count too, as they did then; with ``duplicates=smiles`` they do not,
+    since rejections do not record the canonical SMILES.
+
+    Args:
+        folder: of the dataset.
+        work: folder of intermediate results.
+        index: number of the split.
+        name: of the split: source, first and last row.
+        shard: of the split; None if no molecule of it was written.
     """
     path = keys_path(Path(work), index)
     if path.exists():

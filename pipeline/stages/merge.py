@@ -36,9 +36,9 @@ def merge_dropped(tasks: Sequence[SplitTask], output: Path, base: Manifest | Non
 def _rows(
     tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, target: Path, base: Manifest | None
 ) -> Iterator[pa.Table]:
-    """The rows of one kind: those of the dataset that is appended to, and those of every split."""
+    """The rows of one kind: those of the dataset that is appended to, then those of every split."""
     if base is not None:
-        # By name, since an interrupted run may have joined the new rows already.
+        # Filtered by source, since an interrupted append may have merged the new rows already.
         known = pa.array([source["name"] for source in base.config["sources"]])
         for batch in pq.ParquetFile(target).iter_batches():
             yield pa.table(batch.filter(pc.is_in(batch.column("source"), known)))  # pyright: ignore[reportAttributeAccessIssue]
@@ -48,7 +48,7 @@ def _rows(
 
 
 def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of ROW_GROUP_ROWS, the last one smaller: how they came does not show."""
+    """The same rows in tables of ROW_GROUP_ROWS rows, the last one smaller, however they were divided before."""
     waiting: list[pa.Table] = []
     rows = 0
     for table in tables:

@@ -1,4 +1,4 @@
-"""What is counted while shards are written: for the manifest, inspect and the dataset card."""
+"""Counts and times of the molecules that are written, for the manifest, ``inspect`` and the dataset card."""
 
 import heapq
 import math
@@ -14,15 +14,15 @@ from molstream.pipeline.shards.columns import Columns
 from molstream.preprocessing.fields import ConformerStatus
 
 SLOWEST = 12
-"""Molecules that are remembered with the time they took."""
+"""Number of slowest molecules that are kept with the times they took."""
 
 ENERGY_BIN = 10
-"""kcal/mol."""
+"""Width of the bins of the energy histogram, kcal/mol."""
 
 
 @dataclass
 class Tally:
-    """Counts over written molecules; a pure function of them, so that it belongs to the dataset."""
+    """Counts over written molecules: a pure function of them, hence part of the manifest."""
 
     conformer_status: Counter[str] = field(default_factory=Counter)
     """Molecules by ConformerStatus name."""
@@ -65,7 +65,7 @@ class Tally:
             self.histograms.setdefault(name, Counter()).update(histogram)
 
     def to_dict(self) -> dict[str, Any]:
-        """As stored: keys in an order that does not depend on that of the counting."""
+        """As stored; the order of the keys does not depend on the order of counting."""
         return {
             "conformer_status": dict(sorted(self.conformer_status.items())),
             "changes": dict(sorted(self.changes.items())),
@@ -97,14 +97,16 @@ class Timing:
     """CPU seconds of the chemistry; they differ from run to run, so they are kept beside the manifest and not in it."""
 
     describe_s: float = 0.0
+    """CPU seconds of stage one, for the molecules that are written."""
     embed_s: float = 0.0
+    """CPU seconds of stage two, for the same molecules."""
     histogram: Counter[str] = field(default_factory=Counter)
-    """Molecules by time: key k stands for 10^(k/3) to 10^((k+1)/3) seconds."""
+    """Molecules by time: key k counts those of 10^(k/3) to 10^((k+1)/3) seconds."""
     slowest: list[tuple[float, str]] = field(default_factory=list)
     """Seconds and SMILES of the slowest molecules, slowest first."""
 
     def add(self, smiles: Iterable[str], describe_s: np.ndarray, embed_s: np.ndarray) -> None:
-        """Note the times of molecules."""
+        """Add the times of molecules, CPU seconds of each in both stages."""
         self.describe_s += float(describe_s.sum())
         self.embed_s += float(embed_s.sum())
         total = (describe_s + embed_s).tolist()
@@ -119,7 +121,7 @@ class Timing:
         self.slowest = heapq.nlargest(SLOWEST, [*self.slowest, *other.slowest])
 
     def to_dict(self) -> dict[str, Any]:
-        """As stored."""
+        """The times as JSON values, rounded to 0.1 ms."""
         return {
             "describe_s": round(self.describe_s, 4),
             "embed_s": round(self.embed_s, 4),

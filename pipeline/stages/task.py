@@ -18,26 +18,26 @@ class Decontamination:
     """Benchmark sets whose molecules are left out."""
 
     by: str
-    """``key`` or ``scaffold``."""
+    """What is compared: ``key`` or ``scaffold``."""
     names: tuple[str, ...]
     entries: str
-    """File of :class:`~molstream.pipeline.stages.decontaminate.Benchmarks`."""
+    """Path of the file that :class:`~molstream.pipeline.stages.decontaminate.Benchmarks` wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitTask:
-    """A split with all that its two stages need."""
+    """A split with everything that stages one and two need."""
 
     index: int
     split: InputSplit
     folder: str
-    """The dataset's folder."""
+    """Folder of the dataset."""
     work: str
-    """Its folder of intermediate results."""
+    """Folder of intermediate results."""
     container: str
     block_rows: int
     duplicates: str
-    """One of IDENTITIES."""
+    """What duplicates have in common, one of ``dedup.IDENTITIES``."""
     featurize: FeaturizeConfig
     sandbox: SandboxConfig
     decontamination: Decontamination | None = None
@@ -49,7 +49,7 @@ class SplitTask:
 
 @dataclass(frozen=True)
 class SplitCommit:
-    """What became of a split: its shard and its accounts. The file that says so is written after the shard."""
+    """The result of a split: its shard, account, counts and times. Its file commit.json is written after the shard."""
 
     account: Account
     shard: Shard | None
@@ -59,7 +59,7 @@ class SplitCommit:
     """Decontaminated rows by the benchmark set that holds them; a row may be in several."""
 
     def to_json(self) -> bytes:
-        """As stored."""
+        """The content of the commit's file."""
         parts = {name: getattr(self, name).to_dict() for name in ("account", "tally", "timing")}
         shard = self.shard and self.shard.to_dict()
         return (json.dumps({**parts, "shard": shard, "benchmarks": self.benchmarks}) + "\n").encode()
@@ -74,7 +74,7 @@ class SplitCommit:
 
 
 def read_commit(task: SplitTask) -> SplitCommit | None:
-    """The commit of a split whose shard is as written; None where there is work to do."""
+    """The commit of a split, if its shard has the size and sha256 of the commit; None if stage two has to be done."""
     path = task.path("commit.json")
     if not path.exists():
         return None

@@ -8,16 +8,16 @@ from molstream.pipeline.stages.task import SplitTask
 from molstream.preprocessing.config import FeaturizeConfig
 
 PORTION = 512
-"""Molecules that are sent through the sandbox between two looks at the clock."""
+"""Molecules that a task sends through the sandbox at a time, which bounds the memory of the task."""
 
 
 def task_sandbox(task: SplitTask) -> Sandbox:
-    """The sandbox of this process, started anew only where a task has other settings than the one before."""
+    """The sandbox of this process; a new one only if a task has other settings than the one before."""
     scaffolds = task.decontamination is not None and task.decontamination.by == "scaffold"
     return _process_sandbox(task.sandbox, task.featurize, scaffolds)
 
 
 @functools.lru_cache(maxsize=1)
 def _process_sandbox(config: SandboxConfig, featurize: FeaturizeConfig, scaffolds: bool) -> Sandbox:
-    """This process's sandbox, for all of its tasks: a child costs as much to start as ten conformers."""
+    """One sandbox per process, since the start of a child costs as much as ten conformers."""
     return Sandbox(config, featurize, scaffolds)

@@ -1,4 +1,4 @@
-"""Adapters: well-known data sets whose files need more than their format to be read. One small file for each."""
+"""Adapters of published data sets, whose files need more than their format to be read. One small file for each."""
 
 from molstream.pipeline.readers.base import Format
 from molstream.pipeline.readers.datasets import geom, md17, moleculenet, pcqm4mv2, qm9, qm9_npz
@@ -11,4 +11,4 @@ ADAPTERS: dict[str, tuple[Format, ...]] = {
     "geom": geom.FORMATS,
     "moleculenet": moleculenet.FORMATS,
 }
-"""Each with a format per file ending that it reads."""
+"""The adapters by name; each has a format for every file ending that it reads."""

@@ -20,11 +20,11 @@ from molstream.pipeline.readers.base import Format, Layout, Molecule, RefusedErr
 from molstream.pipeline.readers.text import named_targets
 
 MAX_MOLECULE_BYTES = (1 << 31) - 1
-"""A molecule with all its conformers takes some hundred megabytes at most."""
+"""Most bytes of a molecule with all its conformers; real ones have some hundred megabytes at most."""
 
 
 def _molecules(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
-    """SMILES and molecule as they follow each other; the head of a map belongs to the first in it."""
+    """Records of one SMILES and its molecule each; the head of a map belongs to the first record in it."""
     base, descriptor = file.tell(), file.fileno()
     unpacker = _unpacker(file)
     start = 0
@@ -35,7 +35,7 @@ def _molecules(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
             unpacker.skip()
             unpacker.skip()
         except msgpack.OutOfData:
-            # What is left is a molecule that is cut short.
+            # The remaining bytes are a molecule that is cut short.
             if rest := os.pread(descriptor, MAX_MOLECULE_BYTES, base + start):
                 yield rest
             return
@@ -53,7 +53,7 @@ def _unpacker(file: BinaryIO | None = None) -> msgpack.Unpacker:
 
 
 def _is_map(head: bytes) -> bool:
-    """Whether a msgpack value that starts so is a map."""
+    """Whether a msgpack value with this first byte is a map."""
     return bool(head) and (0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
 
 

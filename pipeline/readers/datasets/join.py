@@ -20,11 +20,11 @@ def joined(
     """Write the entries of the SD file ``streams[0]``, each with a row of the CSV ``streams[1]`` as its data items.
 
     Args:
-        title_column: if the table has it, it must say the same as the first line of each entry.
-        belong: whether that many entries and that many rows are those of one data set.
+        title_column: if the table has this column, it must equal the first line of each entry.
+        belong: (number of entries, number of rows) -> whether they are of one data set.
 
     Raises:
-        DataError: they do not belong together.
+        DataError: entries and rows do not belong together.
     """
     rows = _rows(streams[1])
     header = [name.strip() for name in next(rows, [])]
@@ -63,7 +63,7 @@ def item_names(path: Path) -> list[str]:
 
 
 def _rows(stream: BufferedReader) -> Iterator[list[str]]:
-    """The rows of a CSV file; blank lines are none."""
+    """The rows of a CSV file without blank lines."""
     try:
         yield from filter(None, csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")))
     except csv.Error as error:
@@ -71,7 +71,7 @@ def _rows(stream: BufferedReader) -> Iterator[list[str]]:
 
 
 def _with_items(entry: bytes, header: Sequence[str], row: Sequence[str]) -> bytes:
-    """The mol block with the row as data items; an entry without an end of its block stays, to be refused later."""
+    """The mol block with the row as data items; an entry whose block has no end stays as it is and is refused later."""
     end = entry.find(BLOCK_END)
     if end < 0:
         return entry

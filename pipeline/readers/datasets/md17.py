@@ -22,7 +22,11 @@ BATCH_FRAMES = 1024
 
 
 def _arrays(where: str, path: Path) -> list[Array]:
-    """Positions, forces, energies, atomic numbers."""
+    """The arrays of a file: positions, forces, energies, atomic numbers.
+
+    Raises:
+        DataError: one is missing, or their shapes do not fit together.
+    """
     found = arrays(where, path)
     chosen = [next((found[name] for name in names if name in found), None) for names in NAMES]
     wanted = ", ".join(f"{one} or {other}" for one, other in NAMES)

@@ -19,7 +19,7 @@ from molstream.pipeline.readers.delimited import column_names
 
 SMILES = ("smiles", "mol")
 NO_TARGETS = (*SMILES, "mol_id", "num", "name")
-"""Columns that are no targets of a task whose targets are all others."""
+"""Columns that are no targets, in tasks whose targets are all other columns."""
 
 
 class Task(NamedTuple):
@@ -27,7 +27,7 @@ class Task(NamedTuple):
 
     stems: tuple[str, ...]
     targets: tuple[tuple[str, ...], ...] = ()
-    """None: all other columns."""
+    """Empty: all other columns are targets."""
 
 
 TOX21 = (

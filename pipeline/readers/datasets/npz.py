@@ -1,7 +1,7 @@
 """Arrays of an npz file, read a few rows at a time.
 
-An npz file is a zip file of npy files. Where these are not compressed, rows are read from where they lie; otherwise the
-file is rewritten once without compression. Arrays of Python objects, which would need pickle, are refused.
+An npz file is a zip file of npy files. If these are not compressed, rows are read in place; otherwise the file is
+rewritten once without compression. Arrays of Python objects, which would need pickle, are refused.
 """
 
 import zipfile
@@ -17,12 +17,12 @@ from molstream.io.files import written_whole
 from molstream.pipeline.readers.base import COPY_BYTES
 
 LOCAL_HEADER_BYTES = 30
-"""Of a zip member's own header, before its name and its extra field, whose lengths are its last four bytes."""
+"""Length of a zip member's local header, before name and extra field; its last four bytes are the lengths of these."""
 
 
 @dataclass(frozen=True)
 class Array:
-    """An array in a file."""
+    """An array in an uncompressed npz file."""
 
     path: Path
     offset: int
@@ -44,7 +44,7 @@ class Array:
 
 
 def is_stored(path: Path) -> bool:
-    """Whether the arrays lie in the file uncompressed; not where there is no zip file."""
+    """Whether a file is a zip file whose members are not compressed."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as file:
