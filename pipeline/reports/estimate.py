@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from molstream.errors import DataError
 from molstream.pipeline.config import DryRunConfig
 from molstream.pipeline.plan import PLAN, benchmark_sources, check_free, cut_sources, plan_sources
 from molstream.pipeline.readers.sampling import Columns, Rows, choose, columns, write_head
@@ -206,9 +207,18 @@ def _add_times(times: Counter[tuple[str, int]], batch: pa.RecordBatch) -> None:
         times[source, row] += spent
 
 
-def command_line(argv: Sequence[str]) -> str:
-    """The command line that starts the job."""
-    return shlex.join(["molstream", "preprocess", *argv])
+def require_bearable(found: Estimate) -> None:
+    """Make sure that not so many records of the sample were rejected that the job would fail.
+
+    Raises:
+        DataError: they were.
+    """
+    if found.too_many_rejected:
+        raise DataError(
+            f"{sum(found.sample.rejected.values())} of the {found.sample.rows} rows that were tried are rejected, more "
+            f"than max_rejected_fraction={found.config.max_rejected_fraction} allows: the job would fail. Look at the "
+            "examples, or give a larger max_rejected_fraction."
+        )
 
 
 def _core_time(work: float) -> str:
