@@ -1,8 +1,8 @@
-"""All that molstream replaces in DeepSpeed, or reads from its internals, written for one version of it.
+"""Every patch of DeepSpeed, and every access to its internals, written for one version of it.
 
 No other module imports DeepSpeed, and nothing here imports it before a function is called. Each function says what
-DeepSpeed does, why that is wrong here, and what the function changes. The types of DeepSpeed's engine and optimizer
-depend on the ZeRO stage: ``engine`` is what :func:`initialize` returned, of the stage that the function names.
+DeepSpeed does, why that is wrong for molstream, and what the function changes. An ``engine`` is what :func:`initialize`
+returned; its class, and that of its optimizer, depend on the ZeRO stage.
 """
 
 import collections
@@ -28,8 +28,8 @@ VERSION = "0.19.8"
 def require_version() -> None:
     """Check that the installed DeepSpeed is :data:`VERSION`, without importing it.
 
-    Patch releases of DeepSpeed rename and delete what the functions below replace, and most of what then goes wrong
-    raises no error: gradients are reduced twice, or a checkpoint holds stale moments.
+    Patch releases of DeepSpeed rename, change and delete internals. An attribute that is gone raises an error below,
+    but one whose meaning has changed would not, and training would compute something else.
 
     Raises:
         ConfigError: another version is installed, or none.
@@ -68,7 +68,7 @@ def _require(owner: Any, *names: str) -> None:
 def init_distributed(timeout: timedelta) -> None:
     """Join the process group that the environment describes; gloo on CPUs, nccl on GPUs.
 
-    DeepSpeed asks MPI for the ranks where it finds no launcher's variables; MPI is never used here.
+    By default DeepSpeed asks MPI for the ranks if the launcher's variables are missing; this turns that off.
     """
     import deepspeed
 
@@ -87,9 +87,8 @@ def skip_shared_memory_kernel() -> None:
     """Keep a CPU run from compiling a kernel.
 
     On CPUs ``init_distributed`` compiles ``deepspeed_shm_comm``, an all-reduce for inference that training never calls:
-    half a minute to two at the first start, and an error where there is no compiler. It does so if
-    ``deepspeed.ops.__compatible_ops__``, which is computed at first access, says that the kernel can be compiled. This
-    sets it to a table that says no for every kernel. Runs on GPUs are left alone.
+    half a minute to two at the first start. It does so if ``deepspeed.ops.__compatible_ops__``, which is computed at
+    first access, is true for the kernel. This sets it to a table that is false for every kernel, on CPUs only.
     """
     import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
@@ -97,17 +96,18 @@ def skip_shared_memory_kernel() -> None:
     accelerator: Any = get_accelerator()
     if accelerator.device_name() != "cpu":
         return
-    # What computes the attribute: to ask for the attribute itself would compute it, by running compilers.
+    # Check the function that computes the attribute: access to the attribute itself would run compilers.
     _require(deepspeed.ops, "_probe_compatible_ops")
     deepspeed.ops.__dict__["__compatible_ops__"] = collections.defaultdict(bool)
 
 
 def limit_new_groups(timeout: timedelta) -> None:
-    """Give every process group that DeepSpeed makes the time-out of the run.
+    """Give every process group that DeepSpeed creates the time-out of the run.
 
     ``init_distributed`` applies its ``timeout`` to the world group only. For the groups that ZeRO communicates in,
-    DeepSpeed calls ``torch.distributed.new_group(ranks)``, whose default is 30 minutes with gloo and 10 with nccl: that
-    long a job waits for a host that is cut off. This replaces ``TorchBackend.new_group``, which makes all of them.
+    DeepSpeed calls ``torch.distributed.new_group(ranks)``, whose default time-out is 30 minutes with gloo and 10 with
+    nccl: a job would wait so long for a host that is cut off. This replaces ``TorchBackend.new_group``, through which
+    DeepSpeed creates all groups.
     """
     from deepspeed.comm.torch import TorchBackend
 
@@ -129,7 +129,7 @@ def ignore_deprecated_collectives() -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """Exit at once with ``code``, after what was printed is written; for a process that has been one of several.
+    """Flush the output and exit at once with ``code``; for a process of a job of several.
 
     DeepSpeed keeps references to its process groups after ``destroy_process_group``, even when its engine is deleted,
     so that the threads of gloo go on. Now and then one of them aborts an interpreter that is shutting down ("terminate
@@ -145,7 +145,7 @@ def end_process(code: int) -> NoReturn:
 
 
 def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> Any:
-    """DeepSpeed's engine of a module; at ZeRO 1 to 3 it has changed the module's parameters in place."""
+    """Create DeepSpeed's engine for a module, whose parameters it changes in place at ZeRO 1 to 3."""
     import deepspeed
 
     return deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]

@@ -184,7 +184,8 @@ def test_limit_new_groups():
     dist.destroy_process_group(group)
     deepspeed_compat.limit_new_groups(TIMEOUT)
     before = len(dist.distributed_c10d._world.pg_map)
-    initialize(linear(4, 4), 1)
+    for stage in (1, 3):
+        initialize(linear(4, 4), stage)
     assert len(dist.distributed_c10d._world.pg_map) > before
     assert timeouts() == {TIMEOUT}
 
