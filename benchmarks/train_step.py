@@ -39,9 +39,7 @@ from molstream.preprocessing.fields import MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import COLLATED_FIELDS, collate
 from molstream.training.evaluation.config import CostConfig
-from molstream.training.models.config import ModelConfig
 from molstream.training.module import PretrainingModule, build_module
-from molstream.training.objectives import ObjectiveConfig
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
 
 Step = Callable[[], Tensor]
@@ -73,10 +71,11 @@ def collated(columns: Columns) -> MoleculeBatch:
 
 def build(dropout: float) -> tuple[PretrainingModule, ReferenceMoleculeSDE]:
     """Our faithful form at the paper's sizes and the reference with the same weights, in training mode."""
-    model, objective = ModelConfig(), ObjectiveConfig()
-    model = replace(model, position_score=replace(model.position_score, dropout=dropout))
+    settings = ["model=paper", "objective=moleculesde_paper", f"model.position_score.dropout={dropout}"]
+    config = compose("doctor", CostConfig, settings)
+    model, objective = config.model, config.objective
     ours = build_module(model, objective, seed=0).train()
-    reference = ReferenceMoleculeSDE(model, objective.moleculesde_paper).train()
+    reference = ReferenceMoleculeSDE(model, objective.chosen()["moleculesde_paper"]).train()
     reference.load_state_dict(as_reference(ours.state_dict()))
     return ours, reference
 
@@ -117,7 +116,8 @@ def disagreement(batch: MoleculeBatch) -> float:
 
 def our_parts(form: PretrainingModule, batch: MoleculeBatch) -> dict[str, Step]:
     """The parts of our step, each alone: encoders on the batch, the rest on the encoders' outputs as leaves."""
-    encoders, objective = form.encoders, form.objective
+    encoders = form.encoders
+    objective: Any = next(iter(form.objective.parts.values()))
     graph = (batch.x, batch.edge_index, batch.edge_attr, batch.batch)
     geometry = (batch.x[:, 0], batch.pos, batch.batch)
     with torch.no_grad():

@@ -55,7 +55,7 @@ def configuration(cls: type[T]) -> type[T]:
     Unknown keys, wrong types, values out of range, NaN and infinities raise :class:`ConfigError`. The docstring below
     a field is its help.
     """
-    rules = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    rules = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, coerce_numbers_to_str=True)
     made = pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=rules)
     checked = made.__init__
 
@@ -387,12 +387,16 @@ def _split(word: str) -> tuple[str, str]:
 def parse(kind: Any, key: str, text: str) -> Any:
     """The value that a text stands for, by the type of its key: texts as they are, lists and mappings as YAML.
 
+    A list of texts may be a single one, without brackets.
+
     Raises:
         ConfigError: a list or mapping that cannot be read.
     """
     kinds = set(_union(kind)) or {kind}
     if text == "null" and type(None) in kinds:
         return None
+    if list[str] in kinds and not text.startswith("["):
+        return [text]
     if Any in kinds and not (text.startswith(("[", "{")) and not Path(text).exists()):
         return text
     if Any not in kinds and not any(get_origin(k) in (list, dict, tuple) or is_configuration(k) for k in kinds):

@@ -9,7 +9,7 @@ from torch import Tensor
 from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
 
 RENAMED = (
-    (r"^(encoders|objective)\.", ""),
+    (r"^(encoders|objective\.moleculesde_paper)\.", ""),
     (r"^(encoder_2d\.layers\.\d+)\.(eps)$", r"\1.conv.\2"),
     (r"^(encoder_2d\.layers\.\d+)\.mlp\.", r"\1.conv.nn."),
     (r"^(encoder_3d\.interactions\.\d+)\.update\.", r"\1.update_mlp."),

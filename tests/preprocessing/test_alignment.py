@@ -12,7 +12,9 @@ from molstream.preprocessing.fields import RawMolecule
 
 
 def positions_of(smiles: str) -> tuple[str, np.ndarray]:
-    sample = featurize(RawMolecule(smiles, "smiles", "", 0), FeaturizeConfig(conformers=ConformerConfig(4)))
+    sample = featurize(
+        RawMolecule(smiles, "smiles", "", 0), FeaturizeConfig(conformers=ConformerConfig(num_conformers=4))
+    )
     return sample.smiles, sample.positions.astype(np.float64)
 
 

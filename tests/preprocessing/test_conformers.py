@@ -1,15 +1,15 @@
 """The conformer ladder: which rung gives what, energies, centring, and that the key is the only randomness."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
+from molstream.config import compose
 from molstream.errors import ConfigError
+from molstream.pipeline.config import PreprocessConfig
 from molstream.preprocessing.config import ConformerConfig
 from molstream.preprocessing.conformers import MAX_SYMMETRIES, Conformers, conformers, given_conformers, seed
 from molstream.preprocessing.fields import ConformerStatus
@@ -291,12 +291,12 @@ def test_bond_lengths_of_generated_conformers_are_those_of_crystal_structures(sh
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"force_field": "GAFF"}, "force_field is 'GAFF'; expected one of: MMFF94s, MMFF94, UFF, none"),
-        ({"given": "yes"}, "given is 'yes'; expected one of: keep, replace, both"),
-        ({"rmsd_threshold": -0.5}, "rmsd_threshold is -0.5; expected 0 or more angstrom"),
-        ({"rmsd_threshold": float("nan")}, "rmsd_threshold is nan; expected 0 or more angstrom"),
-        ({"num_conformers": -1}, "num_conformers is -1; expected 0 or more"),
-        ({"max_iterations": 0}, "max_iterations is 0; expected 1 or more"),
+        ({"force_field": "GAFF"}, "force_field=GAFF: expected one of MMFF94s, MMFF94, UFF, none"),
+        ({"given": "yes"}, "given=yes: expected one of keep, replace, both"),
+        ({"rmsd_threshold": -0.5}, "rmsd_threshold=-0.5: expected at least 0"),
+        ({"rmsd_threshold": float("nan")}, "rmsd_threshold=nan: expected a finite number"),
+        ({"num_conformers": -1}, "num_conformers=-1: expected at least 0"),
+        ({"max_iterations": 0}, "max_iterations=0: expected at least 1"),
     ],
 )
 def test_configuration_errors_name_key_and_choices(changes, message):
@@ -313,7 +313,5 @@ def test_configuration_errors_name_key_and_choices(changes, message):
     ],
 )
 def test_presets(name, expected):
-    path = Path(__file__).resolve().parents[2] / "configs" / "conformers" / f"{name}.yaml"
-    assert path.read_text().startswith("# @package featurize.conformers\n")
-    merged = OmegaConf.merge(OmegaConf.structured(ConformerConfig), OmegaConf.load(path))
-    assert OmegaConf.to_object(merged) == expected
+    settings = ["input=a.csv", "output=b", f"conformers={name}"]
+    assert compose("preprocess", PreprocessConfig, settings).featurize.conformers == expected

@@ -96,7 +96,9 @@ MOLECULES = {
 def test_atoms_find_their_place(text):
     """In any order of the atoms, under any spelling of the SMILES, and in the same bytes each time."""
     mol = embedded(text)
-    config = FeaturizeConfig("all", standardize=StandardizeConfig(largest_fragment=False), conformers=ALL.conformers)
+    config = FeaturizeConfig(
+        hydrogens="all", standardize=StandardizeConfig(largest_fragment=False), conformers=ALL.conformers
+    )
     expected = stored(as_record(mol, smiles=text), config)
     assert expected.conformer_status == ConformerStatus.GIVEN
     assert_same_geometry(expected, mol)
@@ -118,7 +120,7 @@ def test_bonds_are_perceived_without_a_smiles(text):
 
 @pytest.mark.parametrize(("text", "charge"), [("C[NH3+]", 1), ("CC(=O)[O-]", -1)])
 def test_the_charge_tells_the_bonds(text, charge):
-    kept = FeaturizeConfig("all", standardize=StandardizeConfig(neutralise=False), conformers=ALL.conformers)
+    kept = FeaturizeConfig(hydrogens="all", standardize=StandardizeConfig(neutralise=False), conformers=ALL.conformers)
     assert stored(as_record(embedded(text), charge=charge), kept).smiles == text
     assert refused(json.dumps(as_record(embedded(text), charge=5))).reason == "no_bonds"
 
@@ -135,7 +137,9 @@ def test_a_zwitterion_that_is_neutralised_keeps_its_heavy_atoms():
     sample = stored(record, HEAVY)
     assert (sample.smiles, sample.conformer_status) == ("NCC(=O)O", ConformerStatus.GIVEN)
     assert stored(record, ALL).conformer_status == ConformerStatus.NONE
-    unchanged = FeaturizeConfig("all", standardize=StandardizeConfig(neutralise=False), conformers=ALL.conformers)
+    unchanged = FeaturizeConfig(
+        hydrogens="all", standardize=StandardizeConfig(neutralise=False), conformers=ALL.conformers
+    )
     assert stored(record, unchanged).conformer_status == ConformerStatus.GIVEN
 
 
@@ -186,7 +190,7 @@ def test_given_geometry_is_kept_replaced_or_both(choice):
     mol = embedded("OCCN", 2)
     forces = np.ones((2, mol.GetNumAtoms(), 3)).tolist()
     record = as_record(mol, smiles="OCCN") | {"energies": [0.5, 0.25], "forces": forces}
-    config = FeaturizeConfig("all", conformers=ConformerConfig(num_conformers=3, given=choice))
+    config = FeaturizeConfig(hydrogens="all", conformers=ConformerConfig(num_conformers=3, given=choice))
     sample, kept = stored(record, config), stored(record)
     status = ConformerStatus.ETKDG if choice == "replace" else ConformerStatus.GIVEN
     count = {"keep": 2, "replace": 3, "both": 5}[choice]
@@ -196,7 +200,9 @@ def test_given_geometry_is_kept_replaced_or_both(choice):
         np.testing.assert_array_equal(sample.positions[:2], kept.positions)
         np.testing.assert_array_equal(sample.conformer_energy[:2], [0.25, 0.5])
     if choice == "both":
-        alone = stored(record, FeaturizeConfig("all", conformers=ConformerConfig(num_conformers=3, given="replace")))
+        alone = stored(
+            record, FeaturizeConfig(hydrogens="all", conformers=ConformerConfig(num_conformers=3, given="replace"))
+        )
         np.testing.assert_array_equal(sample.positions[2:], alone.positions)
         np.testing.assert_array_equal(sample.conformer_energy[2:], alone.conformer_energy)
 

@@ -87,7 +87,7 @@ LEAST = dict.fromkeys(((name, hydrogens) for name in SETS for hydrogens in ("hea
 
 def outcome(source: Source, hydrogens: str) -> str:
     """``kept``, or why the geometry of a source molecule is not stored; asserts that what is stored is right."""
-    config = FeaturizeConfig(hydrogens, conformers=ConformerConfig(num_conformers=0))
+    config = FeaturizeConfig(hydrogens=hydrogens, conformers=ConformerConfig(num_conformers=0))
     sample = featurize(source.record, config)
     if isinstance(sample, Rejection):
         return f"rejected: {sample.reason}"

@@ -18,10 +18,9 @@ from molstream.training.distributed.context import start_processes, stop_process
 from molstream.training.distributed.deepspeed_compat import end_process
 from molstream.training.engine.engine import Engine, EngineConfig
 from molstream.training.module import build_module, run_children_once
-from molstream.training.objectives import ObjectiveConfig
 from molstream.training.optim.config import OptimConfig
 from molstream.training.optim.optimizer import build_optimizer
-from tests.support.molecules import DRUGS, model_config, molecule_batch, seeded
+from tests.support.molecules import DRUGS, model_config, molecule_batch, objective_config, seeded
 
 
 class PeakBytes(TorchDispatchMode):
@@ -65,7 +64,7 @@ def main() -> None:
     context = start_processes(config.timeout_s)
     batch = molecule_batch(DRUGS[:4])
     before = live_bytes()
-    module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde"), 0)
+    module = build_module(model_config("tiny"), objective_config("moleculesde"), 0)
     if config.zero_stage == 3:
         run_children_once(module)
     sizes = [parameter.numel() for parameter in module.parameters()]

@@ -10,20 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from molstream.config import CONFIG_DIR, load, read_yaml
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.models.config import ModelConfig
 from molstream.training.module import num_parameters as num_parameters
+from molstream.training.objectives.config import ObjectiveConfig
 from tests.support.datasets import DRUGS as DRUGS
 from tests.support.samples import write_dataset
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 AWKWARD = ("C", "O", "CC", "N#N", "C#C", "O=C=O", "[Na+].[Cl-]", "CC(=O)[O-].[Na+]", "[He]", "CCO")
 """Single atoms, diatomics, collinear molecules, salts with and without bonds, and one ordinary molecule."""
@@ -82,15 +81,22 @@ def rotation(generator: torch.Generator) -> torch.Tensor:
 
 def model_config(name: str) -> ModelConfig:
     """A preset of ``configs/model``."""
-    schema = OmegaConf.structured(ModelConfig)
-    config = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(CONFIGS / "model" / f"{name}.yaml")))
-    assert isinstance(config, ModelConfig)
-    return config
+    return load(ModelConfig, read_yaml(CONFIG_DIR / "model" / f"{name}.yaml"), name)
 
 
-def paper_tiny() -> ModelConfig:
-    """The networks of the paper, narrow."""
-    return replace(model_config("tiny"), encoder_2d="gin", encoder_3d="schnet")
+def paper_tiny(**networks: object) -> ModelConfig:
+    """The networks of the paper, narrow; some of them replaced."""
+    return replace(model_config("paper_tiny"), **networks)
+
+
+def tiny_model(objective: str) -> ModelConfig:
+    """A narrow model with the networks of an objective."""
+    return model_config({"moleculesde": "tiny", "moleculesde_paper": "paper_tiny"}[objective])
+
+
+def objective_config(name: str, **values: object) -> ObjectiveConfig:
+    """The configuration of one objective."""
+    return ObjectiveConfig(**{name: values})
 
 
 def seeded(seed: int = 0) -> torch.Generator:

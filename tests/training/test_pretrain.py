@@ -16,9 +16,7 @@ from tests.support.processes import ENVIRONMENT, REPOSITORY, free_port, run_rank
 
 SETTINGS = [
     "experiment=paper",
-    "model=tiny",
-    "model.encoder_2d=gin",
-    "model.encoder_3d=schnet",
+    "model=paper_tiny",
     "data.lanes=4",
     "data.micro_batch=4",
     "data.window_blocks=2",
@@ -85,7 +83,7 @@ def test_our_form_has_one_curve_too(dataset, tmp_path):
         form = ["model=tiny", "data.lanes=4", "data.micro_batch=4", "steps=4", f"deepspeed.zero_stage={stage}"]
         run_ranks(processes, ["training/pretrain.py", f"data.path={dataset}", f"run_dir={run_dir}", *form])
         found.append(losses(run_dir))
-    assert "objective:\n  name: moleculesde" in (tmp_path / "1" / "config.yaml").read_text()
+    assert "objective:\n  moleculesde:\n" in (tmp_path / "1" / "config.yaml").read_text()
     assert found[0] == found[1]
 
 
@@ -168,7 +166,8 @@ def fails(dataset: Path, run_dir: Path, *more: str, world_size: int = 1) -> tupl
         ("steps=many", "steps"),
         ("model=huge", "huge"),
         ("objective.moleculesde_paper.position_sde=VX", "VX"),
-        ("model.encoder_2d=gat", "Choose one of: gin"),
+        ("model/encoder_2d=gat", "Choose gin or graph_transformer"),
+        ("model=tiny", "objective=moleculesde_paper needs model.position_score"),
         ("data.micro_batch=4000", "fewer than one global batch of 4 lanes x 4000"),
         ("data.path=/nowhere", "/nowhere"),
     ],

@@ -26,7 +26,7 @@ class SDEConfig:
 
 @configuration
 class SamplerConfig:
-    """How samples are drawn."""
+    """How generation integrates from noise to a sample: which sampler, in how many steps."""
 
     name: SamplerName = "dpm_solver_pp"
     """Method: heun, probability_flow and dpm_solver_pp take 20 to 100 steps, the others about 1000."""

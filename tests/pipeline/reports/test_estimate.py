@@ -28,7 +28,7 @@ QUICK = ("featurize.conformers.num_conformers=0",)
 
 def tried(source: Path, *arguments: str) -> Estimate:
     """The estimate of a job on one file, in this process."""
-    values = (f'input="{source}"', f"output={source.parent / 'no such folder'}", *QUICK, *arguments)
+    values = (f"input={source}", f"output={source.parent / 'no such folder'}", *QUICK, *arguments)
     return estimate(compose("preprocess", DryRunConfig, values))
 
 
@@ -48,7 +48,7 @@ def without_times(text: str) -> list[str]:
 
 def test_a_sample_of_everything_tells_what_the_job_then_does(nasty_source, nasty_dataset, tmp_path):
     output = tmp_path / "output"
-    arguments = (f'input="{nasty_source}"', "target_columns=[value]", "rows_per_shard=20", "max_rejected_fraction=0.3")
+    arguments = (f"input={nasty_source}", "target_columns=[value]", "rows_per_shard=20", "max_rejected_fraction=0.3")
     done = molstream("preprocess", "--dry-run", *arguments, f"output={output}", "sample=500")
     assert not output.exists()
     counts = read_manifest(nasty_dataset).counts
@@ -70,7 +70,7 @@ def test_a_sample_of_everything_tells_what_the_job_then_does(nasty_source, nasty
 
 
 def test_too_many_rejections_exit_1_and_say_what_to_do(nasty_source, tmp_path):
-    arguments = (f'input="{nasty_source}"', f"output={tmp_path / 'output'}", *QUICK)
+    arguments = (f"input={nasty_source}", f"output={tmp_path / 'output'}", *QUICK)
     done = molstream("preprocess", *arguments, "--dry-run", check=False)
     assert done.returncode == 1
     assert "start it with" in done.stdout
@@ -90,7 +90,7 @@ def test_too_many_rejections_exit_1_and_say_what_to_do(nasty_source, tmp_path):
 )
 def test_a_wrong_configuration_fails_as_in_the_job(nasty_source, arguments, message):
     values = [argument.format(parent=nasty_source.parent) for argument in arguments]
-    base = [f'input="{nasty_source}"', f"output={nasty_source.parent / 'new'}"]
+    base = [f"input={nasty_source}", f"output={nasty_source.parent / 'new'}"]
     done = molstream("preprocess", "--dry-run", *base, *values, check=False)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
@@ -168,7 +168,7 @@ def test_columns_are_found_in_every_format(tmp_path, ending):
 
 def test_columns_without_names_have_numbers(tmp_path):
     (tmp_path / "m.csv").write_text("1.5,CCO,a\n2.5,CCN,b\n")
-    found = tried(tmp_path / "m.csv", "header=false", "smiles_column='1'")
+    found = tried(tmp_path / "m.csv", "header=false", "smiles_column=1")
     assert found.columns == Columns("1", (), ("0",))
     assert found.sample.written == 2
 

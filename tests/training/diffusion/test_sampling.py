@@ -1,6 +1,7 @@
 """Samplers against distributions whose score is known: mixtures and single Gaussians, alone and coupled."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -16,6 +17,7 @@ from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDE, SDE
 from molstream.training.diffusion.time_grid import SIGNAL_FLOOR, angular, time_grid, uniform
 from tests.support.mixtures import F64, Mixture, gaussian, marginal
 from tests.support.molecules import seeded
+from tests.support.noise import noise
 
 STEPS = {
     "predictor_corrector": 400,
@@ -29,7 +31,11 @@ NUM = 120_000
 """Samples, for a standard error well below 1 % in every moment."""
 EVERY_SDE = sorted({*POSITION_SDES.values(), *GRAPH_SDES.values()}, key=str)
 PRIOR_IS_MARGINAL = [config for config in EVERY_SDE if config.maximum > 10.0]
-MODERATE = [SDEConfig("ve", 0.1, 10.0), SDEConfig("vp", 0.2, 30.0), SDEConfig("subvp", 0.2, 30.0)]
+MODERATE = [
+    noise("ve", 0.1, 10.0),
+    noise("vp", 0.2, 30.0),
+    noise("subvp", 0.2, 30.0),
+]
 
 
 def label(config: SDEConfig) -> str:
@@ -75,14 +81,14 @@ def case(config: SDEConfig, name: str) -> Any:
 @pytest.mark.parametrize(("config", "name"), [case(*both) for both in product(EVERY_SDE, SAMPLERS)])
 def test_recovers_a_mixture(config, name):
     """From the prior where it is the marginal at t = T, from that marginal elsewhere."""
-    sde, settings = build(config), SamplerConfig(name, STEPS[name], snr=SNR, eps=1e-3, denoise=False)
+    sde, settings = build(config), SamplerConfig(name=name, num_steps=STEPS[name], snr=SNR, eps=1e-3, denoise=False)
     start = None if config in PRIOR_IS_MARGINAL else MIXTURE.at(sde, 1.0).draw(NUM, seeded(1))
     MIXTURE.at(sde, settings.eps).assert_recovered(draw(MIXTURE, sde, settings, NUM, start), tolerance=0.02)
 
 
 @pytest.mark.parametrize("config", PRIOR_IS_MARGINAL, ids=label)
 def test_recovers_a_mixture_from_its_marginal_where_the_prior_would_do(config):
-    sde, settings = build(config), SamplerConfig("dpm_solver_pp", 20, eps=1e-3, denoise=False)
+    sde, settings = build(config), SamplerConfig(name="dpm_solver_pp", num_steps=20, eps=1e-3, denoise=False)
     start = MIXTURE.at(sde, 1.0).draw(NUM, seeded(1))
     MIXTURE.at(sde, settings.eps).assert_recovered(draw(MIXTURE, sde, settings, NUM, start), tolerance=0.02)
 
@@ -93,18 +99,21 @@ def test_a_prior_that_is_not_the_marginal_distorts_the_sample_as_documented(conf
     sde, mean, std = build(config), 0.7, 0.5
     (alpha, sigma), (alpha_0, sigma_0) = marginal(sde, 1.0), marginal(sde, 1e-3)
     ratio = math.hypot(alpha_0 * std, sigma_0) / math.hypot(alpha * std, sigma)
-    x = draw(gaussian(mean, std), sde, SamplerConfig("heun", 50, eps=1e-3, denoise=False), 100_000)
+    x = draw(gaussian(mean, std), sde, SamplerConfig(name="heun", num_steps=50, eps=1e-3, denoise=False), 100_000)
     assert x.mean().item() == pytest.approx(alpha_0 * mean - ratio * alpha * mean, abs=0.01)
     assert x.std().item() == pytest.approx(ratio * sde.prior_std, rel=0.01)
     if config.kind == "vp":
-        x = draw(gaussian(0.0, 1.0), sde, SamplerConfig("heun", 50), 100_000)
+        x = draw(gaussian(0.0, 1.0), sde, SamplerConfig(name="heun", num_steps=50), 100_000)
         assert x.std().item() == pytest.approx(1.0, rel=0.01)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_coupled_tensors_with_different_sdes_are_recovered_together(name):
     """A Gaussian over (a, b): a in VE, b in VP; both scores depend on both tensors."""
-    sdes = [build(SDEConfig("ve", 0.1, 1000.0)), build(SDEConfig("vp", 0.2, 30.0))]
+    sdes = [
+        build(noise("ve", 0.1, 1000.0)),
+        build(noise("vp", 0.2, 30.0)),
+    ]
     covariance = torch.tensor([[1.0, 0.5], [0.5, 0.6]])
 
     def score(x, t):
@@ -113,7 +122,7 @@ def test_coupled_tensors_with_different_sdes_are_recovered_together(name):
         noised = alpha * covariance * alpha.unsqueeze(1) + torch.diag(torch.tensor([sigma_a, sigma_b])) ** 2
         return tuple((-torch.cat(x, dim=1) @ torch.linalg.inv(noised)).split(1, dim=1))
 
-    settings = SamplerConfig(name, STEPS[name], snr=SNR, eps=1e-3)
+    settings = SamplerConfig(name=name, num_steps=STEPS[name], snr=SNR, eps=1e-3)
     generator = seeded()
     x = sample(settings, [diffused(sde, generator, NUM, 1) for sde in sdes], score)
     assert (torch.cov(torch.cat(x, dim=1).T) - covariance).norm() < 0.02 * covariance.norm()
@@ -127,7 +136,7 @@ def test_error_falls_with_the_order_of_the_method(config, name, order):
     start = torch.linspace(-2.0, 2.0, 9, dtype=F64).view(-1, 1)
 
     def error(num_steps: int) -> float:
-        settings = SamplerConfig(name, num_steps, eps=0.01, denoise=False)
+        settings = SamplerConfig(name=name, num_steps=num_steps, eps=0.01, denoise=False)
         first = time_grid(angular, [sde], num_steps, settings.eps)[0]
         early, late = data.at(sde, settings.eps), data.at(sde, first)
         scale = (early.covariances / late.covariances).sqrt().view(1, 1)
@@ -146,19 +155,22 @@ def test_corrector_steps_feed_on_each_other_and_have_the_documented_size(kind):
 
     A step h = 2 a^2 (snr |z| / |score|)^2 leaves V = v / (1 - h / (2 v)), and |z| / |score| = v / sqrt(V).
     """
-    sde, num, eps, snr = build(SDEConfig(kind, 0.2, 3.0)), 20_000, 0.6, 0.5
+    sde, num, eps, snr = build(noise(kind, 0.2, 3.0)), 20_000, 0.6, 0.5
     data = gaussian(0.0, 1.0)
     alpha, alpha_eps = marginal(sde, 1.0)[0], marginal(sde, eps)[0]
     v = data.at(sde, eps).covariances.item()
-    settings = SamplerConfig("predictor_corrector", 1, corrector_steps=60, snr=snr, eps=eps, denoise=False)
+    settings = SamplerConfig(
+        name="predictor_corrector", num_steps=1, corrector_steps=60, snr=snr, eps=eps, denoise=False
+    )
     x = draw(data, sde, settings, num, start=torch.zeros(num, 1, dtype=F64))
     assert x.var().item() == pytest.approx(v * (1.0 + (alpha / alpha_eps * snr) ** 2), rel=0.03)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_last_step_is_tweedies_formula(name):
-    sde = build(SDEConfig("ve", 0.2, 1.0))
-    state, denoised = (draw(MIXTURE, sde, SamplerConfig(name, 5, denoise=denoise), 50) for denoise in (False, True))
+    sde = build(noise("ve", 0.2, 1.0))
+    settings = SamplerConfig(name=name, num_steps=5, eps=1e-4)
+    state, denoised = (draw(MIXTURE, sde, replace(settings, denoise=denoise), 50) for denoise in (False, True))
     _, sigma = marginal(sde, 1e-4)
     torch.testing.assert_close(denoised, state + sigma**2 * MIXTURE.at(sde, 1e-4).score(state))
 
@@ -179,7 +191,7 @@ def test_samples_stay_in_the_subspace_of_the_noise(name):
             build(GRAPH_SDES["VP02"]), lambda: symmetric_normal(2, 5, generator), lambda x: x.norm(dim=(1, 2)).mean()
         ),
     ]
-    pos, adj = sample(SamplerConfig(name, 10), parts, lambda x, t: tuple(-x_i for x_i in x))
+    pos, adj = sample(SamplerConfig(name=name, num_steps=10), parts, lambda x, t: tuple(-x_i for x_i in x))
     assert pos[1:].std() > 0.1
     assert pos[1:].mean(0).abs().max() < 1e-13
     assert (pos[0] == 0).all()
@@ -191,13 +203,13 @@ def test_samples_stay_in_the_subspace_of_the_noise(name):
 def test_single_atoms_alone_give_no_nan():
     """The corrector's step is then 0 / 0."""
     part = Diffused(build(POSITION_SDES["VE"]), lambda: torch.zeros(4, 3), batch_mean_length)
-    settings = SamplerConfig("predictor_corrector", 5)
+    settings = SamplerConfig(name="predictor_corrector", num_steps=5)
     assert (sample(settings, [part], lambda x, t: (-x[0],))[0] == 0).all()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_noise_is_the_only_randomness(name):
-    sde, settings = build(POSITION_SDES["VP02"]), SamplerConfig(name, 10)
+    sde, settings = build(POSITION_SDES["VP02"]), SamplerConfig(name=name, num_steps=10)
     torch.manual_seed(1)
     first, state = draw(MIXTURE, sde, settings, 8), torch.get_rng_state()
     torch.manual_seed(2)
@@ -219,7 +231,7 @@ def test_score_gets_falling_times_of_the_type_of_the_sample_and_no_gradients(nam
         return (-x[0],)
 
     sample(
-        SamplerConfig(name, 7, eps=0.01),
+        SamplerConfig(name=name, num_steps=7, eps=0.01),
         [diffused(build(POSITION_SDES["VE"]), seeded(), 2, 3)],
         score,
         progress=lambda done, total: told.append((done, total)),
@@ -257,7 +269,7 @@ def test_signal_lost_in_one_tensor_only_is_no_obstacle():
     def score(x, t):
         return tuple(d.at(sde, t).score(x_i) for d, sde, x_i in zip(data, sdes, x, strict=True))
 
-    x = sample(SamplerConfig("dpm_solver_pp", 50, denoise=False), parts, score)
+    x = sample(SamplerConfig(name="dpm_solver_pp", num_steps=50, denoise=False), parts, score)
     for part, d, sde in zip(x, data, sdes, strict=True):
         d.at(sde, 1e-4).assert_recovered(part, tolerance=0.03)
 
@@ -265,11 +277,11 @@ def test_signal_lost_in_one_tensor_only_is_no_obstacle():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("name", "ddim", r"sampler.name='ddim'.*predictor_corrector, euler_maruyama, .*heun"),
+        ("name", "ddim", "name=ddim: expected one of dpm_solver_pp, heun"),
         ("num_steps", 0, "num_steps=0: expected at least 1"),
         ("corrector_steps", -1, "corrector_steps=-1: expected at least 0"),
-        ("snr", 0.0, "snr=0.0: expected a positive number"),
-        ("eps", 1.0, "eps=1.0: expected a time between 0 and 1"),
+        ("snr", 0.0, "snr=0.0: expected a number above 0"),
+        ("eps", 1.0, "eps=1.0: expected a number below 1"),
     ],
 )
 def test_a_wrong_value_is_named(key, value, message):

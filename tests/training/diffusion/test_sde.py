@@ -1,22 +1,27 @@
 """SDEs: marginals against the table of the specification, against their own drift and diffusion, and Monte Carlo."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
-from molstream.errors import ConfigError
-from molstream.training.diffusion.config import SDEConfig
 from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal
 from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES, SDES, named_sde
+from molstream.training.objectives.config import Noise as NoiseName
 from tests.support.molecules import seeded
+from tests.support.noise import noise
 
 EVERY_SDE = [
     pytest.param(config, id=f"{direction}-{name}")
     for direction, table in (("2d_to_3d", POSITION_SDES), ("3d_to_2d", GRAPH_SDES))
     for name, config in table.items()
 ]
-MODERATE = [SDEConfig("ve", 0.2, 1.0), SDEConfig("vp", 0.2, 30.0), SDEConfig("subvp", 0.2, 30.0)]
+MODERATE = [
+    noise("ve", 0.2, 1.0),
+    noise("vp", 0.2, 30.0),
+    noise("subvp", 0.2, 30.0),
+]
 TIMES = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.999], dtype=torch.float64)
 
 
@@ -93,8 +98,8 @@ def test_discretisation_ends_in_the_marginal(config):
 @pytest.mark.parametrize("kind", ["vp", "subvp"])
 def test_variance_near_zero_is_exact_in_float32(kind):
     t = torch.tensor([1e-6])
-    single = build(SDEConfig(kind, 0.2, 1.0)).marginal_prob(torch.ones(1, 1), t)[1]
-    double = build(SDEConfig(kind, 0.2, 1.0)).marginal_prob(torch.ones(1, 1, dtype=torch.float64), t.double())[1]
+    single = build(noise(kind, 0.2, 1.0)).marginal_prob(torch.ones(1, 1), t)[1]
+    double = build(noise(kind, 0.2, 1.0)).marginal_prob(torch.ones(1, 1, dtype=torch.float64), t.double())[1]
     assert single.item() == pytest.approx(double.item(), rel=1e-6)
     if kind == "vp":
         assert single.item() == pytest.approx(4.47e-4, rel=1e-3)
@@ -126,7 +131,7 @@ def test_reverse_recovers_a_gaussian(config, probability_flow):
 
 
 def test_reverse_discretisation_is_the_reverse_diffusion_update():
-    sde = build(SDEConfig("vp", 0.2, 30.0))
+    sde = build(noise("vp", 0.2, 30.0))
     x, t = torch.randn(4, 3, generator=seeded()), torch.full((4,), 0.5)
     f, G = sde.discretize(x, t)
     reverse_f, reverse_G = sde.reverse(lambda x, t: -x).discretize(x, t)
@@ -155,9 +160,11 @@ def test_prior_has_the_final_spread():
         assert sample.std().item() == pytest.approx(config.maximum if config.kind == "ve" else 1.0, rel=0.03)
 
 
-def test_unknown_setting_is_named():
-    with pytest.raises(ConfigError, match=r"objective.x='VE9'.*VE, VP, VE02"):
-        named_sde(POSITION_SDES, "objective.x", "VE9")
+@pytest.mark.parametrize("table", [POSITION_SDES, GRAPH_SDES])
+def test_every_setting_can_be_configured(table):
+    assert set(table) == set(get_args(NoiseName))
+    for name in table:
+        assert named_sde(table, name).config == table[name]
 
 
 @pytest.mark.parametrize("num_graphs", [1, 2, 3, 256])

@@ -5,19 +5,21 @@ ratio of the precisions shows that it is rounding and not a broken symmetry hidd
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
 from torch import nn
 
+from molstream.config import tree_of
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.bond_transformer import BondTransformer, one_hot_bonds, one_hot_charges
 from molstream.training.diffusion.graph_score import GraphScore
 from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
 from molstream.training.diffusion.position_transformer import PositionTransformer
 from molstream.training.diffusion.score_trunk import NoiseLevel
-from molstream.training.models.encoders import ENCODERS_2D, ENCODERS_3D
+from molstream.training.models.config import ModelConfig, PaiNNConfig
+from molstream.training.models.encoders import ENCODERS
 from molstream.training.models.graph import extended_edges, molecule_pairs
 from molstream.training.models.relations import topology
 from molstream.training.models.stereo import CHIRALITY, CLOCKWISE, COUNTERCLOCKWISE
@@ -25,7 +27,14 @@ from molstream.training.models.symmetry import Symmetry
 from molstream.training.objectives.moleculesde_paper import dense_graph
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, permuted, rotation, seeded, with_pos
 
-MODEL = model_config("tiny")
+SIZES = {
+    name: getattr(model_config(preset), name)
+    for preset in ("paper_tiny", "tiny")
+    for name in tree_of(model_config(preset))
+} | {"painn": PaiNNConfig(hidden=64, num_interactions=2, num_gaussians=11, cutoff=4.0)}
+"""Narrow networks of every kind."""
+WIDTH = 64
+MODALITIES = {field.name: field.metadata.get("encoder") for field in fields(ModelConfig)}
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-11}
 
 Outputs = tuple[torch.Tensor, torch.Tensor]
@@ -42,15 +51,13 @@ class Subject:
 
 
 def encoder_2d(name: str) -> Subject:
-    row = ENCODERS_2D[name]
-    encoder = row.build(row.config(MODEL))
+    encoder = ENCODERS[name](SIZES[name])
     run = lambda batch: no_pairs(encoder(batch.x, batch.edge_index, batch.edge_attr, batch.batch))  # noqa: E731
     return Subject(nn.ModuleList([encoder]), encoder.symmetry, run)
 
 
 def encoder_3d(name: str) -> Subject:
-    row = ENCODERS_3D[name]
-    encoder = row.build(row.config(MODEL))
+    encoder = ENCODERS[name](SIZES[name])
     return Subject(
         nn.ModuleList([encoder]),
         encoder.symmetry,
@@ -60,8 +67,8 @@ def encoder_3d(name: str) -> Subject:
 
 def position_score(variant: str, kept: tuple[int, ...] = (0, 1, 2)) -> Subject:
     """On the representations of a 2D encoder; only the ``kept`` of e1, e2, e3 enter the output."""
-    row = ENCODERS_2D["gin"]
-    encoder, net = row.build(row.config(MODEL)), PositionScore(MODEL.position_score, MODEL.hidden_2d, variant)
+    encoder = ENCODERS["gin"](SIZES["gin"])
+    net = PositionScore(SIZES["position_score"], WIDTH, variant)
     for block in net.blocks:
         for dropped in {0, 1, 2} - set(kept):
             block.readout[2].weight.data[dropped] = 0.0
@@ -77,8 +84,8 @@ def position_score(variant: str, kept: tuple[int, ...] = (0, 1, 2)) -> Subject:
 
 def graph_score() -> Subject:
     """On the representations of a 3D encoder, with the clean graph in place of a noised one."""
-    row = ENCODERS_3D["schnet"]
-    encoder, net = row.build(row.config(MODEL)), GraphScore(MODEL.graph_score, MODEL.hidden_3d)
+    encoder = ENCODERS["schnet"](SIZES["schnet"])
+    net = GraphScore(SIZES["graph_score"], WIDTH)
 
     def run(batch):
         x, adj, z = dense_graph(batch, encoder(batch.x[:, 0], batch.pos, batch.batch))
@@ -105,9 +112,8 @@ def levels(batch: MoleculeBatch) -> NoiseLevel:
 
 def position_transformer(kept: tuple[int, ...] = (0, 1, 2), handed: bool = True) -> Subject:
     """On the representations of a 2D encoder; only the ``kept`` of e1, e2, e3 enter, or atoms that see no hands."""
-    row = ENCODERS_2D["graph_transformer"]
-    encoder = row.build(row.config(MODEL))
-    net = PositionTransformer(MODEL.position_transformer, MODEL.graph_transformer.hidden, data_std=1.5, max_hops=4)
+    encoder = ENCODERS["graph_transformer"](SIZES["graph_transformer"])
+    net = PositionTransformer(SIZES["position_transformer"], WIDTH, data_std=1.5, max_hops=4)
     awakened(net)
     net.weights.weight.data[[k for k in range(3) if k not in kept]] = 0.0
     if not handed:
@@ -124,9 +130,8 @@ def position_transformer(kept: tuple[int, ...] = (0, 1, 2), handed: bool = True)
 
 def bond_transformer() -> Subject:
     """On the representations of a 3D encoder without handedness, with the clean bonds in place of noised ones."""
-    row = ENCODERS_3D["schnet"]
-    encoder = row.build(row.config(MODEL))
-    net = BondTransformer(MODEL.bond_transformer, MODEL.schnet.hidden)
+    encoder = ENCODERS["schnet"](SIZES["schnet"])
+    net = BondTransformer(SIZES["bond_transformer"], WIDTH)
     awakened(net)
 
     def run(batch):
@@ -144,8 +149,8 @@ def no_pairs(rows: torch.Tensor) -> Outputs:
 
 
 SUBJECTS = {
-    **{f"2d-{name}": lambda name=name: encoder_2d(name) for name in ENCODERS_2D},
-    **{f"3d-{name}": lambda name=name: encoder_3d(name) for name in ENCODERS_3D},
+    **{f"2d-{name}": lambda name=name: encoder_2d(name) for name in ENCODERS if MODALITIES[name] == "2d"},
+    **{f"3d-{name}": lambda name=name: encoder_3d(name) for name in ENCODERS if MODALITIES[name] == "3d"},
     **{f"position_score-{name}": lambda name=name: position_score(name) for name in EDGE_ATTRIBUTES},
     "graph_score": graph_score,
     "position_transformer": position_transformer,

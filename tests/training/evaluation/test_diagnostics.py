@@ -20,10 +20,9 @@ from molstream.training.evaluation.diagnostics import (
     uniformity,
 )
 from molstream.training.module import build_module
-from molstream.training.objectives import ObjectiveConfig
 from molstream.training.objectives.table import OBJECTIVES
 from tests.support.datasets import molstream
-from tests.support.molecules import DRUGS, model_config, molecule_batch, paper_tiny, seeded
+from tests.support.molecules import DRUGS, molecule_batch, objective_config, seeded, tiny_model
 
 BRANCHES = ("contrast", "2D to 3D", "3D to 2D")
 COEFFICIENTS = {
@@ -35,10 +34,9 @@ COEFFICIENTS = {
 
 def build(name, weights=(2.0, 3.0, 0.5)):
     """The tiny module in evaluation mode, with these weights of its branches."""
-    config = ObjectiveConfig(name=name)
+    config = objective_config(name)
     values = replace(getattr(config, name), **dict(zip(COEFFICIENTS[name], weights, strict=True)))
-    model = paper_tiny() if name == "moleculesde_paper" else model_config("tiny")
-    module = build_module(model, replace(config, **{name: values}), 0)
+    module = build_module(tiny_model(name), replace(config, **{name: values}), 0)
     for number, (parameter_name, parameter) in enumerate(module.named_parameters()):
         if "modulation" in parameter_name:  # conditioned blocks start as the identity, without gradients
             torch.nn.init.normal_(parameter, std=0.05, generator=seeded(number))

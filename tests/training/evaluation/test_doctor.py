@@ -18,33 +18,38 @@ from molstream.training.evaluation.cost_model import (
     parameters_by_part,
     typical_batch,
 )
-from molstream.training.models.config import ModelConfig, TransformerConfig
+from molstream.training.models.config import TransformerConfig
 from molstream.training.models.graph import molecule_pairs
 from molstream.training.models.layout import bucketed
 from molstream.training.models.transformer import Block
 from molstream.training.module import build_module
-from molstream.training.objectives import ObjectiveConfig
-from molstream.training.objectives.table import OBJECTIVES
 from tests.support.datasets import molstream
-from tests.support.molecules import DRUGS, model_config, molecule_batch, num_parameters, seeded
+from tests.support.molecules import DRUGS, model_config, molecule_batch, num_parameters, objective_config, seeded
 from tests.support.processes import run_ranks
 
 TINY = model_config("tiny")
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("preset", ["paper", "tiny", "small"])
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [
+        ("paper", "moleculesde_paper"),
+        ("paper_tiny", "moleculesde_paper"),
+        ("tiny", "moleculesde"),
+        ("small", "moleculesde"),
+    ],
+)
 def test_parts_are_those_of_the_module_that_is_trained(preset, name):
-    model, objective = model_config(preset), ObjectiveConfig(name=name)
+    model, objective = model_config(preset), objective_config(name)
     parts = parameters_by_part(on_meta(model, objective))
     module = build_module(model, objective, 0)
     assert sum(parts.values()) == num_parameters(module)
     assert parts["encoder_2d"] == num_parameters(module.encoders.encoder_2d)
-    assert parts["position_score"] == num_parameters(module.objective.get_submodule("position_score"))
+    assert parts["position_score"] == num_parameters(module.objective.get_submodule(f"{name}.position_score"))
 
 
 def test_the_paper_has_its_parameters():
-    parts = parameters_by_part(on_meta(model_config("paper"), ObjectiveConfig(name="moleculesde_paper")))
+    parts = parameters_by_part(on_meta(model_config("paper"), objective_config("moleculesde_paper")))
     assert parts == {
         "encoder_2d": 1_885_205,
         "encoder_3d": 1_359_708,
@@ -108,8 +113,7 @@ def test_flops_of_a_layer_and_of_a_block_are_those_counted_by_hand():
     assert found.tolist() == [2 * sum(products), 4 * sum(products)]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_deep_stacks_are_counted_from_shallow_ones(name):
+def test_deep_stacks_are_counted_from_shallow_ones():
     """Against a count of the whole model as it stands, without checkpointing."""
     score, bonds = TINY.position_transformer, TINY.bond_transformer
     model = replace(
@@ -119,13 +123,20 @@ def test_deep_stacks_are_counted_from_shallow_ones(name):
         position_transformer=replace(score, trunk=replace(score.trunk, num_layers=3)),
         bond_transformer=replace(bonds, trunk=replace(bonds.trunk, num_layers=2)),
     )
-    batch, objective = molecule_batch(DRUGS[:5]), ObjectiveConfig(name=name)
+    batch, objective = molecule_batch(DRUGS[:5]), objective_config("moleculesde")
     module = build_module(model, objective, 0)
     expected = flops_of(lambda: module(batch, seeded(0)).loss) / 5
     recomputing = replace(model, graph_transformer=replace(model.graph_transformer, checkpointing=True))
     for config in (model, recomputing):
         found = count_flops(config, objective, batch)
         assert [found.forward, found.backward] == expected.tolist()
+
+
+def test_a_model_without_stacks_is_counted_as_it_is():
+    batch, objective = molecule_batch(DRUGS[:5]), objective_config("moleculesde_paper")
+    module = build_module(model_config("paper_tiny"), objective, 0)
+    found = count_flops(model_config("paper_tiny"), objective, batch)
+    assert [found.forward, found.backward] == (flops_of(lambda: module(batch, seeded(0)).loss) / 5).tolist()
 
 
 def test_every_stack_of_blocks_is_known():
@@ -137,7 +148,7 @@ def test_every_stack_of_blocks_is_known():
             elif is_dataclass(value):
                 yield from stacks(value, here)
 
-    assert sorted(stacks(ModelConfig())) == sorted(TRUNKS)
+    assert sorted(stacks(model_config("small"))) == sorted(TRUNKS)
 
 
 def test_typical_molecules_have_25_atoms():
@@ -153,7 +164,7 @@ def test_the_command_tells_of_the_machine_and_of_a_model(dataset):
         assert name in machine, name
     assert "parameters" not in machine
     both = molstream("doctor", "model=tiny", "objective=moleculesde", "gpus=2", f"dataset={dataset}").stdout
-    module = on_meta(model_config("tiny"), ObjectiveConfig(name="moleculesde"))
+    module = on_meta(model_config("tiny"), objective_config("moleculesde"))
     assert f"{num_parameters(module):,}" in both
     assert "memory of one of 2 GPUs" in both
     assert "GFLOP per molecule" in both

@@ -78,7 +78,7 @@ def test_the_command_line_helps_and_refuses():
     assert "preprocess" in molstream("--help").stdout
     unknown = molstream("prune", check=False)
     assert unknown.returncode == 2
-    assert "unknown command 'prune'. Choose one of: preprocess" in unknown.stderr
+    assert "unknown command 'prune'. Choose one of preprocess" in unknown.stderr
     key = molstream("report", "run_dri=x", check=False)
     assert key.returncode == 2
     assert "unknown key 'run_dri'. Did you mean 'run_dir'" in key.stderr

@@ -45,9 +45,7 @@ def faithful_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "experiment=paper",
         f"data.path={dataset}",
         f"run_dir={run_dir}",
-        "model=tiny",
-        "model.encoder_2d=gin",
-        "model.encoder_3d=schnet",
+        "model=paper_tiny",
         "data.lanes=1",
         "data.micro_batch=8",
         "steps=1",
@@ -105,7 +103,7 @@ def test_progress_is_told_to_the_end(run, molecules):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_gives_finite_positions(run, molecules, name):
-    generator = MoleculeGenerator.from_run(run, SamplerConfig(name, 4, eps=1e-3), device="cpu")
+    generator = MoleculeGenerator.from_run(run, SamplerConfig(name=name, num_steps=4, eps=1e-3), device="cpu")
     assert all(np.isfinite(found).all() for found in generator.conformers(molecules))
     for sample, [bonds] in zip(molecules, generator.bonds(molecules), strict=True):
         assert bonds.formal_charge.shape == (sample.num_atoms,)

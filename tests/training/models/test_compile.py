@@ -9,15 +9,14 @@ from torch._dynamo.utils import counters
 
 from molstream.training.models.transformer import compile_blocks
 from molstream.training.module import PretrainingModule, build_module
-from molstream.training.objectives import ObjectiveConfig
-from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, seeded
+from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, objective_config, seeded
 
 BATCHES = (DRUGS[:4], DRUGS[4:14], DRUGS[14:21], AWKWARD, [*DRUGS[:3], "C" * 40])
 
 
 def build() -> PretrainingModule:
     """The tiny module with conditioned blocks that do something."""
-    module = build_module(model_config("tiny"), ObjectiveConfig(name="moleculesde"), 0)
+    module = build_module(model_config("tiny"), objective_config("moleculesde"), 0)
     for number, (name, parameter) in enumerate(module.named_parameters()):
         if "modulation" in name:
             torch.nn.init.normal_(parameter, std=0.05, generator=seeded(number))

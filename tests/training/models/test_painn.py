@@ -149,7 +149,7 @@ def test_half_precision_is_close(mode):
 
 
 def test_the_whole_objective_trains_with_it():
-    model = replace(paper_tiny(), encoder_3d="painn")
+    model = paper_tiny(schnet=None, painn=PaiNNConfig(hidden=64, num_interactions=2, num_gaussians=11, cutoff=4.0))
     encoders, objective = Encoders(model), PaperMoleculeSDE(PaperMoleculeSDEConfig(), model)
     for smiles in (DRUGS[:6], AWKWARD, ["C"]):
         output = objective(molecule_batch(smiles), encoders, seeded())
@@ -162,5 +162,5 @@ def test_the_whole_objective_trains_with_it():
 
 
 def test_the_papers_preset_has_it():
-    encoders = Encoders(replace(model_config("paper"), encoder_3d="painn"))
+    encoders = Encoders(replace(model_config("paper"), schnet=None, painn={}))
     assert num_parameters(encoders) == 1_885_205 + 3_069_600

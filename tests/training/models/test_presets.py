@@ -1,7 +1,5 @@
 """The presets of configs/model: their sizes on the meta device, and the transformer encoders under an objective."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from molstream.training.models.encoders import Encoders
 from molstream.training.objectives.config import MoleculeSDEConfig, PaperMoleculeSDEConfig
 from molstream.training.objectives.moleculesde import MoleculeSDE
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
-from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, seeded
+from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, paper_tiny, seeded
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +31,15 @@ def test_presets_have_their_sizes(name, nominal):
     assert config.graph_transformer == config.geometry_transformer
 
 
-def test_defaults_are_the_small_preset():
-    small = model_config("small")
-    assert small == replace(ModelConfig(), encoder_2d=small.encoder_2d, encoder_3d=small.encoder_3d)
+def test_the_default_preset_changes_nothing():
+    """One default per key: the small preset chooses networks, and leaves their sizes as the dataclasses have them."""
+    names = ("graph_transformer", "geometry_transformer", "position_transformer", "bond_transformer")
+    assert model_config("small") == ModelConfig(**{name: {} for name in names})
 
 
 def test_the_objective_trains_both():
-    config = model_config("tiny")
+    names = ("graph_transformer", "geometry_transformer")
+    config = paper_tiny(gin=None, schnet=None, **{name: getattr(model_config("tiny"), name) for name in names})
     encoders, objective = Encoders(config), PaperMoleculeSDE(PaperMoleculeSDEConfig(temperature=1.0), config)
     batch = molecule_batch([*DRUGS[:6], *AWKWARD], [True] * 6 + [True, False] * 5)
     losses = []

@@ -13,7 +13,6 @@ from molstream.training.diffusion.bond_transformer import (
     one_hot_bonds,
     one_hot_charges,
 )
-from molstream.training.diffusion.config import SDEConfig
 from molstream.training.diffusion.position_transformer import PositionTransformer, centred
 from molstream.training.diffusion.score_trunk import NoiseLevel, noise_level, precondition
 from molstream.training.diffusion.sde import SDES
@@ -24,6 +23,7 @@ from molstream.training.models.relations import topology
 from molstream.training.objectives.config import MoleculeSDEConfig
 from molstream.training.objectives.moleculesde import MoleculeSDE
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, seeded
+from tests.support.noise import noise
 
 MODEL = model_config("tiny")
 
@@ -61,7 +61,12 @@ def test_losses_start_where_nothing_is_known():
 
 
 @pytest.mark.parametrize(
-    "sde", [SDEConfig("ve", 0.01, 10.0), SDEConfig("vp", 0.1, 20.0), SDEConfig("subvp", 0.1, 20.0)]
+    "sde",
+    [
+        noise("ve", 0.01, 10.0),
+        noise("vp", 0.1, 20.0),
+        noise("subvp", 0.1, 20.0),
+    ],
 )
 def test_a_network_that_says_nothing_predicts_the_share_of_noise_that_size_tells(sde):
     """With F = 0 the prediction is the best linear one for Gaussian data of the assumed size: its error is closed."""
@@ -95,7 +100,7 @@ def test_classes_of_known_probability_have_the_score_of_their_mixture(sigma):
 
 @pytest.mark.parametrize("kind", SDES)
 def test_weightings_are_those_of_their_papers(kind):
-    sde = SDES[kind](SDEConfig(kind, 0.1, 20.0))
+    sde = SDES[kind](noise(kind, 0.1, 20.0))
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     level = noise_level(sde, t)
     assert WEIGHTINGS["simple"](sde, t, level).tolist() == [1.0, 1.0, 1.0]
@@ -233,12 +238,14 @@ def test_every_dropout_mask_comes_from_the_generator():
 
 
 def test_unknown_names_and_unequal_widths_are_named():
-    with pytest.raises(ConfigError, match=r"moleculesde.weighting='maxsnr' is unknown. Choose one of: simple"):
-        build(weighting="maxsnr")
-    with pytest.raises(ConfigError, match=r"position_sde.kind='vee' is unknown"):
-        build(position_sde=SDEConfig("vee", 0.1, 1.0))
+    with pytest.raises(ConfigError, match=r"weighting=maxsnr: expected one of simple, likelihood, min_snr"):
+        MoleculeSDEConfig(weighting="maxsnr")
+    with pytest.raises(ConfigError, match=r"kind=vee: expected one of ve, vp, subvp"):
+        noise("vee", 0.1, 1.0)
     with pytest.raises(ConfigError, match="same width"):
-        MoleculeSDE(MoleculeSDEConfig(), replace(MODEL, encoder_2d="gin", gin=replace(MODEL.gin, hidden=8)))
+        MoleculeSDE(MoleculeSDEConfig(), replace(MODEL, graph_transformer=None, gin={"hidden": 8}))
+    with pytest.raises(ConfigError, match=r"objective=moleculesde needs model.bond_transformer"):
+        MoleculeSDE(MoleculeSDEConfig(), replace(MODEL, bond_transformer=None))
 
 
 @pytest.mark.slow

@@ -5,29 +5,30 @@ from dataclasses import replace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from molstream.config import compose
 from molstream.errors import ConfigError
 from molstream.preprocessing.fields import FIELDS
+from molstream.training.config import PretrainConfig
 from molstream.training.diffusion.sde import GRAPH_SDES, POSITION_SDES
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import extended_edges
-from molstream.training.objectives import ObjectiveConfig
 from molstream.training.objectives.base import graph_mean
-from molstream.training.objectives.config import PaperMoleculeSDEConfig
+from molstream.training.objectives.config import ObjectiveConfig, PaperMoleculeSDEConfig
 from molstream.training.objectives.contrastive import CONTRASTIVE, ebm_nce
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
 from molstream.training.objectives.table import OBJECTIVES, build_objective
 from tests.support.molecules import (
     AWKWARD,
-    CONFIGS,
     DRUGS,
     model_config,
     molecule_batch,
     num_parameters,
+    objective_config,
     paper_tiny,
     seeded,
+    tiny_model,
 )
 
 MODEL_WIDTH = paper_tiny().hidden_3d
@@ -48,18 +49,18 @@ def gradients(*modules):
 def test_presets_have_their_sizes_and_equal_the_defaults():
     encoders, objective = build("paper")
     assert num_parameters(encoders) + num_parameters(objective) == 1_885_205 + 1_359_708 + 256_938 + 1_166_676
-    assert model_config("paper") == ModelConfig()
-    assert sum(map(num_parameters, build("tiny"))) < 200_000
-    values = OmegaConf.load(CONFIGS / "objective" / "moleculesde_paper.yaml")
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ObjectiveConfig), values))
-    assert merged == ObjectiveConfig()
+    networks = {"gin": {}, "schnet": {}, "position_score": {}, "graph_score": {}}
+    assert model_config("paper") == ModelConfig(**networks)
+    assert sum(map(num_parameters, build("paper_tiny"))) < 200_000
+    config = compose("pretrain", PretrainConfig, ["run_dir=x", "experiment=paper"])
+    assert (config.model, config.objective) == (model_config("paper"), objective_config("moleculesde_paper"))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_keeps_the_contract(name):
     """Finite loss and a gradient for every parameter with all, some and no conformers; equal draws, equal loss."""
-    config = model_config("tiny")
-    encoders, objective = Encoders(config), build_objective(ObjectiveConfig(name=name), config)
+    config = tiny_model(name)
+    encoders, objective = Encoders(config), build_objective(objective_config(name), config)
     assert objective.required_fields <= {field.name for field in FIELDS}
     for has_pos in ([True] * 4, [True, False, True, False], [False] * 4):
         encoders.zero_grad()
@@ -323,28 +324,33 @@ def test_learning_rate_groups_are_the_papers():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"position_sde": "VE4"}, "position_sde='VE4'.*VE, VP"),
-        ({"graph_sde": "no"}, "graph_sde='no'"),
-        ({"contrastive": "clip"}, "contrastive='clip'.*ebm_nce, info_nce"),
-        ({"position_variant": "2"}, "position_variant='2'.*01, 02"),
-        ({"contrastive_level": "node"}, "contrastive_level='node'.*atom, molecule"),
-        ({"max_hops": 0}, "max_hops=0"),
-        ({"num_negatives": 0}, "num_negatives=0"),
+        ({"position_sde": "VE4"}, "position_sde=VE4: expected one of VE, VP"),
+        ({"graph_sde": "no"}, "graph_sde=no"),
+        ({"contrastive": "clip"}, "contrastive=clip: expected one of ebm_nce, ebm_nce_shift, info_nce"),
+        ({"position_variant": "2"}, "position_variant=2: expected one of 01, 02"),
+        ({"contrastive_level": "node"}, "contrastive_level=node: expected one of atom, molecule"),
+        ({"max_hops": 0}, "max_hops=0: expected at least 1"),
+        ({"num_negatives": 0}, "num_negatives=0: expected at least 1"),
+        ({"temperature": float("nan")}, "temperature=nan: expected a finite number"),
     ],
 )
 def test_wrong_values_are_named(values, message):
     with pytest.raises(ConfigError, match=message):
-        PaperMoleculeSDE(PaperMoleculeSDEConfig(**values), paper_tiny())
+        PaperMoleculeSDEConfig(**values)
 
 
 def test_wrong_models_are_named():
     model = paper_tiny()
     with pytest.raises(ConfigError, match=r"same width.*hidden=48.*64"):
         PaperMoleculeSDE(PaperMoleculeSDEConfig(), replace(model, gin=replace(model.gin, hidden=48)))
-    with pytest.raises(ValueError, match=r"encoder_2d='gni'.*gin"):
-        Encoders(replace(model, encoder_2d="gni"))
-    with pytest.raises(ConfigError, match=r"objective.name='sde'.*moleculesde_paper"):
-        build_objective(ObjectiveConfig(name="sde"), model)
+    with pytest.raises(ConfigError, match=r"two 2D encoders, gin and graph_transformer.*model/encoder_2d="):
+        replace(model, graph_transformer={})
+    with pytest.raises(ConfigError, match=r"no 3D encoder.*model/encoder_3d=, of schnet, painn"):
+        PaperMoleculeSDE(PaperMoleculeSDEConfig(), replace(model, schnet=None))
+    with pytest.raises(ConfigError, match=r"objective=moleculesde_paper needs model.graph_score.*model=paper"):
+        build_objective(objective_config("moleculesde_paper"), replace(model, graph_score=None))
+    with pytest.raises(ConfigError, match=r"no objective.*moleculesde, moleculesde_paper"):
+        build_objective(ObjectiveConfig(), model)
 
 
 def test_a_small_model_overfits_32_molecules():

@@ -15,7 +15,7 @@ from molstream.training.inference.generator import MoleculeGenerator
 from molstream.training.inference.trained import Trained
 from molstream.training.models.config import ModelConfig, ScoreTransformerConfig, TransformerConfig
 from molstream.training.module import PretrainingModule, build_module
-from molstream.training.objectives.config import ObjectiveConfig
+from tests.support.molecules import objective_config
 
 QM9_SIZE = (
     "CC(=O)N1CCC1",
@@ -63,8 +63,6 @@ def model() -> ModelConfig:
         hidden=96, num_layers=layers, num_heads=4, feed_forward=288, pair_hidden=32
     )
     return ModelConfig(
-        encoder_2d="graph_transformer",
-        encoder_3d="geometry_transformer",
         graph_transformer=trunk(2),
         geometry_transformer=trunk(2),
         position_transformer=ScoreTransformerConfig(trunk=trunk(3), readout_hidden=96),
@@ -74,7 +72,7 @@ def model() -> ModelConfig:
 
 def learn(samples: list[MoleculeSample]) -> PretrainingModule:
     """The default objective, minimised on one batch."""
-    module = build_module(model(), ObjectiveConfig(name="moleculesde"), seed=0)
+    module = build_module(model(), objective_config("moleculesde"), seed=0)
     optimizer = torch.optim.AdamW(module.parameters(), LEARNING_RATE, weight_decay=0.0)
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS - 100)

@@ -13,8 +13,7 @@ from molstream.training.diffusion.draws import symmetric_normal
 from molstream.training.diffusion.graph_score import mask_pairs
 from molstream.training.models.config import ModelConfig
 from molstream.training.module import PretrainingModule, build_module
-from molstream.training.objectives import ObjectiveConfig
-from molstream.training.objectives.config import PaperMoleculeSDEConfig
+from molstream.training.objectives.config import ObjectiveConfig, PaperMoleculeSDEConfig
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE, dense_graph
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, num_parameters, paper_tiny, seeded
 
@@ -23,7 +22,7 @@ TERMS = ("contrastive", "position_score", "graph_score_x", "graph_score_adj")
 
 def both(model: ModelConfig, values: PaperMoleculeSDEConfig) -> tuple[PretrainingModule, ReferenceMoleculeSDE]:
     """Our module and the reference with its weights, float64, without dropout, in training mode."""
-    model = replace(model, position_score=replace(model.position_score, dropout=0.0))
+    model = replace(model, position_score=replace(model.network("position_score", "moleculesde_paper"), dropout=0.0))
     ours = build_module(model, ObjectiveConfig(moleculesde_paper=values), seed=0).double().train()
     reference = ReferenceMoleculeSDE(model, values).double().train()
     reference.load_state_dict(as_reference(ours.state_dict()), strict=True)
@@ -41,12 +40,24 @@ def assert_equal(ours: torch.Tensor, reference: torch.Tensor, name: str) -> None
     assert (ours - reference).abs().max().item() < 1e-9 * scale, name
 
 
+VP = PaperMoleculeSDEConfig(position_sde="VP02", graph_sde="VP02", position_variant="01", anneal_power=2.0)
+SUB_VP = PaperMoleculeSDEConfig(position_sde="subVP", graph_sde="VE03", contrastive_coefficient=0.3)
+
+
 @pytest.mark.parametrize(
     ("model", "smiles", "values"),
     [
         (paper_tiny(), [*DRUGS[:6], *AWKWARD], PaperMoleculeSDEConfig()),
-        (paper_tiny(), [*DRUGS[:6], *AWKWARD], PaperMoleculeSDEConfig("VP02", "VP02", "01", anneal_power=2.0)),
-        (paper_tiny(), [*DRUGS[:6], *AWKWARD], PaperMoleculeSDEConfig("subVP", "VE03", contrastive_coefficient=0.3)),
+        (
+            paper_tiny(),
+            [*DRUGS[:6], *AWKWARD],
+            VP,
+        ),
+        (
+            paper_tiny(),
+            [*DRUGS[:6], *AWKWARD],
+            SUB_VP,
+        ),
         (model_config("paper"), [*DRUGS[:6], *AWKWARD], PaperMoleculeSDEConfig()),
     ],
     ids=["tiny-VE", "tiny-VP02-01", "tiny-subVP-VE03", "paper-VE"],
@@ -76,7 +87,11 @@ def test_losses_and_gradients_are_the_references(model, smiles, values):
 @pytest.mark.parametrize("variant", ["01", "02"])
 def test_encoders_and_score_networks_give_the_references_outputs(variant):
     ours, reference = both(paper_tiny(), PaperMoleculeSDEConfig(position_variant=variant))
-    batch, encoders, objective = in_double([*DRUGS[:6], *AWKWARD]), ours.encoders, ours.objective
+    batch, encoders, objective = (
+        in_double([*DRUGS[:6], *AWKWARD]),
+        ours.encoders,
+        ours.objective.parts["moleculesde_paper"],
+    )
     assert isinstance(objective, PaperMoleculeSDE)
     graph = batch.x, batch.edge_index, batch.edge_attr
     z_2d = encoders.encoder_2d(*graph, batch.batch)
@@ -98,5 +113,5 @@ def test_encoders_and_score_networks_give_the_references_outputs(variant):
 
 
 def test_the_reference_has_the_papers_sizes():
-    reference = ReferenceMoleculeSDE(ModelConfig(), PaperMoleculeSDEConfig())
+    reference = ReferenceMoleculeSDE(model_config("paper"), PaperMoleculeSDEConfig())
     assert num_parameters(reference) == 1_885_205 + 1_359_708 + 256_938 + 1_166_676
