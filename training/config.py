@@ -33,7 +33,11 @@ class PretrainConfig:
     """Whether torch.compile makes kernels for the transformer blocks, which round differently from torch's own; needs
     a C++ compiler."""
     steps: PositiveInt = 1000
-    """Length of the run in optimizer steps."""
+    """Length of the run in optimizer steps. It can be raised when a run is continued, if the steps that are done have
+    the same learning rates then: always with optim.schedule=constant, until the decay begins with wsd."""
+    extend: bool = free(default=False)
+    """Allow `steps` to grow although the schedule has gone by the old length: the steps to come follow the longer
+    schedule, and the run differs from one that had this length from the start."""
     stop_at: PositiveInt | None = free(default=None)
     """Stop, with a checkpoint, when this many steps are done; the schedule still spans `steps`."""
     seed: NonNegativeInt = 0
@@ -57,8 +61,8 @@ class PretrainConfig:
 
 
 def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
-    """The keys that differ between two configurations and may not, each with both values."""
+    """The keys that differ between two configurations and may not, each with both values; `steps` has its own rule."""
     before, after = dict(flatten(tree_of(old))), dict(flatten(tree_of(new)))
-    may_differ = free_keys(PretrainConfig)
+    may_differ = free_keys(PretrainConfig) | {"steps"}
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in changed if k not in may_differ]

@@ -55,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     code = run_command("pretrain", PretrainConfig, run, words, examples=EXAMPLES, speaks=first)
     if context is not None and context.world_size > 1:
-        from molstream.training.distributed.context import end_process
+        from molstream.training.distributed.deepspeed_compat import end_process
 
         end_process(code)
     return code

@@ -12,6 +12,7 @@ import pytest
 
 from molstream.training.checkpoint.format import checkpoints, load_checkpoint
 from molstream.training.metrics.records import read_metrics
+from molstream.training.run.directory import RunDirectory
 from tests.support.processes import ENVIRONMENT, REPOSITORY, free_port, run_ranks, start_ranks
 
 SETTINGS = [
@@ -214,3 +215,29 @@ def test_steps_without_a_finite_gradient_name_their_molecules_and_end_the_run_if
     keys = files[0].read_text().split()
     assert len(keys) in (4, 8, 12, 16)
     assert all(len(key) == 27 for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "done"), [(["optim.schedule=constant"], 6), (["optim.schedule=wsd", "optim.decay_fraction=0.5"], 3)]
+)
+def test_a_run_that_is_extended_is_the_one_that_had_this_length_from_the_start(dataset, tmp_path, schedule, done):
+    run_ranks(1, arguments(dataset, tmp_path / "whole", *schedule))
+    run_ranks(1, arguments(dataset, tmp_path / "run", *schedule, "steps=6", f"stop_at={done}"))
+    run_ranks(2, arguments(dataset, tmp_path / "run", *schedule))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    # What the run directory says is what another resume has to agree with.
+    assert RunDirectory(tmp_path / "run").config().steps == 12
+    assert "steps=12, got steps=6" in fails(dataset, tmp_path / "run", *schedule, "steps=6")[1]
+
+
+def test_a_schedule_that_has_gone_by_the_length_is_extended_on_demand_only(dataset, tmp_path):
+    cosine = ["optim.schedule=cosine", "optim.warmup_steps=1"]
+    run_ranks(1, arguments(dataset, tmp_path / "whole", *cosine))
+    run_ranks(1, arguments(dataset, tmp_path / "run", *cosine, "steps=6"))
+    code, output = fails(dataset, tmp_path / "run", *cosine)
+    assert code == 2
+    assert "the 6 steps that are done had the learning rates of the shorter run. Give extend=true" in output
+    run_ranks(1, arguments(dataset, tmp_path / "run", *cosine, "extend=true"))
+    rates, whole = ([r["optim/lr"] for r in read_metrics(tmp_path / name)] for name in ("run", "whole"))
+    assert rates[6:] == whole[6:]
+    assert rates[:6] != whole[:6]

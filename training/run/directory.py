@@ -7,21 +7,25 @@ import platform
 import shlex
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from molstream.config import load, read_yaml, to_yaml
 from molstream.errors import CheckpointError, ConfigError
+from molstream.io.files import UNFINISHED, write_atomically
 from molstream.pipeline.order.mixture import Mixture
 from molstream.training.checkpoint.store import CheckpointStore, open_store
 from molstream.training.checkpoint.upgrade import upgraded
 from molstream.training.config import PretrainConfig, differences
 from molstream.training.distributed.context import DistributedContext
+from molstream.training.optim.schedule import same_so_far
 
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
 COMMAND_VARIABLE = "MOLSTREAM_COMMAND"
 """Environment variable with the command line that the user gave, set by a supervisor that starts this program."""
-OWN_FILES = {"environment.json", "dataset.json", ".config.yaml", "command.txt", "log.txt"}
+OWN_FILES = {"environment.json", "dataset.json", "command.txt", "log.txt"}
 """Files that a run may leave behind if it is killed before its config.yaml is written."""
 
 
@@ -64,21 +68,42 @@ class RunDirectory:
             CheckpointError: the run was trained on another dataset.
         """
         if not self.config_file.is_file():
-            foreign = {p.name for p in self.path.iterdir()} - OWN_FILES if self.path.is_dir() else set()
+            names = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
+            foreign = {name for name in names - OWN_FILES if not fnmatch(name, UNFINISHED)}
             if foreign:
                 names = ", ".join(sorted(foreign)[:5])
                 raise ConfigError(f"run_dir={self.path} holds other files ({names}). Give a new or empty folder.")
             return
-        if changed := differences(self.config(), config):
+        old = self.config()
+        if changed := differences(old, config):
             raise ConfigError(
                 f"{self.path} holds a run of another configuration: {'; '.join(changed)}. "
                 "Choose another run_dir, or undo the change; init_from=... starts a new run from its weights."
             )
+        if config.steps != old.steps:
+            self._check_length(old, config)
         before = self.dataset()["fingerprint"]
         if before != data.fingerprint:
             raise CheckpointError(
                 f"{self.path} was trained on the dataset {before[:12]}, but {data.path} is {data.fingerprint[:12]}. "
                 "Give the same dataset (for several, the same weights and order), or another run_dir."
+            )
+
+    def _check_length(self, old: PretrainConfig, new: PretrainConfig) -> None:
+        """Check that the run may have another number of steps.
+
+        Raises:
+            ConfigError: fewer steps, or the steps done so far would have had other learning rates.
+        """
+        change = f"{self.path} is a run of steps={old.steps}, got steps={new.steps}"
+        if new.steps < old.steps:
+            raise ConfigError(f"{change}: a run cannot be shortened. Give stop_at={new.steps} to stop it earlier.")
+        done = max(self.checkpoints(old).steps(), default=0)
+        if not new.extend and not same_so_far(new.optim, done, old.steps, new.steps):
+            raise ConfigError(
+                f"{change}: with optim.schedule={new.optim.schedule} the {done} steps that are done had the learning "
+                f"rates of the shorter run. Give extend=true to follow the longer schedule from here on, or start a new run; "
+                "optim.schedule=wsd lets a run be extended before its decay begins."
             )
 
     def begin(self, config: PretrainConfig, data: Mixture, context: DistributedContext) -> None:
@@ -88,9 +113,9 @@ class RunDirectory:
             (self.path / "environment.json").write_text(json.dumps(_environment(context), indent=1) + "\n")
             (self.path / "dataset.json").write_text(json.dumps(data.record(), indent=1) + "\n")
             # config.yaml marks a run directory, so it is written last.
-            temporary = self.path / ".config.yaml"
-            temporary.write_text(to_yaml(config))
-            temporary.rename(self.config_file)
+            write_atomically(self.config_file, to_yaml(config).encode())
+        elif (old := self.config()).steps != config.steps:
+            write_atomically(self.config_file, to_yaml(replace(old, steps=config.steps)).encode())
         with (self.path / "command.txt").open("a") as file:
             file.write(command(context) + "\n")
 
@@ -112,7 +137,7 @@ def command(context: DistributedContext) -> str:
         return outer
     program = Path(sys.argv[0]).name
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    if program != "pretrain.py":
+    if program in ("molstream", "main.py", "__main__.py"):
         return shlex.join(["molstream", *arguments])
     launcher = ["deepspeed", "--num_accelerators", str(context.world_size)] if context.world_size > 1 else ["python"]
     return shlex.join([*launcher, sys.argv[0], *arguments])

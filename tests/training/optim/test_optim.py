@@ -8,7 +8,7 @@ from torch import nn
 from molstream.errors import ConfigError
 from molstream.training.optim.config import OptimConfig
 from molstream.training.optim.optimizer import build_optimizer
-from molstream.training.optim.schedule import learning_rate
+from molstream.training.optim.schedule import learning_rate, same_so_far
 
 
 def test_warm_up_then_cosine_to_the_floor():
@@ -27,6 +27,21 @@ def test_warm_up_then_a_plateau_then_a_line_down():
     assert rates[10:81] == [1.0] * 71
     assert rates[90] == pytest.approx(0.55)
     assert rates[100] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "done", "expected"),
+    [
+        ("constant", 100, True),
+        ("wsd", 80, True),
+        ("wsd", 82, False),
+        ("cosine", 10, True),
+        ("cosine", 12, False),
+    ],
+)
+def test_a_run_can_be_extended_while_the_schedule_has_not_gone_by_its_length(schedule, done, expected):
+    config = OptimConfig(lr=1.0, schedule=schedule, warmup_steps=10, decay_fraction=0.2)
+    assert same_so_far(config, done, 100, 200) is expected
 
 
 def test_groups_carry_their_scale_and_vectors_do_not_decay():
