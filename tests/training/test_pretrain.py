@@ -218,7 +218,11 @@ def test_steps_without_a_finite_gradient_name_their_molecules_and_end_the_run_if
 
 
 @pytest.mark.parametrize(
-    ("schedule", "done"), [(["optim.schedule=constant"], 6), (["optim.schedule=wsd", "optim.decay_fraction=0.5"], 3)]
+    ("schedule", "done"),
+    [
+        (["optim.schedule=wsd", "optim.decay_fraction=0.5"], 3),
+        pytest.param(["optim.schedule=constant"], 6, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_is_extended_is_the_one_that_had_this_length_from_the_start(dataset, tmp_path, schedule, done):
     run_ranks(1, arguments(dataset, tmp_path / "whole", *schedule))

@@ -102,8 +102,8 @@ class RunDirectory:
         if not new.extend and not same_so_far(new.optim, done, old.steps, new.steps):
             raise ConfigError(
                 f"{change}: with optim.schedule={new.optim.schedule} the {done} steps that are done had the learning "
-                f"rates of the shorter run. Give extend=true to follow the longer schedule from here on, or start a new run; "
-                "optim.schedule=wsd lets a run be extended before its decay begins."
+                "rates of the shorter run. Give extend=true to follow the longer schedule from here on, or start a new "
+                "run; optim.schedule=wsd lets a run be extended before its decay begins."
             )
 
     def begin(self, config: PretrainConfig, data: Mixture, context: DistributedContext) -> None:
