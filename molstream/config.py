@@ -20,6 +20,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from molstream.errors import ConfigError
+from molstream.extensions import extensions
 
 PACKAGE = Path(__file__).parent
 """Folder of the installed package; in a clone it leads to the rooms by links, which must not be resolved."""
@@ -67,6 +68,21 @@ def configuration(cls: type[T]) -> type[T]:
 
     made.__init__ = initialize  # pyright: ignore[reportAttributeAccessIssue]
     return made  # pyright: ignore[reportReturnType]
+
+
+def with_sections(cls: type[T], added: Mapping[str, tuple[type, Mapping[str, Any]]]) -> type[T]:
+    """A configuration with further sections that are None by default: those of what other packages add.
+
+    Args:
+        added: the dataclass and the field's metadata of every section, by name.
+    """
+    if not added:
+        return cls
+    namespace: dict[str, Any] = {"__doc__": cls.__doc__, "__module__": cls.__module__}
+    namespace["__annotations__"] = {name: kind | None for name, (kind, _) in added.items()}
+    for name, (_, metadata) in added.items():
+        namespace[name] = dataclasses.field(default=None, metadata=dict(metadata))
+    return configuration(type(cls.__name__, (cls,), namespace))  # pyright: ignore[reportReturnType]
 
 
 def is_configuration(kind: Any) -> bool:
@@ -238,9 +254,26 @@ class Group:
     """The option, or options, taken where nothing is said; None for no option."""
 
     @property
+    def files(self) -> list[str]:
+        """Names of the options that molstream has itself."""
+        return sorted(path.stem for path in (CONFIG_DIR / self.name).glob("*.yaml"))
+
+    @property
+    def added(self) -> dict[str, Tree]:
+        """What the options that other packages add put into a configuration."""
+        if self.name == "objective":
+            return {name: {"objective": {name: {}}} for name in extensions("objectives")}
+        if self.name.startswith("model/encoder_"):
+            modality = self.name.removeprefix("model/encoder_")
+            names = [name for name, encoder in extensions("encoders").items() if encoder.modality == modality]
+            others = dict.fromkeys([*self.files, *names])
+            return {name: {"model": {**others, name: {}}} for name in names}
+        return {}
+
+    @property
     def options(self) -> list[str]:
         """Names that can be chosen."""
-        return sorted(path.stem for path in (CONFIG_DIR / self.name).glob("*.yaml"))
+        return [*self.files, *self.added]
 
     @property
     def several(self) -> bool:
@@ -261,8 +294,8 @@ def config_groups(name: str) -> dict[str, Group]:
     return found
 
 
-def _chosen(group: Group, value: Any) -> str:
-    """The choice of a group's option, as Hydra takes it.
+def _chosen(group: Group, value: Any) -> list[str]:
+    """The options of a group that are chosen.
 
     Raises:
         ConfigError: no such option, or several where one is expected.
@@ -277,7 +310,7 @@ def _chosen(group: Group, value: Any) -> str:
             raise ConfigError(f"{group.name}={option}: no such option. {hint}Choose {_either(group.options)}.")
     if len(set(names)) < len(names):
         raise ConfigError(f"{group.name}={value}: an option is named twice.")
-    return f"{group.name}=[{','.join(names)}]" if group.several else f"{group.name}={names[0]}"
+    return names
 
 
 def _listed(text: str) -> list[str]:
@@ -290,7 +323,16 @@ def _composed(name: str, choices: Mapping[str, Any]) -> Tree:
     if not (CONFIG_DIR / f"{name}.yaml").is_file():
         return {}
     groups = config_groups(name)
-    overrides = [_chosen(groups[group], value) for group, value in choices.items()]
+    overrides: list[str] = []
+    added: list[Tree] = []
+    for key, value in choices.items():
+        group, names = groups[key], _chosen(groups[key], value)
+        own = [option for option in names if option in group.files]
+        added += [group.added[option] for option in names if option not in own]
+        if group.several:
+            overrides.append(f"{key}=[{','.join(own)}]")
+        elif own:
+            overrides.append(f"{key}={own[0]}")
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.initialize import get_gh_backup, restore_gh_from_backup
@@ -305,7 +347,11 @@ def _composed(name: str, choices: Mapping[str, Any]) -> Tree:
     finally:
         restore_gh_from_backup(backup)
     assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
+    composed: Tree = {str(key): value for key, value in tree.items()}
+    for fragment in added:
+        for key, values in fragment.items():
+            composed[key] = {**composed.get(key, {}), **values}
+    return composed
 
 
 # --- command lines --------------------------------------------------------------------------------------------------

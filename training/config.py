@@ -5,9 +5,8 @@ from pydantic import NonNegativeInt
 from molstream.config import PositiveInt, configuration, flatten, free, free_keys, tree_of
 from molstream.training.data.config import DataConfig
 from molstream.training.engine.config import EngineConfig
+from molstream.training.extended import ModelConfig, ObjectiveConfig
 from molstream.training.metrics.config import LogConfig
-from molstream.training.models.config import ModelConfig
-from molstream.training.objectives.config import ObjectiveConfig
 from molstream.training.optim.config import OptimConfig
 
 

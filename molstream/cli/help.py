@@ -120,7 +120,9 @@ def _group(group: Group) -> str:
 
 
 def option_summary(group: Group, option: str) -> str:
-    """What the first comment of an option's file says of it."""
+    """What the first comment of an option's file says of it; of one that another package adds, that it does."""
+    if option not in group.files:
+        return "added by another package"
     lines = (CONFIG_DIR / group.name / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
     comments = [line.removeprefix("#").strip() for line in lines if line.startswith("#") and "@package" not in line]
     return comments[0] if comments else ""

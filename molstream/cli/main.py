@@ -33,10 +33,10 @@ COMMANDS = {
 
 
 def commands() -> dict[str, Command]:
-    """The commands of molstream, and those that other packages add by the entry point group ``molstream.commands``."""
-    from molstream.extensions import extensions
+    """The commands of molstream, and those that other packages add."""
+    from molstream.extensions import extended
 
-    return {**COMMANDS, **extensions("commands")}
+    return extended(COMMANDS, "commands")
 
 
 def usage() -> str:

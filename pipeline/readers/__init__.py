@@ -1,5 +1,6 @@
 """Readers of molecule files: ``SOURCES`` has a line for each file format, ``datasets/`` a file for each data set."""
 
+from molstream.extensions import extended
 from molstream.pipeline.readers.base import Format, by_bytes
 from molstream.pipeline.readers.columnar import (
     arrow_batches,
@@ -32,3 +33,9 @@ SOURCES: dict[str, Format] = {
         (".arrow", ".feather", ".ipc"), arrow_layout, arrow_batches, parse_row, is_arrow_file, unpack_arrow
     ),
 }
+"""The file formats of molstream itself."""
+
+
+def sources() -> dict[str, Format]:
+    """The file formats by name, those that other packages add included."""
+    return extended(SOURCES, "formats")

@@ -13,7 +13,7 @@ from molstream.config import load
 from molstream.errors import ConfigError, DataError
 from molstream.io import remote
 from molstream.pipeline.config import ReadConfig
-from molstream.pipeline.readers import SOURCES
+from molstream.pipeline.readers import sources
 from molstream.pipeline.readers.base import Format
 from molstream.pipeline.readers.compression import COMPRESSIONS, compression
 from molstream.pipeline.readers.datasets import ADAPTERS
@@ -66,8 +66,8 @@ def _options(item: Any, config: ReadConfig) -> tuple[str, ReadConfig, dict[str, 
         shared = {option.name: getattr(config, option.name) for option in fields(ReadConfig)}
         config = load(ReadConfig, {**shared, **options}, f"input {remote.shown(str(item))}")
         options = {key: value for key, value in asdict(config).items() if key in options}
-    if config.format != "auto" and config.format not in (*SOURCES, *ADAPTERS):
-        raise ConfigError(f"format={config.format}: expected auto, {', '.join(SOURCES)}, {', '.join(ADAPTERS)}.")
+    if config.format != "auto" and config.format not in (*sources(), *ADAPTERS):
+        raise ConfigError(f"format={config.format}: expected auto, {', '.join(sources())}, {', '.join(ADAPTERS)}.")
     return str(item), config, options
 
 
@@ -104,7 +104,7 @@ def format_of(file: str, config: ReadConfig) -> str:
         return f"{config.format}{endings[0]}" if endings else ""
     if config.format != "auto":
         return config.format
-    return next((key for key, form in SOURCES.items() if name.endswith(form.endings)), "")
+    return next((key for key, form in sources().items() if name.endswith(form.endings)), "")
 
 
 def _ending(file: str) -> str:
@@ -121,7 +121,7 @@ def _endings(config: ReadConfig) -> tuple[str, ...]:
     if config.format in ADAPTERS:
         forms = ADAPTERS[config.format]
     else:
-        forms = SOURCES.values() if config.format == "auto" else [SOURCES[config.format]]
+        forms = sources().values() if config.format == "auto" else [sources()[config.format]]
     return tuple(ending for form in forms for ending in form.endings)
 
 
@@ -137,4 +137,4 @@ def _expected(file: str, config: ReadConfig) -> str:
 def format_named(name: str) -> Format:
     """The format called ``name`` in SOURCES, or an adapter's for an ending: ``qm9.sdf``."""
     adapter, dot, ending = name.partition(".")
-    return next(form for form in ADAPTERS[adapter] if dot + ending in form.endings) if dot else SOURCES[name]
+    return next(form for form in ADAPTERS[adapter] if dot + ending in form.endings) if dot else sources()[name]

@@ -7,9 +7,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 from molstream.config import PositiveInt, configuration
 from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.engine.config import Precision
+from molstream.training.extended import ModelConfig, ObjectiveConfig
 from molstream.training.inference.config import Representation
-from molstream.training.models.config import ModelConfig
-from molstream.training.objectives.config import ObjectiveConfig
 
 
 @configuration

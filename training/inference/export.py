@@ -18,8 +18,8 @@ from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.fields import SCHEMA_VERSION
 from molstream.training.checkpoint.load import load_weights
 from molstream.training.checkpoint.upgrade import upgraded_model, upgraded_objective
+from molstream.training.extended import ModelConfig
 from molstream.training.inference.config import ExportConfig
-from molstream.training.models.config import ModelConfig
 from molstream.training.models.encoders import Encoders
 
 FORMAT_VERSION = 2

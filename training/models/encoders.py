@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from molstream.extensions import extended
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.gin import GIN
 from molstream.training.models.painn import PaiNN
@@ -42,4 +43,4 @@ class Encoders(nn.Module):
 
     @staticmethod
     def _built(name: str | None, config: ModelConfig) -> nn.Module | None:
-        return None if name is None else ENCODERS[name](getattr(config, name))
+        return None if name is None else extended(ENCODERS, "encoders")[name](getattr(config, name))

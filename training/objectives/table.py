@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from molstream.extensions import extended
 from molstream.training.models.config import ModelConfig
 from molstream.training.objectives.base import Objective
 from molstream.training.objectives.combined import CombinedObjective
@@ -24,5 +25,6 @@ def build_objective(config: ObjectiveConfig, model: ModelConfig) -> CombinedObje
         ConfigError: no objective is configured, the model lacks a network, or values contradict each other.
     """
     chosen = config.chosen()
-    parts = {name: OBJECTIVES[name](settings, model) for name, settings in chosen.items()}
+    table = extended(OBJECTIVES, "objectives")
+    parts = {name: table[name](settings, model) for name, settings in chosen.items()}
     return CombinedObjective(parts, {name: settings.weight for name, settings in chosen.items()})
