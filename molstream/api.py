@@ -63,13 +63,12 @@ def pretrain(data: str | Path | Mapping[str, Any], run_dir: str | Path, **settin
     """
     stream = dict(data) if isinstance(data, Mapping) else {"path": str(data)}
     config = configure("pretrain", PretrainConfig, {"data": stream, "run_dir": str(run_dir), **settings})
-    from molstream.training.distributed.context import start_processes, stop_processes
+    from molstream.training.distributed.context import start_processes
     from molstream.training.metrics.loggers import check_loggers
     from molstream.training.pretrain import pretrain as train
 
     check_loggers(config.log.loggers)
-    finished = train(config, start_processes(config.deepspeed.timeout_s))
-    stop_processes()
-    if not finished:
+    # The process group stays, for the next run of the same program.
+    if not train(config, start_processes(config.deepspeed.timeout_s)):
         raise KeyboardInterrupt
     return Path(config.run_dir)

@@ -61,6 +61,8 @@ class DistributedContext:
 def start_processes(timeout_s: int) -> DistributedContext:
     """Join the process group of the launcher (deepspeed, torchrun), or create one of a single process.
 
+    A process that is in a group already stays in it, with the time-out that this has.
+
     Args:
         timeout_s: seconds after which a collective fails if a peer does not take part.
 
@@ -69,6 +71,9 @@ def start_processes(timeout_s: int) -> DistributedContext:
             restarts fail.
     """
     deepspeed_compat.require_version()
+    if dist.is_initialized():
+        # A program that trains twice: DeepSpeed keeps references to its groups, so that they are made once.
+        return _context()
     # By default MKL's rounding depends on the alignment of a matrix in memory, and that on how ZeRO lays out the
     # parameters. MKL reads this variable once, at its first product.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
@@ -85,6 +90,10 @@ def start_processes(timeout_s: int) -> DistributedContext:
     deepspeed_compat.skip_shared_memory_kernel()
     deepspeed_compat.limit_new_groups(timeout)
     deepspeed_compat.init_distributed(timeout)
+    return _context()
+
+
+def _context() -> DistributedContext:
     device = deepspeed_compat.device(int(os.environ.get("LOCAL_RANK", "0")))
     return DistributedContext(dist.get_rank(), dist.get_world_size(), device)
 
