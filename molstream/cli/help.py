@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from molstream.config import CONFIG_DIR, Group, config_groups, field_types, section, type_of
+from molstream.config import CONFIG_DIR, Group, config_groups, field_types, is_configuration, section, type_of
 
 WIDTH = 110
 """Columns at most."""
@@ -73,13 +73,20 @@ class Key(NamedTuple):
 def keys_of(schema: type, prefix: str = "") -> list[Key]:
     """The keys of a configuration that are no sections."""
     rules = TypeAdapter(schema).json_schema()["properties"]
-    types = field_types(schema)
+    types, texts = field_types(schema), _descriptions(schema)
     found = []
     for each in dataclasses.fields(schema):
         if section(types[each.name]) is None:
             rule = rules[each.name]
-            found.append(Key(prefix + each.name, _kind(rule), _default(each), _text(rule.get("description", ""))))
+            found.append(Key(prefix + each.name, _kind(rule), _default(each), _text(texts.get(each.name))))
     return found
+
+
+def _descriptions(schema: type) -> dict[str, str]:
+    """The docstrings of the fields; pydantic finds those of a dataclass's own alone, not of the ones it extends."""
+    bases = [base for base in reversed(schema.__mro__) if is_configuration(base)]
+    rules = [rule for base in bases for rule in TypeAdapter(base).json_schema()["properties"].items()]
+    return {name: rule["description"] for name, rule in rules if "description" in rule}
 
 
 def _keys(
