@@ -25,6 +25,11 @@ class TrainingError(MolstreamError, RuntimeError):
     """A run that cannot go on, such as one whose loss is no longer finite."""
 
 
+def in_words(problem: object) -> str:
+    """What a library says of a problem, as a clause: one line without a full stop, for a sentence of ours."""
+    return " ".join(str(problem).split()).rstrip(".")
+
+
 class MoleculeError(MolstreamError):
     """One molecule cannot be featurized; ``featurize`` turns it into a ``Rejection``."""
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from molstream.cli.help import command_help
 from molstream.config import compose, known_keys, to_yaml
-from molstream.errors import ConfigError, MolstreamError
+from molstream.errors import ConfigError, MolstreamError, in_words
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; failed; a command line that cannot be run; interrupted, with what was done kept."""
@@ -143,7 +143,12 @@ def guarded(name: str, work: Callable[[], int | None], *, speaks: bool = True) -
 
 def _complain(text: str, speaks: bool) -> None:
     if speaks:
-        print(text, file=sys.stderr, flush=True)
+        print(_printable(text), file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for what would break a line or steer a terminal, as a damaged file's content may."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 ADVICE = {
@@ -155,7 +160,7 @@ ADVICE = {
     errno.ENOENT: "Check the path.",
     errno.ENOTDIR: "Check the path: a part of it is a file, not a folder.",
     errno.EISDIR: "Give the path of a file, not of a folder.",
-    errno.EEXIST: "Choose another path.",
+    errno.EEXIST: "There is a file where a folder is expected: choose another path.",
     errno.ENAMETOOLONG: "Choose a shorter path.",
 }
 
@@ -163,7 +168,8 @@ ADVICE = {
 def os_error(error: OSError) -> str:
     """What the system could not do, where, and what to do."""
     where = f"{error.filename}: " if error.filename else ""
-    what = error.strerror or str(error)
+    # Libraries put the whole story into the text, with temporary names; the system's words are enough.
+    what = os.strerror(error.errno) if error.errno in ADVICE else in_words(error.strerror or error)
     return f"{where}{what[:1].lower()}{what[1:]}. {ADVICE.get(error.errno or 0, 'Run the same command again.')}"
 
 

@@ -143,9 +143,8 @@ def doctor(config: CostConfig) -> None:
     """Print the machine, then what the model costs."""
     from rich.console import Console
 
-    console = Console()
-    console.print(machine())
-    for part in costs(config):
+    console, parts = Console(), costs(config)
+    for part in (machine(), *parts):
         console.print(part)
 
 

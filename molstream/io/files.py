@@ -12,7 +12,9 @@ from molstream.errors import DataError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """``errno`` of an :class:`OSError` where a disk, or the user's share of it, has no room."""
-UNFINISHED = ".writing-*"
+UNFINISHED_NAME = ".writing-"
+"""How temporary names begin."""
+UNFINISHED = f"{UNFINISHED_NAME}*"
 """Pattern of temporary names: what a process that was killed leaves behind."""
 
 
@@ -27,11 +29,15 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Has an :class:`OSError` name the file: one that fails while it is written (a full disk) does not say which."""
+    """Has an :class:`OSError` name the file: one that fails while it is written (a full disk) does not say which.
+
+    An error without a number is one of a file's content, not of the system, and stays as it is.
+    """
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None and (not error.filename or UNFINISHED_NAME in str(error.filename)):
+            error.filename = str(path)
         raise
 
 
@@ -40,17 +46,22 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path to write to; synced and renamed to ``path`` at the end if it is there, removed on an error.
 
     No two writers share a temporary name, not even of the same file: a task that outlived its driver does no harm.
+
+    Raises:
+        OSError: ``path`` is a folder, or the system fails; the error names ``path``, not the temporary one.
     """
-    temporary = path.with_name(f".writing-{uuid.uuid4().hex[:12]}-{path.name}")
-    try:
-        with naming(path):
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    temporary = path.with_name(f"{UNFINISHED_NAME}{uuid.uuid4().hex[:12]}-{path.name}")
+    with naming(path):
+        try:
             yield temporary
             if temporary.exists():
                 sync(temporary)
                 temporary.rename(path)
                 sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

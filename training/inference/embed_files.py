@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from molstream.io.files import sync
+from molstream.io.files import written_whole
 from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.split import InputSplit, cut, open_sources, read_split
 from molstream.preprocessing.fields import RawMolecule, Rejection
@@ -41,17 +41,18 @@ def embed_file(config: EmbedConfig) -> tuple[int, int]:
     )
     output = Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".writing-{output.name}")
     rows = failed = 0
-    with tempfile.TemporaryDirectory() as work, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        written_whole(output) as temporary,
+        tempfile.TemporaryDirectory() as work,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         read = ReadConfig(smiles_column=config.smiles_column)
         for split in cut(open_sources(config.input, Path(work), read), ROWS_PER_GROUP):
             table = _embed_split(embedder, split, schema)
             writer.write_table(table)
             rows, failed = rows + table.num_rows, failed + table.num_rows - table["failure"].null_count
             print(f"embedded {rows} molecules, {failed} failed", file=sys.stderr)
-    sync(temporary)
-    temporary.rename(output)
     return rows, failed
 
 

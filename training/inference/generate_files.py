@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rdkit import Chem
 
 from molstream.errors import MoleculeError
-from molstream.io.files import sync
+from molstream.io.files import written_whole
 from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.split import InputSplit, cut, open_sources, read_split
 from molstream.preprocessing.assemble import assemble
@@ -128,11 +128,15 @@ def generate_file(kind: Kind, config: GenerateConfig) -> tuple[int, int]:
     featurizer = kind.inputs(generator.trained.featurize)
     output = Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".writing-{output.name}")
     failures: list[Failure] = []
     written = 0
     read = ReadConfig(smiles_column=config.smiles_column)
-    with tempfile.TemporaryDirectory() as work, Chem.SDWriter(str(temporary)) as writer:
+    with (
+        written_whole(output) as temporary,
+        tempfile.TemporaryDirectory() as work,
+        temporary.open("w") as file,
+        Chem.SDWriter(file) as writer,
+    ):
         splits = cut(open_sources(config.input, Path(work), read), ROWS_PER_GROUP, config.limit)
         with told("samples", config.repeats * sum(split.rows for split in splits)) as tell:
             for before, split in _with_rows_before(splits):
@@ -145,9 +149,7 @@ def generate_file(kind: Kind, config: GenerateConfig) -> tuple[int, int]:
                     else:
                         writer.write(made)
                         written += 1
-    sync(temporary)
-    _write_failures(failures, output.with_suffix(".failures.parquet"))
-    temporary.rename(output)
+        _write_failures(failures, output.with_suffix(".failures.parquet"))
     return written, len(failures)
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from molstream.config import flatten, to_yaml, tree_of
 from molstream.errors import ConfigError
+from molstream.io.files import write_atomically
 from molstream.training.report.config import ReportConfig
 from molstream.training.report.data import Story, launch_rows, per_process, read_story
 from molstream.training.report.figures import (
@@ -42,7 +43,7 @@ def write_report(story: Story, output: Path) -> None:
         gallery=image(plot_gallery(story.gallery)) if story.gallery else None,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page)
+    write_atomically(output, page.encode())
 
 
 def summary(story: Story) -> Table:
@@ -79,7 +80,7 @@ def write_comparison(stories: Sequence[Story], output: Path) -> None:
         progress=image(plot_progress(records)),
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page)
+    write_atomically(output, page.encode())
 
 
 def _template(name: str) -> "Template":
