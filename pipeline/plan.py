@@ -11,6 +11,7 @@ from typing import Any
 
 from molstream.errors import ConfigError
 from molstream.io.files import write_atomically
+from molstream.io.reading import read_json
 from molstream.pipeline.config import PreprocessConfig, ReadConfig
 from molstream.pipeline.readers.datasets.moleculenet import benchmark_file
 from molstream.pipeline.readers.discover import find_files
@@ -104,10 +105,8 @@ def read_plan(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read.
     """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. Give a new output folder.") from error
+    shape = {"sources": [{"name": str}], "benchmarks": dict, "settings": dict, "versions": dict}
+    return read_json(path, shape, "Give a new output folder.", ConfigError)
 
 
 def benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[SourceFile]]:
@@ -128,7 +127,7 @@ def benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[So
         name = item if named else Path(item).name
         if name in found:
             raise ConfigError(f"decontaminate names {name} twice.")
-        found[name] = describe_sources(find_files(file, ReadConfig()), work)
+        found[name] = describe_sources(find_files(file, ReadConfig(), "decontaminate"), work)
     return found
 
 

@@ -40,7 +40,7 @@ def scaffold_split(
         for row, text in enumerate(smiles):
             mol = Chem.MolFromSmiles(text)
             if mol is None:
-                raise DataError(f"scaffold split: row {row}: RDKit cannot read the SMILES '{text}'; remove the row")
+                raise DataError(f"scaffold split: row {row}: RDKit cannot read the SMILES '{text}'. Remove the row.")
             groups[murcko_scaffold(mol, include_chirality)].append(row)
     # Rounded because 0.7 + 0.2 is a little less than 0.9.
     train_size = round(fractions[0] * len(smiles), 6)

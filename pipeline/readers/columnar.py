@@ -3,7 +3,8 @@
 A row becomes one line of text, as in a text file: the molecule, then its targets, separated by tabs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from molstream.errors import DataError
+from molstream.errors import DataError, in_words
 from molstream.io.files import written_whole
 from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.base import COPY_BYTES, Batches, Layout, Molecule, Place, copy, decode, target
+from molstream.pipeline.readers.compression import is_damage
 from molstream.pipeline.readers.delimited import find_columns
 
 BATCH_ROWS = 1 << 14
@@ -55,6 +57,21 @@ def _as_bytes(column: pa.Array) -> pa.Array:
     return column.cast(pa.large_binary())
 
 
+@contextmanager
+def _damage_of(where: str, kind: str) -> Iterator[None]:
+    """Turns what pyarrow raises where a file is damaged into an error that names the file.
+
+    Raises:
+        DataError: the file is damaged, or of another kind.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
+        raise DataError(f"{where} is no {kind} file, or damaged: {in_words(error)}. Fetch the file again.") from error
+
+
 def _columns(layout: Layout) -> list[int]:
     """Numbers of the columns that are read, in the order of the file."""
     return sorted({layout.smiles, *layout.columns})
@@ -92,10 +109,8 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def parquet_layout(where: str, path: Path, config: ReadConfig) -> Layout:
     """The layout of a Parquet file: the columns of SMILES and targets."""
-    try:
+    with _damage_of(where, "Parquet"):
         return _layout(where, pq.read_schema(path), config)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{where} is no Parquet file, or damaged: {error}.") from error
 
 
 def parquet_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
@@ -137,17 +152,15 @@ def unpack_arrow(streams: Sequence[BufferedReader], plain: Path) -> None:
         schema = pa.schema(list(zip(reader.schema.names, kinds, strict=True)))
         with pa.ipc.new_file(str(temporary), schema) as writer:
             for batch in reader:
+                batch.validate(full=True)
                 columns = [column.cast(kind) for column, kind in zip(batch.columns, kinds, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema))
 
 
 def arrow_layout(where: str, path: Path, config: ReadConfig) -> Layout:
     """The layout of an IPC file: the columns of SMILES and targets."""
-    try:
-        with pa.OSFile(str(path)) as file:
-            return _layout(where, pa.ipc.open_file(file).schema, config)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{where} is no Arrow file, or damaged: {error}.") from error
+    with _damage_of(where, "Arrow"), pa.OSFile(str(path)) as file:
+        return _layout(where, pa.ipc.open_file(file).schema, config)
 
 
 def arrow_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
@@ -158,5 +171,7 @@ def arrow_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches
         for number in range(place.start, reader.num_record_batches):
             skip = place.skip if number == place.start else 0
             batch = reader.get_batch(number)
+            # Offsets of a damaged file would be followed anywhere.
+            batch.validate(full=True)
             for begin in range(skip, batch.num_rows, BATCH_ROWS):
                 yield Place(number, begin), _rows(batch.slice(begin, BATCH_ROWS), layout)

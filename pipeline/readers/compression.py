@@ -31,6 +31,11 @@ DAMAGES = (EOFError, zlib.error, lzma.LZMAError, OSError)
 """Exceptions that damaged content raises. An OSError with an errno is an error of the system, such as a full disk."""
 
 
+def is_damage(error: Exception) -> bool:
+    """Whether an exception of a reader says that content is damaged, rather than that the system failed."""
+    return not isinstance(error, OSError) or error.errno is None
+
+
 def compression(name: str) -> str:
     """The ending of a file name that names its compression, such as ``.gz``; '' for an uncompressed file."""
     return next((ending for ending in COMPRESSIONS if name.lower().endswith(ending)), "")

@@ -55,19 +55,20 @@ def _guess(where: str, names: Sequence[str]) -> int:
         f"{advice.strip()} If the first line is no header: header=false and smiles_column=0 (columns are numbered)."
     )
     raise DataError(
-        f"{where}: none of its columns ({_listed(names)}) is called {' or '.join(SMILES_NAMES[:3])}. {advice}"
+        f"{where}: none of its columns ({listed(names)}) is called {' or '.join(SMILES_NAMES[:3])}. {advice}"
     )
 
 
 def _column(where: str, names: Sequence[str], name: str, key: str) -> int:
     if name not in names:
-        raise DataError(f"{where} has no column '{name}' ({key}); its columns are {_listed(names)}.")
+        raise DataError(f"{where} has no column '{name}' ({key}); its columns are {listed(names)}.")
     return names.index(name)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """The names of columns in a message, which may be hundreds."""
-    shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in names]
+    printable = (name if name.isprintable() else ascii(name)[1:-1] for name in names)
+    shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in printable]
     return ", ".join(shown if len(shown) <= 30 else [*shown[:29], f"... {len(shown)} in all"])
 
 

@@ -33,13 +33,14 @@ class InputFile:
     """Options that were given for this input alone; ``config`` includes them."""
 
 
-def find_files(inputs: Any, config: ReadConfig) -> list[InputFile]:
+def find_files(inputs: Any, config: ReadConfig, key: str = "input") -> list[InputFile]:
     """The files that ``inputs`` name: the inputs in the given order, the files of each sorted.
 
     Args:
         inputs: a file, glob, folder or URL; or a mapping of one of these, as ``path``, and ReadConfig values of its
             own; or a list of such.
         config: how inputs without options of their own are read.
+        key: names the inputs in messages.
 
     Raises:
         DataError: an input matches no file, a file is named twice, or its name has the ending of no known format.
@@ -47,38 +48,38 @@ def find_files(inputs: Any, config: ReadConfig) -> list[InputFile]:
     """
     items = inputs if isinstance(inputs, list | tuple) else [inputs]
     if not items:
-        raise DataError("input is an empty list: name at least one file, glob, folder or URL.")
-    files = [file for item in items for file in _found(*_options(item, config))]
+        raise DataError(f"{key} is an empty list: name at least one file, glob, folder or URL.")
+    files = [file for item in items for file in _found(key, *_options(key, item, config))]
     places = [file.given if remote.is_url(file.given) else os.path.realpath(file.given) for file in files]
     count = Counter(places)
     if twice := sorted({remote.shown(file.given) for file, place in zip(files, places) if count[place] > 1}):
-        raise DataError(f"input names {', '.join(twice[:3])} more than once: every row would be its own duplicate.")
+        raise DataError(f"{key} names {', '.join(twice[:3])} more than once: every row would be its own duplicate.")
     return files
 
 
-def _options(item: Any, config: ReadConfig) -> tuple[str, ReadConfig, dict[str, Any]]:
+def _options(key: str, item: Any, config: ReadConfig) -> tuple[str, ReadConfig, dict[str, Any]]:
     """Path, configuration and own options of one input."""
     options: dict[str, Any] = {}
     if isinstance(item, Mapping):
-        options = {str(key): value for key, value in item.items()}
+        options = {str(name): value for name, value in item.items()}
         if not (item := options.pop("path", None)):
-            raise ConfigError(f"input={options}: a mapping needs the key 'path' beside its options.")
+            raise ConfigError(f"{key}={options}: a mapping needs the key 'path' beside its options.")
         shared = {option.name: getattr(config, option.name) for option in fields(ReadConfig)}
-        config = load(ReadConfig, {**shared, **options}, f"input {remote.shown(str(item))}")
-        options = {key: value for key, value in asdict(config).items() if key in options}
+        config = load(ReadConfig, {**shared, **options}, f"{key} {remote.shown(str(item))}")
+        options = {name: value for name, value in asdict(config).items() if name in options}
     if config.format != "auto" and config.format not in (*sources(), *ADAPTERS):
         raise ConfigError(f"format={config.format}: expected auto, {', '.join(sources())}, {', '.join(ADAPTERS)}.")
     return str(item), config, options
 
 
-def _found(item: str, config: ReadConfig, options: dict[str, Any]) -> list[InputFile]:
+def _found(key: str, item: str, config: ReadConfig, options: dict[str, Any]) -> list[InputFile]:
     found, kind = remote.find(item) if remote.is_url(item) else _find(item)
     endings = _endings(config) if kind == "folder" else ("",)
     readable = [file for file in found if format_of(file, config) and _ending(file).endswith(endings)]
     if kind == "file" and not readable:
-        raise DataError(f"input={remote.shown(item)}: unknown format. {_expected(item, config)}")
+        raise DataError(f"{key}={remote.shown(item)}: unknown format. {_expected(item, config)}")
     if not readable:
-        raise DataError(f"input={remote.shown(item)}: no such file, and no file of a known format matches it.")
+        raise DataError(f"{key}={remote.shown(item)}: no such file, and no file of a known format matches it.")
     joined = {name for file in readable for name in format_named(format_of(file, config)).companions(file)}
     if left_out := [_base(file) for file in found if file not in readable and file not in joined]:
         names = ", ".join([*left_out[:MOST_NAMES], *(["..."] if len(left_out) > MOST_NAMES else [])])

@@ -17,12 +17,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from molstream.errors import DataError
+from molstream.errors import DataError, in_words
 from molstream.io import remote
 from molstream.io.hashing import file_sha256
 from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.base import Layout, Place, RefusedError, runs
-from molstream.pipeline.readers.compression import DAMAGES, compression, opened
+from molstream.pipeline.readers.compression import DAMAGES, compression, is_damage, opened
 from molstream.pipeline.readers.discover import InputFile, find_files, format_named, format_of
 from molstream.preprocessing.fields import RawMolecule, Rejection
 
@@ -192,11 +192,11 @@ def prepare(source: SourceFile) -> None:
         with ExitStack() as stack:
             streams = [stack.enter_context(opened(Path(part.local), compression(part.given))) for part in source.parts]
             format_named(source.format).unpack(streams, plain)
-    except (*DAMAGES, pa.ArrowInvalid, zipfile.BadZipFile) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except (*DAMAGES, pa.ArrowException, zipfile.BadZipFile) as error:
+        if not is_damage(error):
             raise
         raise DataError(
-            f"{file} is truncated or damaged: {error}. Nothing of it was used; fetch the file again."
+            f"{file} is truncated or damaged: {in_words(error)}. Nothing of it was used; fetch the file again."
         ) from error
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
@@ -274,8 +274,11 @@ def _cut(source: SourceFile, rows_per_split: int, limit: int | None) -> list[Inp
             row += len(records)
             if row == limit:
                 break
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{source.name} is damaged behind record {row}: {error}. Fetch the file again.") from error
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
+        where = f"{source.name} is damaged behind record {row}"
+        raise DataError(f"{where}: {in_words(error)}. Fetch the file again.") from error
     return splits
 
 
@@ -305,13 +308,15 @@ def _split_records(split: InputSplit) -> Sequence[bytes]:
     place = Place(split.start, split.skip)
     try:
         _, records = next(runs(format_named(split.format), split.path, split.layout, place, split.rows), (place, []))
-    except pa.ArrowInvalid:
+    except (pa.ArrowException, OSError) as error:
+        # It was whole when it was cut.
         records = []
-    except OSError as error:
-        raise DataError(
-            f"{split.path} cannot be read on {socket.gethostname()}: {error.strerror or error}. All nodes of a cluster "
-            "must see input and output under the same paths."
-        ) from error
+        if not is_damage(error):
+            why = in_words(getattr(error, "strerror", error))
+            raise DataError(
+                f"{split.path} cannot be read on {socket.gethostname()}: {why}. All nodes of a cluster "
+                "must see input and output under the same paths."
+            ) from error
     if _checksum(records) != split.sha256:
         raise DataError(
             f"{split.path} changed while it was in use (at records {split.first_row} to "

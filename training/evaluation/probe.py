@@ -15,7 +15,9 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from molstream.errors import DataError
+from molstream.errors import DataError, in_words
+from molstream.pipeline.readers.compression import DAMAGES, is_damage
+from molstream.pipeline.readers.delimited import listed
 from molstream.preprocessing.scaffold import scaffold_split
 from molstream.training.evaluation.config import EvaluateConfig
 from molstream.training.inference.embedder import MoleculeEmbedder
@@ -98,21 +100,35 @@ def _read(config: EvaluateConfig) -> tuple[list[str], np.ndarray]:
     """SMILES and float64 targets (NaN where empty) of the file's rows."""
     path = Path(config.input)
     if not path.is_file():
-        raise DataError(f"input={path}: no such file.")
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(newline="") as file:
+        found = "expected a CSV, got a folder" if path.is_dir() else "no such file"
+        raise DataError(f"input={path}: {found}.")
+    try:
+        return _rows(path, config)
+    except (*DAMAGES, UnicodeDecodeError, csv.Error) as error:
+        if not is_damage(error):
+            raise
+        raise DataError(
+            f"input={path} cannot be read: {in_words(error)}. Expected a CSV in UTF-8, plain or as .csv.gz."
+        ) from error
+
+
+def _rows(path: Path, config: EvaluateConfig) -> tuple[list[str], np.ndarray]:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         for column in (config.smiles_column, config.target):
             if column not in (reader.fieldnames or ()):
                 raise DataError(
-                    f"{path} has no column '{column}'; its columns are {', '.join(reader.fieldnames or ())}."
+                    f"{path} has no column '{column}'; its columns are {listed(reader.fieldnames or ()) or 'none'}."
                 )
         rows = [(row[config.smiles_column], row[config.target]) for row in reader]
     if not rows:
-        raise DataError(f"{path} has no rows.")
+        raise DataError(f"{path} has no rows: expected molecules.")
+    if short := [number for number, (smiles, _) in enumerate(rows, 1) if smiles is None]:
+        raise DataError(f"{path}, row {short[0]}: it ends before the column '{config.smiles_column}'.")
     try:
         target = np.array([float(value) if value else np.nan for _, value in rows])
     except ValueError as error:
-        raise DataError(f"{path}, column '{config.target}': {error}; expected numbers.") from error
+        raise DataError(f"{path}, column '{config.target}': {in_words(error)}; expected numbers.") from error
     return [smiles for smiles, _ in rows], target
 
 
