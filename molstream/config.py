@@ -19,7 +19,7 @@ import pydantic
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from molstream.errors import ConfigError
+from molstream.errors import ConfigError, in_words
 from molstream.extensions import extensions
 
 PACKAGE = Path(__file__).parent
@@ -169,7 +169,7 @@ def load(schema: type[T], tree: Mapping[str, Any], where: str = "") -> T:
     try:
         return TypeAdapter(schema).validate_python(_completed(schema, tree))
     except ValidationError as error:
-        text = _explained(schema, error)
+        text = _explained(schema, error, is_line=not where)
         raise ConfigError(f"{where}: {text}" if where else text) from error
 
 
@@ -197,7 +197,20 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {in_words(error)}.") from error
+
+
+def read_tree(path: Path) -> Tree:
+    """The nested dictionaries in a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        found = "nothing" if tree is None else "a list" if isinstance(tree, list) else f"'{tree}'"
+        raise ConfigError(f"{path} cannot be used: expected keys with values, as `key: value`, got {found}.")
+    return tree
 
 
 def tree_of(config: Any) -> Tree:
@@ -421,12 +434,15 @@ def _built(name: str, schema: type[T], choices: Mapping[str, Any], values: Seque
 
 def _split(word: str) -> tuple[str, str]:
     key, equals, value = word.partition("=")
+    if word.startswith("-"):
+        raise ConfigError(f"unknown option '{word}'. Settings are given as key=value; --help lists them.")
     if not equals:
-        if word.startswith("-"):
-            raise ConfigError(f"unknown option '{word}'. Settings are given as key=value; --help lists them.")
         raise ConfigError(f"unexpected argument '{word}': expected key=value; --help lists the keys.")
     if not re.fullmatch(r"[A-Za-z_][\w./]*", key):
         raise ConfigError(f"'{word}': expected key=value with a plain key, got the key '{key}'; --help lists the keys.")
+    if not value:
+        # As `output=$FOLDER` where the variable is not set: a path would be the working folder.
+        raise ConfigError(f"{word} has no value: give {key}=VALUE.")
     return key, value
 
 
@@ -501,16 +517,20 @@ def _alternatives(node: Mapping[str, Any], kind: type) -> str:
 # --- messages -------------------------------------------------------------------------------------------------------
 
 
-def _explained(schema: type, error: ValidationError) -> str:
-    """What pydantic found, as sentences about keys."""
-    return " ".join(_sentence(schema, found) for found in error.errors(include_url=False)[:3])
+def _explained(schema: type, error: ValidationError, *, is_line: bool = True) -> str:
+    """What pydantic found, as sentences about keys.
+
+    Args:
+        is_line: whether the values were given on a command line.
+    """
+    return " ".join(_sentence(schema, found, is_line) for found in error.errors(include_url=False)[:3])
 
 
-def _sentence(schema: type, found: Mapping[str, Any]) -> str:
+def _sentence(schema: type, found: Mapping[str, Any], is_line: bool) -> str:
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).removeprefix(".")
     kind, given = found["type"], found["input"]
     if kind == "missing":
-        return f"{key} is missing: give {key}=VALUE."
+        return f"{key} is missing: give {key}=VALUE." if is_line else f"the key '{key}' is missing."
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return unknown_key(schema, key)
     context = found.get("ctx", {})

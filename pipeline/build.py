@@ -19,7 +19,7 @@ from molstream.pipeline.executor import ray as job
 from molstream.pipeline.plan import APPENDING, WORK, Plan, make_plan
 from molstream.pipeline.readers.split import InputSplit
 from molstream.pipeline.reports.card import NAME as CARD
-from molstream.pipeline.reports.card import TIMING, write_card
+from molstream.pipeline.reports.card import TIMING, read_timing, write_card
 from molstream.pipeline.reports.progress import JobProgress
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
 from molstream.pipeline.shards.manifest import Account, Manifest, Shard
@@ -263,8 +263,8 @@ def _check_rejected(counts: Account, fraction: float, output: Path) -> None:
 
 
 def _write_timing(timing: Timing, output: Path, base: Manifest | None) -> None:
-    if base is not None and (output / TIMING).exists():
-        timing.update(Timing.from_dict(json.loads((output / TIMING).read_text())))
+    if base is not None and (before := read_timing(output)):
+        timing.update(before)
     write_atomically(output / TIMING, (json.dumps(timing.to_dict()) + "\n").encode())
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from molstream.errors import DataError
 from molstream.io.files import write_atomically
+from molstream.io.reading import read_json
 from molstream.pipeline.config import SandboxConfig
 from molstream.pipeline.reports.charts import Flow, bar_chart, flow_chart
 from molstream.pipeline.reports.rejections import examples, shown
@@ -121,12 +121,8 @@ def read_timing(folder: Path) -> Timing | None:
     path = folder / TIMING
     if not path.is_file():
         return None
-    try:
-        return Timing.from_dict(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} cannot be read: {type(error).__name__}: {error}. Remove it; it is not needed."
-        ) from error
+    shape = {"describe_s": float, "embed_s": float, "histogram": dict, "slowest": [list]}
+    return Timing.from_dict(read_json(path, shape, "Remove it; it is not needed."))
 
 
 def flows(manifest: Manifest) -> list[Flow]:

@@ -11,13 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from molstream.errors import DataError
+from molstream.errors import DataError, in_words
 from molstream.io.files import write_atomically
+from molstream.io.reading import Shape, mismatch, parse_json
 from molstream.pipeline.shards.containers import Blocks
 from molstream.preprocessing.fields import SCHEMA_VERSION, ConformerStatus
 
 FORMAT_VERSION = 2
 NAME = "manifest.json"
+AGAIN = "Preprocess again, or restore the file from a copy."
+VERSIONS = {"format_version": int, "schema_version": int}
+"""What manifests of all versions have."""
+_COUNTS = {"in": int, "written": int, "duplicates": int, "decontaminated": int, "rejected": dict}
+SHAPE: Shape = {
+    **dict.fromkeys(("container", "hydrogens", "fingerprint"), str),
+    **dict.fromkeys(("config", "versions", "conformer_status", "changes", "benchmarks", "histograms"), dict),
+    "block_rows": int,
+    "target_names": list,
+    "counts": _COUNTS,
+    "splits": [{"name": str, **_COUNTS}],
+    "shards": list,
+}
+"""What a manifest of this version has besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +247,7 @@ def parse_manifest(content: bytes, folder: str) -> Manifest:
     """
     path = f"{folder}/{NAME}"
     try:
-        record = json.loads(content, object_hook=_compact)
+        record = parse_json(content, path, VERSIONS, AGAIN, hook=_compact)
         versions = (record.pop("format_version"), record.pop("schema_version"))
         if versions != (FORMAT_VERSION, SCHEMA_VERSION):
             raise DataError(
@@ -240,6 +255,8 @@ def parse_manifest(content: bytes, folder: str) -> Manifest:
                 f"{(FORMAT_VERSION, SCHEMA_VERSION)}. Preprocess the molecules again, or install the molstream that "
                 "wrote it."
             )
+        if unlike := mismatch(record, SHAPE):
+            raise DataError(f"{path} cannot be used: {unlike}. {AGAIN}")
         manifest = Manifest(
             **{
                 **record,
@@ -252,7 +269,9 @@ def parse_manifest(content: bytes, folder: str) -> Manifest:
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}. Preprocess again.") from error
+        raise DataError(
+            f"{path} cannot be used: it is not the manifest of a dataset ({in_words(error)}). {AGAIN}"
+        ) from error
     if manifest.with_fingerprint().fingerprint != manifest.fingerprint:
-        raise DataError(f"{path} was changed after it was written: its fingerprint does not fit. Preprocess again.")
+        raise DataError(f"{path} was changed after it was written: its fingerprint does not fit. {AGAIN}")
     return manifest

@@ -1,6 +1,5 @@
 """Stage two of a split: conformers of the rows that are no duplicates, the shard, and the commit."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from molstream.pipeline.readers.split import read_split
 from molstream.pipeline.shards.manifest import Account, Shard
 from molstream.pipeline.shards.writer import write_shard
 from molstream.pipeline.stages.dedup import duplicates_of
-from molstream.pipeline.stages.describe import read_described
+from molstream.pipeline.stages.describe import read_described, read_dropped
 from molstream.pipeline.stages.described import records
 from molstream.pipeline.stages.dropped import (
     DECONTAMINATED_SCHEMA,
@@ -115,7 +114,7 @@ def _commit(
     Args:
         rejections: of stage two.
     """
-    before = json.loads(task.path("described.json").read_text())
+    before = read_dropped(task)
     rejected = sorted([*before["rejected"], *rejections], key=lambda r: r["row"])
     write_rows(task.path("rejected.parquet"), pa.Table.from_pylist(rejected, REJECTED_SCHEMA))
     write_rows(task.path("duplicates.parquet"), duplicates)

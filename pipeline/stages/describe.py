@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from molstream.errors import DataError
 from molstream.io.files import write_atomically, written_whole
+from molstream.io.reading import read_json
 from molstream.pipeline.readers.split import read_split
 from molstream.pipeline.stages.decontaminate import Benchmarks
 from molstream.pipeline.stages.dedup import identities_of, key_table, keys_path, write_array
@@ -49,7 +50,7 @@ def describe_split(task: SplitTask, avoid: Sequence[int] = (), only: range | Non
             task_sandbox(task).describe([m for m in raws[only.start : only.stop] if isinstance(m, RawMolecule)])
             return {}
         _commit_description(task, raws, avoid, done)
-    return dict(Counter(r["reason"] for r in json.loads(task.path("described.json").read_text())["rejected"]))
+    return dict(Counter(r["reason"] for r in read_dropped(task)["rejected"]))
 
 
 def _commit_description(
@@ -106,6 +107,16 @@ def read_described(task: SplitTask) -> pa.Table:
     """The molecules that stage one described and kept (DESCRIBED_SCHEMA)."""
     with pa.OSFile(str(task.path("described.arrow"))) as file:
         return pa.ipc.open_file(file).read_all()
+
+
+def read_dropped(task: SplitTask) -> dict[str, Any]:
+    """The rejected and decontaminated rows of stage one.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    shape = {"rejected": [{"row": int, "reason": str}], "decontaminated": [dict]}
+    return read_json(task.path("described.json"), shape, f"Remove {task.work}: the same command begins again.")
 
 
 def _row(rejection: Rejection) -> int:

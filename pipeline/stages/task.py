@@ -66,7 +66,11 @@ class SplitCommit:
 
     @classmethod
     def from_json(cls, text: str) -> "SplitCommit":
-        """The inverse of :meth:`to_json`."""
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: the text is damaged.
+        """
         record = json.loads(text)
         shard = record["shard"] and Shard.from_dict(record["shard"])
         account, tally = Account.from_dict(record["account"]), Tally.from_dict(record["tally"])
@@ -78,7 +82,10 @@ def read_commit(task: SplitTask) -> SplitCommit | None:
     path = task.path("commit.json")
     if not path.exists():
         return None
-    commit = SplitCommit.from_json(path.read_text())
+    try:
+        commit = SplitCommit.from_json(path.read_text())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
     shard = Path(task.folder) / shard_name(task.index, task.container)
     if commit.shard is None:
         return None if shard.exists() else commit

@@ -30,6 +30,10 @@ class Disk:
         """Make room again."""
         assert self._resize(ROOMY) == 0
 
+    def protect(self) -> None:
+        """Make it read-only."""
+        subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True, capture_output=True)
+
     def _resize(self, size: int) -> int:
         command = ["mount", "-o", f"remount,size={size}", str(self.folder)]
         return subprocess.run(command, capture_output=True).returncode

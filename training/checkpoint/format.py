@@ -6,26 +6,31 @@ the :class:`RunState`. The marker, written last, has the size and SHA-256 of eve
 ZeRO stage can read it. :mod:`~molstream.training.checkpoint.writer` writes it.
 """
 
-import json
+import os
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from molstream.config import read_yaml
-from molstream.errors import CheckpointError
+from molstream.config import read_tree
+from molstream.errors import CheckpointError, in_words
 from molstream.io.hashing import file_sha256
+from molstream.io.reading import mismatch, parse_json, read_json
 from molstream.training.checkpoint.upgrade import objective_name, upgraded_names
 
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (2, 3)
 """Format 2 has other names for the tensors of the objective."""
 MARKER = "COMPLETE"
+ANOTHER = "Use another checkpoint or export, or a copy of this one."
+"""What to do about one that is damaged."""
+ALWAYS = ("state.json", "config.yaml")
+"""Files of every checkpoint."""
 KINDS = ("weights", "moments", "average")
 """Kinds of tensors: weights and buffers by name, moments as ``exp_avg.<name>``, and the EMA of the weights by name."""
 _NAME = re.compile(r"step_(\d{8})")
@@ -108,9 +113,11 @@ def checkpoints(folder: Path) -> list[Path]:
 def damage(path: Path) -> str | None:
     """Verify a checkpoint's files against its marker; returns the first problem, or None."""
     try:
-        files = json.loads((path / MARKER).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        return f"no readable {MARKER} marker: {error}"
+        files = read_json(path / MARKER, dict, "", CheckpointError)
+    except CheckpointError as error:
+        return f"no readable {MARKER} marker: {in_words(error)}"
+    if unlike := mismatch(files, {name: {"bytes": int, "sha256": str} for name in (*ALWAYS, *files)}):
+        return f"no readable {MARKER} marker: {unlike}"
     for name, expected in files.items():
         file = path / name
         if not file.is_file():
@@ -131,7 +138,9 @@ def read_state(path: Path) -> RunState:
     try:
         return state_from((path / "state.json").read_bytes(), str(path))
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}.") from error
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read: state.json: {in_words(error.strerror or error)}. {ANOTHER}"
+        ) from error
 
 
 def state_from(content: bytes, path: str) -> RunState:
@@ -144,19 +153,47 @@ def state_from(content: bytes, path: str) -> RunState:
     Raises:
         CheckpointError: ``content`` is damaged or of another format version.
     """
-    try:
-        fields = json.loads(content)
-        version = fields.get("format_version")
-        state = RunState(**fields) if version in READABLE_VERSIONS else None
-    except (TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}.") from error
-    if state is None:
+    where = f"checkpoint {path}, state.json,"
+    version = parse_json(content, where, {"format_version": int}, ANOTHER, CheckpointError)["format_version"]
+    if version not in READABLE_VERSIONS:
         raise CheckpointError(
             f"checkpoint {path}: format version {version}, expected "
             f"{' or '.join(map(str, READABLE_VERSIONS))}. "
             "Use the version of molstream that wrote it, or export it with that version."
         )
-    return state
+    state = parse_json(content, where, RunState, ANOTHER, CheckpointError)
+    if strange := sorted(state.keys() - {each.name for each in fields(RunState)}):
+        raise CheckpointError(f"{where} cannot be used: unknown key '{strange[0]}'. {ANOTHER}")
+    return RunState(**state)
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file by name, to the CPU.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing. {ANOTHER}") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read as safetensors: {in_words(error)}. {ANOTHER}") from error
+
+
+def write_safetensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors by name.
+
+    Raises:
+        OSError: the file cannot be written; safetensors itself reports that without a number.
+    """
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
 
 
 def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:
@@ -166,13 +203,13 @@ def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:
         CheckpointError: a file cannot be read.
     """
     tensors: dict[str, Tensor] = {}
-    try:
-        for file in sorted(path.glob(f"{kind}-*.safetensors")):
-            tensors |= load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}.") from error
+    for file in sorted(path.glob(f"{kind}-*.safetensors")):
+        tensors |= read_safetensors(file)
     if tensors and read_state(path).format_version < FORMAT_VERSION:
-        return upgraded_names(tensors, objective_name(read_yaml(path / "config.yaml")["objective"]))
+        try:
+            return upgraded_names(tensors, objective_name(read_tree(path / "config.yaml")["objective"]))
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"checkpoint {path}: config.yaml names no objective. {ANOTHER}") from error
     return tensors
 
 
@@ -183,7 +220,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: it is damaged or of another format version.
     """
     if problem := damage(path):
-        raise CheckpointError(f"checkpoint {path} cannot be used: {problem}.")
+        raise CheckpointError(f"checkpoint {path} cannot be used: {problem}. {ANOTHER}")
     state = read_state(path)
     weights, moments, average = (read_tensors(path, kind) for kind in KINDS)
     return Checkpoint(weights, moments, state, average)

@@ -1,11 +1,10 @@
 """Strict loading of weights: every name and shape must match."""
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from molstream.errors import CheckpointError
-from molstream.training.checkpoint.format import read_tensors
+from molstream.training.checkpoint.format import read_safetensors, read_tensors
 from molstream.training.checkpoint.store import local_folder
 
 
@@ -54,7 +53,7 @@ def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tens
     """
     path = local_folder(source)
     if (path / "model.safetensors").is_file():
-        encoders = {f"encoders.{name}": tensor for name, tensor in load_file(path / "model.safetensors").items()}
+        encoders = {f"encoders.{name}": tensor for name, tensor in read_safetensors(path / "model.safetensors").items()}
         given = {name: tensor for name, tensor in own.items() if not name.startswith("encoders.")} | encoders
         loaded = f"the {len(encoders)} tensors of an export's encoders; heads are new"
     elif given := read_tensors(path, "weights"):

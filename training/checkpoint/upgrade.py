@@ -19,7 +19,8 @@ NETWORKS = {
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a run's config.yaml in today's keys; one of today is returned as it is."""
-    if "name" not in config.get("objective", {}):
+    objective = config.get("objective")
+    if not isinstance(objective, Mapping) or "name" not in objective:
         return dict(config)
     log, optim = dict(config["log"]), dict(config["optim"])
     log["loggers"] = log.pop("sinks")

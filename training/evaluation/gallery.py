@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolAlign
 
+from molstream.errors import DataError
 from molstream.preprocessing.alignment import MAX_SYMMETRIES, best_rmsd, with_conformers
 
 if TYPE_CHECKING:
@@ -46,9 +47,20 @@ def write_gallery(
 
 
 def read_gallery(file: Path) -> list[list[Chem.Mol]]:
-    """The molecules of :func:`write_gallery`: for each, the reference and what was generated."""
+    """The molecules of :func:`write_gallery`: for each, the reference and what was generated.
+
+    Raises:
+        DataError: the file is damaged, or another one.
+    """
     rows: list[list[Chem.Mol]] = []
-    for mol in Chem.SDMolSupplier(str(file)):
+    with rdBase.BlockLogs():
+        molecules = list(Chem.SDMolSupplier(str(file)))
+    for number, mol in enumerate(molecules, 1):
+        if mol is None or not mol.HasProp(METHOD) or not (rows or mol.GetProp(METHOD) == REFERENCE):
+            raise DataError(
+                f"{file}, molecule {number}: expected one that `molstream evaluate conformers` wrote. Run that again, "
+                "or remove the file."
+            )
         if mol.GetProp(METHOD) == REFERENCE:
             rows.append([])
         rows[-1].append(mol)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import rdkit
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from molstream.config import load, tree_of
 from molstream.errors import CheckpointError, ConfigError
+from molstream.io.files import UNFINISHED_NAME, naming
+from molstream.io.reading import mismatch, read_json
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.fields import SCHEMA_VERSION
+from molstream.training.checkpoint.format import ANOTHER, load_checkpoint, read_safetensors, write_safetensors
 from molstream.training.checkpoint.load import load_weights
 from molstream.training.checkpoint.upgrade import upgraded_model, upgraded_objective
 from molstream.training.extended import ModelConfig
@@ -26,6 +27,15 @@ FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 """Format 1 has the sizes of unused networks as well."""
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+VERSIONS = {"format_version": int, "featurizer": {"schema_version": int}}
+"""What the config.json of every version has."""
+CONFIG = {
+    "purpose": str,
+    "model": dict,
+    "featurizer": {"config": dict},
+    "training": {"objective": dict, "dataset_fingerprint": str},
+}
+"""What of the config.json of a readable version is used."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,6 @@ def export_run(config: ExportConfig) -> Path:
         CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
         ConfigError: ``run_dir`` is no run.
     """
-    from molstream.training.checkpoint.format import load_checkpoint
     from molstream.training.inference.trained import checkpoint_path
     from molstream.training.run.directory import RunDirectory
 
@@ -101,42 +110,57 @@ def load_export(path: str | Path) -> Export:
             f"{folder} is not an export: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, "
             "as written by `molstream export`."
         )
+    file = folder / CONFIG_FILE
+    config = read_json(file, VERSIONS, ANOTHER, CheckpointError)
+    version, schema = config["format_version"], config["featurizer"]["schema_version"]
+    if version not in READABLE_VERSIONS or schema != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{folder} has format version {version} and schema version {schema}, this molstream reads formats "
+            f"{' and '.join(map(str, READABLE_VERSIONS))} with schema {SCHEMA_VERSION}. Install the molstream "
+            "that wrote it."
+        )
+    if unlike := mismatch(config, CONFIG):
+        raise CheckpointError(f"{file} cannot be used: {unlike}. {ANOTHER}")
+    if version == 1:
+        _upgrade(config, file)
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        version, schema = config["format_version"], config["featurizer"]["schema_version"]
-        if version not in READABLE_VERSIONS or schema != SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{folder} has format version {version} and schema version {schema}, this molstream reads formats "
-                f"{' and '.join(map(str, READABLE_VERSIONS))} with schema {SCHEMA_VERSION}. Install the molstream "
-                "that wrote it."
-            )
-        if version == 1:
-            config["model"] = upgraded_model(config["model"])
-            config["training"]["objective"] = upgraded_objective(config["training"]["objective"])
-        where = str(folder / CONFIG_FILE)
-        model = load(ModelConfig, config["model"], where)
-        featurize = load(FeaturizeConfig, config["featurizer"]["config"], where)
-        encoders = Encoders(model)
-        load_weights(encoders, load_file(folder / WEIGHTS_FILE))
-    except (OSError, KeyError, json.JSONDecodeError, ConfigError, SafetensorError) as error:
-        raise CheckpointError(f"export {folder} cannot be read: {type(error).__name__}: {error}") from error
+        model = load(ModelConfig, config["model"], f"{file}, model")
+        featurize = load(FeaturizeConfig, config["featurizer"]["config"], f"{file}, featurizer.config")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    encoders = Encoders(model)
+    load_weights(encoders, read_safetensors(folder / WEIGHTS_FILE))
     if config["purpose"] == "test":
         print(f"warning: {folder} says that it was made for tests only", file=sys.stderr)
     return Export(encoders.eval(), model, featurize, config)
+
+
+def _upgrade(config: dict[str, Any], file: Path) -> None:
+    """Give a config.json of format 1 today's keys."""
+    try:
+        config["model"] = upgraded_model(config["model"])
+        config["training"]["objective"] = upgraded_objective(config["training"]["objective"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} cannot be used: the key {error} is missing. {ANOTHER}") from error
 
 
 def _write(output: Path, description: dict[str, Any], weights: dict[str, Any]) -> None:
     known = {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}
     if output.exists() and (foreign := sorted({p.name for p in output.iterdir()} - known)):
         raise ConfigError(f"output={output} holds other files ({', '.join(foreign[:5])}): give another folder.")
-    temporary = output.with_name(f".writing-{output.name}")
+    temporary = output.with_name(f"{UNFINISHED_NAME}{output.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    (temporary / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
-    save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-    (temporary / CARD_FILE).write_text(_card(output.name, description, sum(w.numel() for w in weights.values())))
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.rename(output)
+    try:
+        with naming(output):
+            temporary.mkdir(parents=True)
+            (temporary / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
+            write_safetensors(temporary / WEIGHTS_FILE, weights)
+            card = _card(output.name, description, sum(w.numel() for w in weights.values()))
+            (temporary / CARD_FILE).write_text(card)
+            shutil.rmtree(output, ignore_errors=True)
+            temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _card(name: str, description: dict[str, Any], num_values: int) -> str:

@@ -153,7 +153,12 @@ def load_pretrained(
         from molstream.training.inference.trained import load_trained
 
         trained = load_trained(folder, step, where)
-        description = {"run_dir": str(folder), "step": trained.state.step, "config": asdict(trained.config)}
+        description = {
+            "run_dir": str(folder),
+            "step": trained.state.step,
+            "config": asdict(trained.config),
+            "training": {"dataset_fingerprint": trained.state.dataset_fingerprint},
+        }
         parts = trained.module.encoders, trained.config.model, trained.featurize, description
     else:
         raise CheckpointError(

@@ -55,7 +55,7 @@ def checkpoint_path(run: RunDirectory, config: PretrainConfig, step: int | None)
     """
     store = run.checkpoints(config)
     if step is None:
-        step = store.latest(lambda text: print(text, file=sys.stderr))
+        step = store.latest(lambda text: print(f"warning: {text}", file=sys.stderr))
         if step is None:
             raise CheckpointError(f"{run.path} has no whole checkpoint. Train it for at least one step.")
     elif step not in (found := store.steps()):

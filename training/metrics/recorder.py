@@ -1,6 +1,5 @@
 """Sends the records of a run to metrics.jsonl, the loggers and the console, on the first process."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -94,7 +93,7 @@ def open_deliveries(run: RunDirectory, config: LogConfig, restored: int) -> list
 
 def describe(run: RunDirectory, project: str) -> RunDescription:
     """Name, parameters and tags of a run for the loggers, read from the run directory."""
-    environment = json.loads((run.path / "environment.json").read_text())
+    environment = run.environment()
     versions = {"python": environment["python"], **environment["packages"]}
     launches = read_launches(run.path)
     return RunDescription(

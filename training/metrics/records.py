@@ -14,6 +14,7 @@ from typing import BinaryIO, TextIO
 import torch
 
 from molstream.io.files import naming
+from molstream.io.reading import parse_json
 from molstream.pipeline.reports.progress import clock_time
 
 Record = dict[str, float]
@@ -36,7 +37,7 @@ class MetricsWriter:
         path = folder / FILE
         path.touch()
         with path.open("rb") as file:
-            end = _end_of_step(file, step)
+            end = _end_of_step(file, path, step)
         os.truncate(path, end)
         self._file: TextIO = path.open("a")
         self.step = step
@@ -70,7 +71,7 @@ class MetricsReader:
     def __init__(self, folder: Path, step: int):
         self._path = folder / FILE
         with self._path.open("rb") as file:
-            self._offset = _end_of_step(file, step)
+            self._offset = _end_of_step(file, self._path, step)
 
     def next(self, limit: int) -> list[Record]:
         """Read up to ``limit`` further records; an empty list if there are none yet."""
@@ -79,18 +80,32 @@ class MetricsReader:
             file.seek(self._offset)
             # A line without its end is still being written.
             while len(records) < limit and (line := file.readline()).endswith(b"\n"):
-                records.append(json.loads(line))
+                records.append(_record(line, self._path))
                 self._offset += len(line)
         return records
 
 
 def read_metrics(folder: Path) -> list[Record]:
-    """Read all records of a run in order, without a last line that a crash cut short."""
+    """Read all records of a run in order, without a last line that a crash cut short.
+
+    Raises:
+        DataError: a line is damaged.
+    """
     path = folder / FILE
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    lines = path.read_bytes().split(b"\n")
+    return [_record(line, path, number) for number, line in enumerate(lines[:-1], 1)]
+
+
+def _record(line: bytes, path: Path, number: int | None = None) -> Record:
+    """The record in a complete line of metrics.jsonl.
+
+    Raises:
+        DataError: the line holds something else.
+    """
+    where = f"{path}, line {number}," if number else f"a line of {path}"
+    return parse_json(line, where, {"step": float}, "Restore the file from a copy of the run, or remove that line.")
 
 
 def last_step(folder: Path) -> int:
@@ -107,11 +122,11 @@ def last_step(folder: Path) -> int:
             # The first line may begin before what was read, and the last may be incomplete.
             whole = lines[:-1] if tail >= length else lines[1:-1]
             if whole or tail >= length:
-                return int(json.loads(whole[-1])["step"]) if whole else 0
+                return int(_record(whole[-1], path)["step"]) if whole else 0
             tail *= 2
 
 
-def _end_of_step(file: BinaryIO, step: int) -> int:
+def _end_of_step(file: BinaryIO, path: Path, step: int) -> int:
     """Offset of the byte after the last complete record up to ``step``, by bisection: steps never descend."""
     # Lines that begin before `low` are of steps up to `step`; those that begin at `high` or later are not.
     low, high = 0, file.seek(0, os.SEEK_END)
@@ -122,7 +137,7 @@ def _end_of_step(file: BinaryIO, step: int) -> int:
             file.readline()
         begin = file.tell()
         line = file.readline()
-        if begin < high and line.endswith(b"\n") and json.loads(line)["step"] <= step:
+        if begin < high and line.endswith(b"\n") and _record(line, path)["step"] <= step:
             low = begin + len(line)
         else:
             high = middle

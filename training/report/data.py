@@ -1,6 +1,5 @@
 """What run directories tell: everything that a report shows of a run, read once."""
 
-import json
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,14 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from molstream.errors import DataError
+from molstream.errors import DataError, in_words
+from molstream.io.reading import Shape, read_json
 from molstream.training.config import PretrainConfig
+from molstream.training.evaluation.conformer_scores import EnsembleScore
 from molstream.training.evaluation.diagnose import FILE as DIAGNOSTICS
+from molstream.training.evaluation.diagnostics import Diagnosis
 from molstream.training.evaluation.gallery import read_gallery
 from molstream.training.evaluation.generated import GENERATED
 from molstream.training.metrics.records import Record, read_metrics
 from molstream.training.run.directory import RunDirectory
 from molstream.training.run.history import Launch, read_launches
+
+SCORE = {"representation": str, "rmse": float, "mae": float, "r2": float, "molecules": list}
+EVALUATION = {"input": str, "target": str, "split": str, "scores": [SCORE]}
+"""What the report shows of the JSON of `molstream evaluate`."""
+GENERATED_RESULTS: dict[str, Shape] = {
+    "conformers": {"threshold": float, "per_reference": int, "scores": [EnsembleScore]},
+    "bonds": dict.fromkeys(("molecules", "exact", "valid", "same_molecule", "bond_accuracy"), float),
+}
+"""The same of `molstream evaluate conformers` and `bonds`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def read_story(run_dir: str, evaluation_file: str | None = None, embeddings_file
 
     Raises:
         ConfigError: ``run_dir`` is no run.
-        DataError: it has no recorded step yet, or a file that was named is missing.
+        DataError: it has no recorded step yet, a file that was named is missing, or one is damaged.
     """
     run = RunDirectory(run_dir)
     pretrain = run.config()
@@ -65,22 +76,29 @@ def read_story(run_dir: str, evaluation_file: str | None = None, embeddings_file
     evaluation = Path(evaluation_file) if evaluation_file else run.path / "eval.json"
     if evaluation_file and not evaluation.is_file():
         raise DataError(f"evaluation={evaluation}: no such file. Write it with `molstream evaluate output=...`.")
-    diagnostics = run.path / DIAGNOSTICS
-    generated = {name: run.path / f"{name}.json" for name in GENERATED}
-    gallery = generated["conformers"].with_suffix(".sdf")
+    gallery = run.path / "conformers.sdf"
     return Story(
         name=run.path.resolve().name,
         config=pretrain,
         dataset=run.dataset(),
-        environment=json.loads((run.path / "environment.json").read_text()),
+        environment=run.environment(),
         records=records,
         launches=read_launches(run.path),
-        evaluation=json.loads(evaluation.read_text()) if evaluation.is_file() else None,
-        diagnostics=json.loads(diagnostics.read_text()) if diagnostics.is_file() else None,
-        generated={name: json.loads(file.read_text()) for name, file in generated.items() if file.is_file()},
+        evaluation=_result(evaluation, EVALUATION, "evaluate"),
+        diagnostics=_result(run.path / DIAGNOSTICS, Diagnosis, "diagnose"),
+        generated={name: result for name in GENERATED if (result := _generated(run.path, name)) is not None},
         gallery=read_gallery(gallery) if gallery.is_file() else [],
         embedded=_count_embeddings(embeddings_file),
     )
+
+
+def _result(file: Path, shape: Shape, command: str) -> dict[str, Any] | None:
+    """What a command has written as JSON; None if it has not."""
+    return read_json(file, shape, f"Write it again with `molstream {command}`.") if file.is_file() else None
+
+
+def _generated(folder: Path, kind: str) -> dict[str, Any] | None:
+    return _result(folder / f"{kind}.json", GENERATED_RESULTS[kind], f"evaluate {kind}")
 
 
 @dataclass(frozen=True)
@@ -149,9 +167,20 @@ def _launch_of(story: Story) -> np.ndarray:
 def _count_embeddings(path: str | None) -> tuple[int, int] | None:
     if path is None:
         return None
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not Path(path).is_file():
         raise DataError(f"embeddings={path}: no such file. Write it with `molstream embed output=...`.")
-    reasons = pq.read_table(path, columns=["failure"])["failure"]
+    try:
+        if "failure" not in (names := pq.read_schema(path).names):
+            raise DataError(
+                f"embeddings={path} is not what `molstream embed` writes: its columns are {', '.join(names)}, expected "
+                "'failure' among them. Give its output."
+            )
+        reasons = pq.read_table(path, columns=["failure"])["failure"]
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"embeddings={path} is not what `molstream embed` writes, or damaged: {in_words(error)}. Write it again."
+        ) from error
     return len(reasons), len(reasons) - reasons.null_count

@@ -73,6 +73,8 @@ def _curves(runs: Mapping[str, Sequence[Record]], panels: Mapping[str, str], lau
 
 def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean over a fiftieth of the records up to each; what is not finite is left out."""
+    if not len(values):
+        return steps, values
     window = np.ones(max(1, len(values) // 50))
     finite = np.isfinite(values)
     counts = np.convolve(finite, window, mode="valid")

@@ -12,9 +12,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from molstream.config import load, read_yaml, to_yaml
+from molstream.config import load, read_tree, to_yaml
 from molstream.errors import CheckpointError, ConfigError
 from molstream.io.files import UNFINISHED, write_atomically
+from molstream.io.reading import read_json
 from molstream.pipeline.order.mixture import Mixture
 from molstream.training.checkpoint.store import CheckpointStore, open_store
 from molstream.training.checkpoint.upgrade import upgraded
@@ -25,6 +26,14 @@ from molstream.training.optim.schedule import same_so_far
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
 COMMAND_VARIABLE = "MOLSTREAM_COMMAND"
 """Environment variable with the command line that the user gave, set by a supervisor that starts this program."""
+RESTORE = "Restore it from a copy of the run."
+DATASET = {
+    "config": {"featurize": dict},
+    "counts": {"in": int, "written": int, "duplicates": int, "rejected": dict},
+    "histograms": dict,
+    "fingerprint": str,
+}
+"""What of a dataset.json is used."""
 OWN_FILES = {"environment.json", "dataset.json", "command.txt", "log.txt"}
 """Files that a run may leave behind if it is killed before its config.yaml is written."""
 
@@ -50,15 +59,35 @@ class RunDirectory:
             raise ConfigError(
                 f"{self.path} is not a run directory: it has no config.yaml. Give the run_dir of a pretraining run."
             )
-        return load(PretrainConfig, upgraded(read_yaml(self.config_file)), str(self.config_file))
+        tree = read_tree(self.config_file)
+        try:
+            tree = upgraded(tree)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.config_file} cannot be used: it looks like one of an older molstream, but has no {error}. "
+                "Restore it from a copy; checkpoints have one, too."
+            ) from error
+        return load(PretrainConfig, tree, str(self.config_file))
 
     def checkpoints(self, config: PretrainConfig) -> CheckpointStore:
         """The store of the run's checkpoints: at ``config.checkpoint_url``, or in the run directory."""
         return open_store(config.checkpoint_url, self.path / "checkpoints")
 
     def dataset(self) -> dict[str, Any]:
-        """Description of the training data, as made by :meth:`Mixture.record`."""
-        return json.loads((self.path / "dataset.json").read_text())
+        """Description of the training data, as made by :meth:`Mixture.record`.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        return read_json(self.path / "dataset.json", DATASET, RESTORE)
+
+    def environment(self) -> dict[str, Any]:
+        """Package versions, platform and devices of the run's first launch.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        return read_json(self.path / "environment.json", {"python": str, "packages": dict}, RESTORE)
 
     def check(self, config: PretrainConfig, data: Mixture) -> None:
         """Check that the folder is empty or holds this run. Writes nothing, so that every rank can call it.

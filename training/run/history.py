@@ -3,10 +3,11 @@
 import json
 import platform
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from molstream.io.files import write_atomically
+from molstream.io.reading import read_json
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.engine.engine import EngineConfig
 
@@ -72,9 +73,18 @@ def end_launch(folder: Path, ended: str) -> None:
 
 
 def read_launches(folder: Path) -> list[Launch]:
-    """Launches of a run, oldest first; empty for runs of versions of molstream that kept no history."""
+    """Launches of a run, oldest first; empty for runs of versions of molstream that kept no history.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     path = folder / FILE
-    return [Launch(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
+    if not path.exists():
+        return []
+    advice = "Restore it from a copy of the run, or remove it: the run can be continued without its history."
+    known = {each.name for each in fields(Launch)}
+    entries = read_json(path, [Launch], advice)
+    return [Launch(**{name: value for name, value in entry.items() if name in known}) for entry in entries]
 
 
 def _write(folder: Path, launches: list[Launch]) -> None:

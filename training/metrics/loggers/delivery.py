@@ -7,7 +7,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from molstream.errors import DataError
 from molstream.io.files import write_atomically
+from molstream.io.reading import read_json
 from molstream.training.metrics.loggers.base import GRACE_S, Logger, LoggerError, kinds
 from molstream.training.metrics.records import MetricsReader, last_step
 
@@ -38,7 +40,8 @@ class Delivery:
         self._state = folder / "loggers" / f"{name}.json"
         state = {"run_id": uuid.uuid4().hex, "step": 0}
         if self._state.exists():
-            state = json.loads(self._state.read_text())
+            advice = "Remove it: all records are then sent again, as those of a new run."
+            state = read_json(self._state, {"run_id": str, "step": int}, advice)
         self._run_id: str = state["run_id"]
         self.step: int = min(state["step"], restored) if logger.rewinds else state["step"]
         """Step up to which the logger has records."""
@@ -99,6 +102,10 @@ class Delivery:
                     self._sink.close(self._ended)
                     self._closed.set()
                     return
+            except DataError as error:
+                # Nothing that a server could get over.
+                self._say(f"{self._name} gets no more records: {error}")
+                return
             except (LoggerError, OSError) as error:
                 if failed_at < 0:
                     why = str(error) if isinstance(error, LoggerError) else kinds(error)
