@@ -42,7 +42,8 @@ def command_help(
     """
     groups = config_groups(file)
     if about is not None:
-        kind = section(type_of(schema, about)) if about not in groups or "/" not in about else None
+        is_key = about not in groups or about in field_types(schema)
+        kind = section(type_of(schema, about)) if is_key else None
         parts = [_group(groups[about])] if about in groups else []
         if kind is not None:
             parts += [_text(kind.__doc__), *_keys(kind, f"{about}.", deep=True)]

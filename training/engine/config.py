@@ -6,7 +6,6 @@ from pydantic import Field
 
 from molstream.config import PositiveInt, configuration, free
 from molstream.errors import ConfigError
-from molstream.training.distributed.deepspeed_compat import corrected_defaults, corrected_zero3_defaults
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -45,7 +44,10 @@ def deepspeed_settings(config: EngineConfig, global_batch: int, per_process: int
         global_batch: samples per step over all processes.
         per_process: samples per step on one process.
     """
+    # Where it is used, since it needs torch, and the help of pretrain and a mistyped key should not wait for that.
     import torch
+
+    from molstream.training.distributed.deepspeed_compat import corrected_defaults, corrected_zero3_defaults
 
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
