@@ -21,8 +21,8 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 HELP = ("-h", "--help")
 EXTRAS = {
     "ray": "preprocess",
-    "webdataset": "preprocess",
     "deepspeed": "train",
+    "psutil": "train",
     "tensorboard": "train",
     "matplotlib": "report",
     "jinja2": "report",

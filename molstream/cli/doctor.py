@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 from molstream.training.evaluation.config import CostConfig
 
 EXAMPLES = ("molstream doctor", "molstream doctor model=base gpus=8", "molstream doctor model=xl dataset=datasets/mine")
-PACKAGES = ("torch", "deepspeed", "ray", "rdkit", "torch-geometric", "pyarrow", "webdataset", "hydra-core")
+PACKAGES = ("torch", "deepspeed", "ray", "rdkit", "torch-geometric", "pyarrow", "hydra-core")
 SHARED_MEMORY = Path("/dev/shm")
 ENOUGH_SHARED_MEMORY = 2**30
 """Bytes; containers often have 64 MiB, with which Ray and multi-process collectives fail."""
