@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import molstream
-from tests.support.datasets import REPOSITORY
+from tests.support.datasets import REPOSITORY, molecules, write_csv
 from tests.support.wheel import unpacked_wheel
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -24,8 +24,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(dataset: Path, small_run: Path, export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with what the page's first lines make."""
+    """A working folder with what the page builds upon."""
     folder = tmp_path_factory.mktemp("python")
+    write_csv(folder / "molecules.csv", molecules())
     (folder / "datasets").mkdir()
     (folder / "datasets" / "mine").symlink_to(dataset)
     (folder / "runs" / "mine").mkdir(parents=True)
@@ -71,5 +72,14 @@ def test_fine_tuning_takes_ten_lines():
 
 
 def test_the_page_shows_every_function_and_class_that_does_something():
-    for name in ("MoleculeEmbedder", "load_pretrained", "MoleculeDataset", "featurize", "collate_samples", "generate"):
+    for name in (
+        "MoleculeEmbedder",
+        "load_pretrained",
+        "MoleculeDataset",
+        "featurize",
+        "collate_samples",
+        "generate",
+        "preprocess",
+        "pretrain",
+    ):
         assert any(re.search(rf"\b{name}\(|\b{name}\.", block) for block in BLOCK.findall(PAGE)), name
