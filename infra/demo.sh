@@ -34,5 +34,5 @@ step "evaluate: ridge on frozen vectors, scaffold split of FreeSolv"
 molstream evaluate export="$out/encoder" input="$molecules/freesolv.csv" target=expt output="$out/run/eval.json"
 
 step "report"
-molstream report run_dir="$out/run" embeddings="$out/freesolv.parquet" output="$out/report.html"
+molstream report "$out/run" embeddings="$out/freesolv.parquet" output="$out/report.html"
 printf 'demo finished in %d s\n' $((SECONDS - started)) >&2
