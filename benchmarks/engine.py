@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from molstream.config import compose
+from molstream.compose import compose
 from molstream.pipeline.order.lanes import lanes_of_rank
 from molstream.randomness import keyed_seed
 from molstream.training.config import PretrainConfig

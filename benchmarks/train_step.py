@@ -30,7 +30,7 @@ from reference.parameters import as_reference
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from molstream.config import compose
+from molstream.compose import compose
 from molstream.pipeline.shards.codec import encode
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from molstream.config import configure
+from molstream.compose import configure
 from molstream.pipeline.config import PreprocessConfig
 from molstream.training.config import PretrainConfig
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from molstream.config import CONFIG_DIR, compose, config_groups, flatten, load, read_yaml, tree_of
+from molstream.compose import compose, config_groups
+from molstream.config import CONFIG_DIR, flatten, load, read_yaml, tree_of
 from molstream.pipeline.config import PreprocessConfig
 from molstream.training.config import PretrainConfig
 from molstream.training.models.config import ModelConfig

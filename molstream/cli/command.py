@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from molstream.cli.help import command_help
-from molstream.config import compose, known_keys, to_yaml
+from molstream.compose import compose
+from molstream.config import known_keys, to_yaml
 from molstream.errors import ConfigError, MolstreamError, in_words
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

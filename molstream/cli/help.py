@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from molstream.config import CONFIG_DIR, Group, config_groups, field_types, is_configuration, section, type_of
+from molstream.compose import Group, config_groups
+from molstream.config import CONFIG_DIR, field_types, is_configuration, section, type_of
 
 WIDTH = 110
 """Columns at most."""

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from molstream.errors import DataError
 from molstream.io.hashing import file_sha256
 from molstream.pipeline.shards.codec import SCHEMA
-from molstream.pipeline.shards.containers import CONTAINERS, Container
+from molstream.pipeline.shards.containers import CONTAINERS, Container, TarContainer
 from molstream.pipeline.shards.manifest import Shard, read_manifest
 
 
@@ -60,6 +60,18 @@ def _verify_shard(file: Path, shard: Shard, container: type[Container]) -> list[
             rows, atoms = rows + batch.num_rows, atoms + len(batch.column("atom_features").flatten())
     if (rows, atoms) != (shard.rows, shard.atoms):
         return [f"{rows} molecules and {atoms} atoms, expected {shard.rows} and {shard.atoms}"]
+    return _verify_members(file, shard) if container is TarContainer else []
+
+
+def _verify_members(file: Path, shard: Shard) -> list[str]:
+    """What webdataset itself reads otherwise than the manifest says: the members of a tar shard, in order."""
+    from webdataset.tariterators import tar_file_iterator
+
+    with file.open("rb") as stream:
+        found = [(member["fname"], len(member["data"])) for member in tar_file_iterator(stream)]  # pyright: ignore[reportArgumentType]
+    expected = [(f"{number:06d}.arrow", block.bytes) for number, block in enumerate(shard.blocks)]
+    if found != expected:
+        return [f"webdataset reads {len(found)} members that are not the {len(expected)} blocks of the manifest"]
     return []
 
 

@@ -17,7 +17,8 @@ from molstream.cli.help import keys_of
 from molstream.cli.inspect import InspectConfig
 from molstream.cli.main import COMMANDS, main
 from molstream.cli.verify import VerifyConfig
-from molstream.config import compose, config_groups, field_types, load, section
+from molstream.compose import compose, config_groups
+from molstream.config import field_types, load, section
 from molstream.pipeline.config import AppendConfig, DryRunConfig, PreprocessConfig
 from molstream.training.config import PretrainConfig
 from molstream.training.evaluation.config import CostConfig, DiagnoseConfig, EvaluateConfig, EvaluateGeneratedConfig

@@ -7,7 +7,7 @@ import pytest
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
-from molstream.config import compose
+from molstream.compose import compose
 from molstream.errors import ConfigError
 from molstream.pipeline.config import PreprocessConfig
 from molstream.preprocessing.config import ConformerConfig

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from molstream.config import compose
+from molstream.compose import compose
 from molstream.errors import ConfigError, TrainingError
 from molstream.training.config import PretrainConfig
 from molstream.training.distributed.signals import Stop, graceful_stop

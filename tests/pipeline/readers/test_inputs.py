@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from molstream.config import compose
+from molstream.compose import compose
 from molstream.errors import ConfigError, DataError
 from molstream.pipeline.config import PreprocessConfig
 from molstream.pipeline.readers.discover import find_files

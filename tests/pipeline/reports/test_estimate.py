@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from molstream.config import compose
+from molstream.compose import compose
 from molstream.pipeline.config import DryRunConfig
 from molstream.pipeline.plan import cut_sources, plan_sources
 from molstream.pipeline.readers import sampling

@@ -1,6 +1,5 @@
 """Training across hosts with addresses of their own, and on those that are left when one is cut off."""
 
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +62,7 @@ def test_a_job_goes_on_with_the_hosts_that_are_left_and_takes_back_those_that_re
     run_dir = tmp_path / "run"
     log = run_dir / "log.txt"
     with Hosts(tmp_path / "hosts", 3) as hosts:
-        shell = f"remote_shell={shlex.quote(hosts.ssh)}"
+        shell = f"remote_shell={hosts.ssh}"
         own = [sys.executable, "-m", "molstream.cli.main", "supervise", shell, "host_timeout_s=24"]
         launcher = ["deepspeed", "--hostfile", hostfile(tmp_path / "hostfile", {"node1": 1, "node2": 1, "node3": 2})]
         with Program(hosts.enter("node1", [*own, *launcher, *command(dataset, run_dir)])) as program:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from molstream.config import compose
+from molstream.compose import compose
 from molstream.errors import ConfigError
 from molstream.preprocessing.fields import FIELDS
 from molstream.training.config import PretrainConfig
