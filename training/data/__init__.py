@@ -1,1 +1,1 @@
-"""From shards to batches: collation, the lane stream, validation."""
+"""Turns shards into batches: collation, lane streams, validation batches, PyTorch datasets."""

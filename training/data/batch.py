@@ -1,4 +1,4 @@
-"""The batch that models and objectives see: PyG's names for PyG's things, true molecules only, no padding."""
+"""The batch of molecules that models and objectives take: one disjoint graph, PyG's field names, no padding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,57 +13,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MoleculeBatch:
-    """g molecules with n atoms and e directed bonds in all, as one disjoint graph.
+    """A batch of g molecules with n atoms and e directed bonds in total, as one disjoint graph.
 
-    Every bond stands twice, as the adjacent columns (i, j) and (j, i) of ``edge_index`` with the same ``edge_attr``.
-    Where a molecule has no conformer, ``has_pos`` is False and its rows of ``pos`` are zero: mask, never branch.
+    Each bond appears twice, as the adjacent columns (i, j) and (j, i) of ``edge_index``, with the same ``edge_attr``.
+    If a molecule has no conformer, ``has_pos`` is False and its rows of ``pos`` are zero: mask them, never branch.
     """
 
     x: Tensor
     """int64 [n, 9]: OGB atom features; ``x[:, 0]`` is the atomic number - 1."""
     edge_index: Tensor
-    """int64 [2, e]."""
+    """int64 [2, e]: source and target atom of each directed bond."""
     edge_attr: Tensor
     """int64 [e, 3]: OGB bond features."""
     pos: Tensor
     """float32 [n, 3]: angstrom, centred on each molecule's centroid."""
     has_pos: Tensor
-    """bool [g]."""
+    """bool [g]: whether the molecule has a conformer."""
     batch: Tensor
-    """int64 [n]: the molecule of every atom, ascending."""
+    """int64 [n]: molecule of each atom, ascending."""
     ptr: Tensor
-    """int64 [g + 1]: first atom of every molecule."""
+    """int64 [g + 1]: first atom of each molecule, then n."""
     y: Tensor
     """float32 [g, t]: targets, NaN where missing."""
     index: Tensor
-    """int64 [g]: position of every molecule in the dataset, in manifest order."""
+    """int64 [g]: position of each molecule in the dataset, in manifest order."""
 
     @property
     def num_graphs(self) -> int:
-        """Number of molecules g."""
+        """Number of molecules in the batch, g."""
         return self.ptr.numel() - 1
 
     @property
     def num_nodes(self) -> int:
-        """Number of atoms n."""
+        """Number of atoms in the batch, n."""
         return self.x.shape[0]
 
     def to(self, device: torch.device | str) -> "MoleculeBatch":
-        """The same batch on another device."""
+        """Copy the batch to a device, asynchronously where possible."""
         return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
     def to_pyg(self, **texts: Sequence[str]) -> "Batch":
-        """The batch as PyG has it, equal to ``Batch.from_data_list`` of its molecules; tensors are shared.
+        """Convert to a PyG batch, equal to ``Batch.from_data_list`` of the molecules; tensors are shared.
 
-        No object is made per molecule until one is asked for, as by ``batch[0]`` or ``to_data_list()``.
+        Objects of single molecules are created only on request, by ``batch[0]`` or ``to_data_list()``.
 
         Args:
             texts: further attributes, one string per molecule, such as ``smiles``.
 
         Returns:
             A ``torch_geometric.data.Batch`` with the fields of this class, except that ``index`` is called ``idx``
-            (PyG would add numbers of atoms to whatever has "index" in its name), and with ``z``, int64 [n], the atomic
-            numbers that PyG's 3D models take.
+            (PyG adds the number of atoms to every attribute with "index" in its name), and with ``z``, int64 [n], the
+            atomic numbers, as PyG's 3D models expect.
         """
         from torch_geometric.data import Batch
 
@@ -75,7 +75,7 @@ class MoleculeBatch:
         slices = {"x": atoms, "edge_index": edges, "edge_attr": edges, "pos": atoms, "z": atoms}
         slices |= dict.fromkeys(("has_pos", "y", "idx", *texts), molecules)
         nothing = torch.zeros(self.num_graphs, dtype=torch.long)
-        # What PyG itself sets in from_data_list, and what separating the molecules needs.
+        # from_data_list sets these too; PyG needs them to separate the molecules.
         batch._num_graphs, batch._slice_dict = self.num_graphs, slices
         batch._inc_dict = {
             name: None if name in texts else atoms[:-1] if name == "edge_index" else nothing for name in slices

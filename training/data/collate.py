@@ -1,4 +1,4 @@
-"""Columns of molecules to one graph batch: array arithmetic only, no object per molecule."""
+"""Collates columns of molecules into one graph batch, by array operations without an object per molecule."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,16 @@ from molstream.preprocessing.fields import MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
 
 COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions", "targets")
-"""Stored fields that a batch is made of; the others (strings, provenance) are not even decompressed."""
+"""Stored fields that collation reads; the other fields (strings, provenance) are not decompressed."""
 
 
 def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBatch:
-    """The batch of all rows of ``columns``.
+    """Collate all rows of ``columns`` into one batch.
 
     Args:
         columns: g molecules with the fields of :data:`COLLATED_FIELDS`.
-        index: int64 [g], position of every molecule in the dataset.
-        draw: uint64 [g], random bits; a molecule with c conformers shows conformer ``draw % c``.
+        index: int64 [g], position of each molecule in the dataset.
+        draw: uint64 [g], random bits; of a molecule with c conformers, conformer ``draw % c`` is used.
     """
     atom_offsets = columns.offsets["atom_features"]
     num_atoms = np.diff(atom_offsets)
@@ -46,14 +46,14 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBa
 
 
 def collate_samples(samples: Sequence[MoleculeSample], draw: np.ndarray | None = None) -> MoleculeBatch:
-    """One batch of featurized molecules that belong to no dataset; ``index`` counts them from 0.
+    """Collate featurized molecules that belong to no dataset; ``index`` numbers them from 0.
 
     Args:
         samples: g molecules, g >= 1, with the same number of targets.
-        draw: uint64 [g]; a molecule with c conformers shows conformer ``draw % c``. The first one by default.
+        draw: uint64 [g]; of a molecule with c conformers, conformer ``draw % c`` is used. By default the first one.
 
     Raises:
-        DataError: there are no molecules, or their numbers of targets differ.
+        DataError: ``samples`` is empty, or the numbers of targets differ.
     """
     if len({len(sample.targets) for sample in samples}) != 1:
         found = sorted({len(sample.targets) for sample in samples})
@@ -66,7 +66,7 @@ def collate_samples(samples: Sequence[MoleculeSample], draw: np.ndarray | None =
 
 
 def _positions(columns: Columns, num_atoms: np.ndarray, num_conformers: np.ndarray, draw: np.ndarray) -> np.ndarray:
-    """float32 [n, 3]: the drawn conformer of every molecule, zeros where it has none."""
+    """float32 [n, 3]: the chosen conformer of each molecule; zeros if it has none."""
     has = num_conformers > 0
     stored = columns.values["positions"]
     if (num_conformers > 1).any():

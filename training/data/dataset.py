@@ -1,4 +1,4 @@
-"""A dataset of molecules for any PyTorch code: PyG batches in an exact order, over DataLoader workers and ranks."""
+"""PyTorch dataset of PyG batches, in an order that does not depend on the number of DataLoader workers."""
 
 import os
 import threading
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONFORMERS = ("random", "first")
 
 Read = Callable[[int, int], tuple[Columns, np.ndarray]]
-"""Fields, and positions in the dataset, of the molecules at the places [begin, end) of an epoch's order."""
+"""Reads the molecules at places [begin, end) of an epoch's order: their fields, and their positions in the dataset."""
 
 
 class MoleculeDataset(IterableDataset["Batch"]):
@@ -43,7 +43,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
             for batch in loader:
                 ...
 
-    The dataset makes the batches, hence ``batch_size=None`` for the loader of ``torch.utils.data``. A batch of g
+    The dataset itself builds the batches, so pass ``batch_size=None`` to the ``torch.utils.data`` loader. A batch of g
     molecules, n atoms and e directed bonds (each bond in both directions) has
 
     - ``x``, int64 [n, 9]: OGB atom features; ``x[:, 0]`` is the atomic number - 1
@@ -54,52 +54,54 @@ class MoleculeDataset(IterableDataset["Batch"]):
     - ``has_pos``, bool [g]: whether the molecule has a conformer
     - ``y``, float32 [g, t]: targets, in the order of ``target_names``; NaN where missing
     - ``idx``, int64 [g]: position of the molecule in the dataset
-    - ``batch``, int64 [n]: molecule of every atom; ``ptr``, int64 [g + 1]: first atom of every molecule
+    - ``batch``, int64 [n]: molecule of each atom; ``ptr``, int64 [g + 1]: first atom of each molecule
 
-    and, if asked for, ``smiles`` and ``key``, lists of g strings. ``batch[0]`` and ``batch.to_data_list()`` give single
+    and, if requested, ``smiles`` and ``key``, lists of g strings. ``batch[0]`` and ``batch.to_data_list()`` give single
     molecules as ``torch_geometric.data.Data``.
 
     **Order.** An epoch shows every molecule exactly once, over all ranks and workers together. Without ``shuffle`` the
-    order is that of the dataset. With it, shards are permuted, laid end to end, and shuffled within windows of
+    order is that of the dataset. With it, shards are permuted, concatenated, and shuffled within windows of
     ``window_blocks`` blocks: the order of ``molstream pretrain`` with one lane. It is a function of the dataset,
     ``seed``, ``epoch`` and ``window_blocks`` alone. Step s of rank r takes the molecules at the places
     ``[k * batch_size, (k + 1) * batch_size)`` with ``k = s * world_size + r``.
 
-    - The number of workers changes nothing: worker w of n makes the batches w, w + n, ... of its rank, and the loader
-      takes from workers in turn.
-    - The world size does not change the order. If ``batch_size * world_size`` is kept, a step takes the same molecules
-      on all ranks together, the last two steps of an epoch perhaps excepted:
-    - Every rank takes the same number of steps, as collective operations need. The molecules that do not fill a batch
-      on every rank are shared evenly by the ranks' last batches (if they are fewer than the ranks, by the last two), so
-      that sizes at the end of an epoch depend on the world size. With ``drop_last`` they are left out of that epoch.
+    - The order does not depend on the number of workers: worker w of n builds the batches w, w + n, ... of its rank,
+      and the loader takes from the workers in turn.
+    - The order does not depend on the world size. With a fixed ``batch_size * world_size``, a step takes the same
+      molecules over all ranks, except perhaps in the last two steps of an epoch:
+    - Every rank takes the same number of steps, as collective operations require. The molecules that do not fill a
+      batch on every rank are distributed evenly over the ranks' last batches (over the last two, if there are fewer
+      molecules than ranks), so that batch sizes at the end of an epoch depend on the world size. With ``drop_last``
+      they are omitted from that epoch.
 
-    The price of this order: every worker of every rank reads all shards. ``molstream pretrain`` gives each process
-    shards of its own. A batch costs little to make, so that ``num_workers=0`` is often the fastest; workers pay off if
-    ``transform`` is expensive or the process has no time to spare.
+    The cost of this order: every worker of every rank reads all shards, whereas in ``molstream pretrain`` each process
+    reads its own shards. Building a batch is cheap, so that ``num_workers=0`` is often the fastest; workers help if
+    ``transform`` is expensive or the process is busy.
 
     Args:
         path: folder or URL (``s3://...``, whatever fsspec opens) of a dataset written by ``molstream preprocess``.
-        batch_size: molecules of a batch, at least 1.
-        shuffle: whether every epoch has an order of its own.
+        batch_size: number of molecules in a batch, at least 1.
+        shuffle: whether to shuffle, differently in each epoch.
         seed: random seed of order and conformers, not negative.
-        drop_last: whether to leave out, in every epoch, the molecules that do not fill a batch on every rank.
-        conformer: ``random`` shows a conformer chosen by seed, epoch and molecule; ``first`` always shows the first.
+        drop_last: whether to omit, in each epoch, the molecules that do not fill a batch on every rank.
+        conformer: ``random`` uses a conformer chosen by seed, epoch and molecule; ``first`` always uses the first.
         with_smiles: whether batches have ``smiles``: canonical isomeric SMILES.
         with_keys: whether batches have ``key``: InChIKeys.
-        rank, world_size: this process among those that share the epochs; of ``torch.distributed`` by default if it is
-            initialised, else 0 and 1.
-        transform: called with every batch; what it returns is yielded. Spawned workers need one that can be pickled.
-        window_blocks: blocks (of 512 molecules by default) that are shuffled together, held in memory by each worker.
+        rank, world_size: this process among those that share an epoch. The default is that of ``torch.distributed`` if
+            it is initialised, otherwise 0 and 1.
+        transform: called with each batch; its result is yielded. With spawned workers it must be picklable.
+        window_blocks: number of blocks (of 512 molecules by default) that are shuffled together; each worker keeps
+            them in memory.
         cache_dir: folder for copies of the shards of a URL, shared by the processes of a machine.
-        cache_gib: GiB above which the copies that were used longest ago are removed.
+        cache_gib: size of the cache in GiB; above it, the least recently used copies are removed.
 
     Attributes:
-        num_molecules: molecules in the dataset.
-        target_names: tuple of the t targets' names.
+        num_molecules: number of molecules in the dataset.
+        target_names: names of the t targets.
 
     Raises:
-        ConfigError: an argument has an impossible value, or there are too few molecules for every rank to have a batch.
-        DataError: there is no dataset at ``path``, it is damaged, or of another version.
+        ConfigError: an argument is out of range, or there are too few molecules to give every rank a batch.
+        DataError: ``path`` has no dataset, or the dataset is damaged or of another version.
     """
 
     def __init__(
@@ -149,23 +151,23 @@ class MoleculeDataset(IterableDataset["Batch"]):
         self.num_molecules: int = manifest.num_rows
         self.target_names: tuple[str, ...] = manifest.target_names
         self._full_steps, self._num_steps = self._count_steps()
-        # In shared memory, so that workers that outlive an epoch (persistent_workers=True) see which one comes next.
+        # In shared memory, so that workers that outlive an epoch (persistent_workers=True) see the next epoch's number.
         self._epoch_and_first = torch.zeros(2, dtype=torch.long).share_memory_()
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration shows."""
+        """The epoch of the next iteration, from 0."""
         return int(self._epoch_and_first[0])
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Choose the epoch of the next iteration, as with ``torch.utils.data.DistributedSampler``.
+        """Set the epoch of the next iteration, as in ``torch.utils.data.DistributedSampler``.
 
-        Without a call, every iteration shows epoch 0 again.
+        Without a call, every iteration repeats epoch 0.
 
         Args:
             epoch: not negative.
-            first_batch: number of this rank's batches to leave out at the beginning, to go on after an interruption;
-                none of them is read.
+            first_batch: number of this rank's batches to skip at the beginning, to resume after an interruption;
+                skipped batches are not read.
 
         Raises:
             ConfigError: one of the numbers is negative, or the epoch has fewer batches.
@@ -178,14 +180,14 @@ class MoleculeDataset(IterableDataset["Batch"]):
         self._epoch_and_first.copy_(torch.tensor([epoch, first_batch]))
 
     def __len__(self) -> int:
-        """Batches that the next iteration yields on this rank, over all workers."""
+        """Number of batches that the next iteration yields on this rank, over all workers."""
         return self._num_steps - int(self._epoch_and_first[1])
 
     def __iter__(self) -> "Iterator[Batch]":
-        """The batches of this rank, or of this worker's share of them.
+        """Yield the batches of this rank, or those that this DataLoader worker builds.
 
         Raises:
-            DataError: a shard is gone, damaged, or cannot be fetched.
+            DataError: a shard is missing, damaged, or cannot be downloaded.
         """
         epoch, first = self._epoch_and_first.tolist()
         worker = get_worker_info()
@@ -206,21 +208,21 @@ class MoleculeDataset(IterableDataset["Batch"]):
         return {**self.__dict__, "_opened": None}
 
     def _shards(self) -> ShardDataset:
-        """The dataset, opened by this process: locks and connections do not survive a fork."""
+        """The dataset, reopened after a fork, which locks and connections do not survive."""
         if self._opened is None or self._opened[0] != os.getpid():
             cache = ShardCache(*self._cache) if is_url(self.path) else None
             shards = ShardDataset(self.path, cache)
             if self._fingerprint not in (None, shards.manifest.fingerprint):
                 raise DataError(
-                    f"{shards.path} has changed since the MoleculeDataset was made: its fingerprint is "
-                    f"{shards.manifest.fingerprint[:12]}, expected {self._fingerprint[:12]}. Make a new "
+                    f"{shards.path} has changed since the MoleculeDataset was created: its fingerprint is "
+                    f"{shards.manifest.fingerprint[:12]}, expected {self._fingerprint[:12]}. Create a new "
                     "MoleculeDataset."
                 )
             self._opened = os.getpid(), shards
         return self._opened[1]
 
     def _count_steps(self) -> tuple[int, int]:
-        """Steps in which every rank takes a full batch, and all steps."""
+        """Number of steps of an epoch with a full batch on every rank, and number of all steps."""
         of_a_step = self.batch_size * self.world_size
         full, rest = divmod(self.num_molecules, of_a_step)
         where = (
@@ -229,7 +231,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
         )
         if self.num_molecules < (of_a_step if self.drop_last else self.world_size):
             advice = "Lower batch_size or world_size, or add molecules."
-            raise ConfigError(f"{where}: that leaves a rank without a batch. {advice}")
+            raise ConfigError(f"{where}: some rank would have no batch. {advice}")
         if self.drop_last or rest == 0:
             return full, full
         if rest >= self.world_size:
@@ -241,7 +243,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
         return full - 1, full + 1
 
     def _places(self, step: int) -> tuple[int, int]:
-        """The places [begin, end) of the epoch's order that this rank's batch of a step takes."""
+        """The places [begin, end) in the epoch's order of this rank's batch in a step."""
         number, num_full = step * self.world_size + self.rank, self._full_steps * self.world_size
         if step < self._full_steps:
             return number * self.batch_size, (number + 1) * self.batch_size
@@ -279,9 +281,9 @@ class MoleculeDataset(IterableDataset["Batch"]):
 
 
 def _pack(batch: "Batch") -> None:
-    """Put all tensors of a batch into one storage, for the way from a worker.
+    """Move all tensors of a batch into one storage, before a worker sends it.
 
-    Each storage takes a file descriptor and a connection of its own, which would be most of what a batch costs.
+    Each storage needs its own file descriptor and connection, which would be most of the cost of a batch.
     """
     inside: Any = batch  # PyG declares none of these attributes
     holders: list[Any] = [inside.stores[0], inside._slice_dict, inside._inc_dict]
@@ -300,11 +302,11 @@ def _pack(batch: "Batch") -> None:
 
 
 def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Those that were given, or those of ``torch.distributed``.
+    """Return the given rank and world size, or those of ``torch.distributed``.
 
     Raises:
-        ConfigError: one is given without the other, they contradict each other, or a launcher started several processes
-            that do not know of each other yet.
+        ConfigError: only one is given, they contradict each other, or a launcher started several processes and
+            ``torch.distributed`` is not initialised.
     """
     if (rank is None) != (world_size is None):
         raise ConfigError(f"MoleculeDataset: rank={rank}, world_size={world_size}: give both or neither.")
@@ -313,10 +315,10 @@ def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int,
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         started = os.environ.get("WORLD_SIZE", "1")
         if started != "1":
-            # Every process would take rank 0 of 1, and all of them see the same batches.
+            # Otherwise every process would be rank 0 of 1 and take the same batches.
             raise ConfigError(
                 f"MoleculeDataset: WORLD_SIZE={started} in the environment, but torch.distributed is not initialised. "
-                "Call torch.distributed.init_process_group() before, or give rank and world_size."
+                "Call torch.distributed.init_process_group() first, or give rank and world_size."
             )
         return 0, 1
     if not 0 <= rank < world_size:

@@ -1,4 +1,4 @@
-"""The datasets that a configuration names, opened."""
+"""Opens the datasets that a configuration names."""
 
 from molstream.errors import ConfigError
 from molstream.io.remote import is_url
@@ -9,11 +9,11 @@ from molstream.training.data.config import DataConfig
 
 
 def open_data(config: DataConfig) -> Mixture:
-    """What is trained on.
+    """Open the training data.
 
     Raises:
         ConfigError: neither or both of ``path`` and ``mix`` are given, or the datasets do not agree.
-        DataError: there is no committed dataset at a path.
+        DataError: a path has no committed dataset.
     """
     if (config.path is None) == (not config.mix):
         raise ConfigError(
@@ -27,11 +27,11 @@ def open_data(config: DataConfig) -> Mixture:
 
 
 def open_validation(config: DataConfig, data: Mixture) -> ShardDataset | None:
-    """What is validated with, if there is any.
+    """Open the validation dataset; None if none is configured.
 
     Raises:
-        ConfigError: it does not fit what is trained on.
-        DataError: there is no committed dataset at ``validation``.
+        ConfigError: it does not match the training data.
+        DataError: ``validation`` has no committed dataset.
     """
     if config.validation is None:
         return None
@@ -41,7 +41,7 @@ def open_validation(config: DataConfig, data: Mixture) -> ShardDataset | None:
 
 
 def _cache(config: DataConfig) -> ShardCache | None:
-    """The cache, which is not even made where nothing is remote."""
+    """Create the cache of shards; None if all datasets are local."""
     paths = [config.path, config.validation, *(part.path for part in config.mix)]
     if not any(path and is_url(path) for path in paths):
         return None

@@ -1,4 +1,4 @@
-"""A batch as large as any that a dataset can give, so that what does not fit into memory is found out at once."""
+"""Builds a batch as large as any of a dataset, so that a run that needs too much memory fails before it starts."""
 
 from collections.abc import Mapping
 
@@ -11,16 +11,16 @@ CARBON, SP3, FOUR_BONDS = 5, 2, 4
 
 
 def largest_batch(histograms: Mapping[str, Mapping[str, int]], molecules: int, targets: int) -> MoleculeBatch:
-    """Rings of carbon with the sizes of the largest ``molecules`` of a dataset, atoms about 1.5 angstrom apart.
+    """Build carbon rings as large as the ``molecules`` largest molecules of a dataset, with bonds of 1.5 angstrom.
 
     Args:
-        histograms: the manifest's: molecules by their number of heavy atoms, and stored atoms by element.
-        molecules: size of the batch.
+        histograms: histograms of the manifest: molecules by number of heavy atoms, and stored atoms by element.
+        molecules: number of molecules in the batch.
         targets: number of targets, all of them missing.
     """
     heavy_atoms = histograms["heavy_atoms"]
     total = sum(int(size) * count for size, count in heavy_atoms.items())
-    # Above one where hydrogens are stored.
+    # Above 1 if hydrogens are stored.
     atoms_per_heavy_atom = sum(histograms["elements"].values()) / max(1, total)
     sizes: list[int] = []
     for size, count in sorted(((int(size), count) for size, count in heavy_atoms.items()), reverse=True):
@@ -33,7 +33,7 @@ def largest_batch(histograms: Mapping[str, Mapping[str, int]], molecules: int, t
     radius = 1.5 * counts[molecule] / (2 * torch.pi)
     x = torch.zeros((len(molecule), 9), dtype=torch.long)
     x[:, 0], x[:, 2], x[:, 3], x[:, 6] = CARBON, FOUR_BONDS, 5, SP3
-    # A molecule of two atoms is no ring: its one bond would stand twice.
+    # Two atoms are not a ring: their bond would appear twice.
     bonded = counts[molecule] > 2
     here = torch.arange(len(molecule))[bonded]
     there = ptr[molecule[bonded]] + (place[bonded] + 1) % counts[molecule[bonded]]

@@ -1,4 +1,4 @@
-"""The lane-ordered stream: shuffled windows of datasets become ready batches, step by step."""
+"""Reads shuffled windows of datasets and yields the lanes' batches, step by step."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,14 @@ from molstream.training.data.collate import COLLATED_FIELDS, collate
 
 
 class LaneStream:
-    """Batches of the lanes that one process serves; holds one shuffled window per lane and dataset in memory.
+    """Batches of the lanes that one process serves; keeps one shuffled window per lane and dataset in memory.
 
-    It touches no shards but those of its lanes, and of these the one being read and the one that comes next.
+    It opens only shards of its own lanes: in each lane the shard that is being read and the next one.
+
+    Args:
+        data: the datasets.
+        order: order of the molecules, which sets the batches of each step.
+        lanes: the lanes of this process, ascending.
     """
 
     def __init__(self, data: Mixture, order: StepOrder, lanes: Sequence[int]):
@@ -27,16 +32,16 @@ class LaneStream:
         self._readers = {lane: [self._reader(k, lane) for k in range(len(data.datasets))] for lane in lanes}
 
     def step(self, step: int) -> list[MoleculeBatch]:
-        """The batches of a global step, one per lane in ascending order; any step, cheapest in sequence.
+        """Build the batches of a global step, one per lane in ascending order; consecutive steps are the fastest.
 
         Raises:
-            DataError: a shard is gone, damaged, or cannot be fetched.
+            DataError: a shard is missing, damaged, or cannot be downloaded.
         """
         taken = self._order.taken(step)
         return [self._batch(readers, taken) for readers in self._readers.values()]
 
     def steps(self, start: int, stop: int, prefetch: int) -> Iterator[list[MoleculeBatch]]:
-        """The batches of the steps ``start`` to ``stop`` (excluded), prepared ``prefetch`` steps ahead by a thread."""
+        """Yield the batches of the steps ``start`` to ``stop`` - 1; a thread prepares them ``prefetch`` steps ahead."""
         self._interrupt.clear()
         try:
             if start < stop:
@@ -60,7 +65,7 @@ class LaneStream:
         )
 
     def _expect(self, step: int) -> None:
-        """Let the shards of all lanes arrive at once."""
+        """Start to download the shards of all lanes, in parallel."""
         for readers in self._readers.values():
             for reader, (begin, _) in zip(readers, self._order.taken(step), strict=True):
                 reader.expect(begin)
@@ -76,5 +81,5 @@ class LaneStream:
 
 
 def conformer_draw(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
-    """uint64 [g] bits that choose conformers, by the seed, the epoch and the position in the data."""
+    """Random bits that choose conformers, uint64 [g], keyed by seed, epoch and position in the data, int64 [g]."""
     return keyed_bits(index, seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03)

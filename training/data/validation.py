@@ -1,4 +1,4 @@
-"""The validation stream: a dataset in manifest order, every molecule once, the same on any number of processes."""
+"""Yields the batches of a validation: each molecule once, in manifest order, independently of the world size."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,28 +17,29 @@ from molstream.training.data.collate import COLLATED_FIELDS, collate
 
 @dataclass(frozen=True)
 class ValidationBatch:
-    """One of the K batches of a validation."""
+    """One of the K batches of a validation: its number and molecules."""
 
     number: int
-    """0 to K - 1: with the run's seed it keys all draws, so that every validation of a run has the same noise."""
+    """From 0 to K - 1; keys all draws together with the run's seed, so that every validation uses the same noise."""
     molecules: MoleculeBatch
+    """The molecules of the batch, with their first conformers."""
 
 
 class ValidationStream:
-    """Batches of a dataset, on the lanes that one process serves.
+    """Batches of a validation dataset, for the lanes that one process serves.
 
-    The dataset's N molecules are cut, as they follow each other, into K = ceil(N / micro_batch) batches whose sizes
-    differ by one at most: no small last batch, whatever N is. The batches are cut into L lanes in the same way. Every
-    lane takes as many rounds as the longest, since under ZeRO every process has to take every step; a lane that has no
-    batch left repeats one, and what it gives there has the weight 0.
+    The dataset's N molecules are split in order into K = ceil(N / micro_batch) batches whose sizes differ by at most
+    one, so that no last batch is small. The batches are split into L lanes in the same way. Every lane runs as many
+    rounds as the longest, since under ZeRO every process must take part in every step; a lane without a batch left
+    repeats one, with weight 0.
 
-    The contract: compute metrics for every batch with a generator keyed by its number, bring those of all lanes
-    together for every round, and take :meth:`mean`. Nothing of it depends on the world size but who computes what.
+    How to use it: compute the metrics of each batch with a generator keyed by its number, gather those of all lanes in
+    every round, and call :meth:`mean`. The world size only decides which process computes what.
 
     Args:
-        dataset: what is validated with.
+        dataset: the validation dataset.
         lanes: number of lanes L of the run.
-        micro_batch: molecules of a batch, at most.
+        micro_batch: maximum number of molecules in a batch.
         served: the lanes of this process, ascending.
     """
 
@@ -51,24 +52,24 @@ class ValidationStream:
         sizes = np.append(np.diff(self._bounds), 0)
         position = self._lane_bounds[:-1] + np.arange(self.num_rounds)[:, None]
         self.weights = torch.from_numpy(sizes[np.where(position < self._lane_bounds[1:], position, -1)]).double()
-        """float64 [rounds, L]: the molecules that each lane's batch stands for in every round; they add up to N."""
+        """float64 [rounds, L]: number of molecules that each lane's batch counts for in each round; the sum is N."""
 
     def rounds(self, prefetch: int = 0) -> Iterator[list[ValidationBatch]]:
-        """The batches of every round, one per served lane, prepared ``prefetch`` rounds ahead by a thread.
+        """Yield the batches of each round, one per served lane; a thread prepares them ``prefetch`` rounds ahead.
 
-        Molecules that have conformers show the first.
+        Of molecules with several conformers, the first is used.
 
         Raises:
-            DataError: a shard is gone, damaged, or cannot be fetched.
+            DataError: a shard is missing, damaged, or cannot be downloaded.
         """
         rounds = self._rounds()
         return prefetched(rounds, prefetch, threading.Event()) if prefetch else rounds
 
     def mean(self, values: Tensor) -> Tensor:
-        """float64 [m], the mean over molecules, summed in an order that depends on nothing but the data.
+        """Mean of metrics over all molecules, float64 [m], summed in an order that depends on the data only.
 
         Args:
-            values: [rounds, L, m], each batch's metrics, from all lanes.
+            values: [rounds, L, m], metrics of each batch of all lanes.
         """
         weights = self.weights.unsqueeze(-1)
         return torch.where(weights > 0, weights * values.double().cpu(), 0.0).sum((0, 1)) / weights.sum()
@@ -86,10 +87,10 @@ class ValidationStream:
 
 
 class SequentialReader:
-    """Molecules of a dataset in manifest order, cheapest in sequence: then every block is decoded once.
+    """Reads molecules of a dataset in manifest order; if they are read in sequence, each block is decoded once.
 
     Args:
-        dataset: where the molecules are.
+        dataset: the dataset to read.
         names: fields to read.
     """
 
@@ -100,10 +101,10 @@ class SequentialReader:
         self._block: tuple[int, Columns] | None = None
 
     def read(self, index: np.ndarray) -> Columns:
-        """The molecules at ascending positions, int64 [g], in the dataset.
+        """Read the molecules at the positions ``index``, int64 [g], ascending.
 
         Raises:
-            DataError: a shard is gone, damaged, or cannot be fetched.
+            DataError: a shard is missing, damaged, or cannot be downloaded.
         """
         blocks = np.searchsorted(self._first, index, side="right") - 1
         return Columns.concat(
@@ -117,5 +118,5 @@ class SequentialReader:
 
 
 def _even(total: int, parts: int) -> np.ndarray:
-    """int64 [parts + 1]: where ``total`` things begin and end that are cut into parts as equal as can be."""
+    """int64 [parts + 1]: bounds that split ``total`` items into parts whose sizes differ by at most one."""
     return np.arange(parts + 1) * total // parts
