@@ -1,1 +1,1 @@
-"""Encoders and layers: torch and torch_geometric only, so that an export can carry this folder."""
+"""Encoders and the layers they share; imports torch and torch_geometric only."""

@@ -1,4 +1,4 @@
-"""The table of encoders, and the encoders that pretraining trains and exports carry."""
+"""Table of encoders, and the module of 2D and 3D encoders that is pretrained and exported."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ ENCODERS: dict[str, Callable[[Any], nn.Module]] = {
     "painn": PaiNN,
     "geometry_transformer": GeometryTransformer,
 }
-"""Classes by the field of :class:`ModelConfig` that they are built from, which says whether they are 2D or 3D.
+"""Encoder classes by the field of :class:`ModelConfig` with their configuration; the field's metadata says 2D or 3D.
 
 2D: ``forward(x, edge_index, edge_attr, batch, generator=None) -> [n, hidden]``. 3D: ``forward(z, pos, batch,
 generator=None) -> [n, hidden]`` with z = atomic number - 1. Both have ``readout(h, batch, num_graphs)``, which pools
@@ -28,10 +28,10 @@ atoms [n, hidden] to molecules [g, hidden].
 
 
 class Encoders(nn.Module):
-    """The encoders of a model, by modality; objectives share them, exports carry them.
+    """The 2D and 3D encoder of a model, which all objectives share and exports contain.
 
     Raises:
-        ConfigError: two encoders of one modality, or none at all.
+        ConfigError: two encoders of one modality are configured, or none.
     """
 
     def __init__(self, config: ModelConfig):

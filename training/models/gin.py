@@ -30,7 +30,7 @@ class GINLayer(nn.Module):
         self.norm = BatchNorm(hidden)
 
     def forward(self, h: Tensor, view: View, bonds: Tensor) -> Tensor:
-        """New rows [m, d] from those of the layer before, [m', d], and the features [k, 3] of every kind of bond."""
+        """Compute rows [m, d] from the previous layer's rows [m', d] and the features [k, 3] of each kind of bond."""
         of_bonds = self.bond_embedding(bonds)
         of_bonds = of_bonds if view.bond is None else view.bond.gather(of_bonds)
         messages = view.source.gather(h).add(of_bonds).relu_()
@@ -41,13 +41,13 @@ class GINLayer(nn.Module):
 
 
 class GIN(nn.Module):
-    """Atom representations [n, hidden] from the bond graph alone.
+    """GIN encoder: atom representations [n, hidden] from the bond graph alone.
 
-    In the first layers many atoms of a batch get the same row, which a CPU computes once (:mod:`.refinement`), unless
-    dropout tells them apart. Other devices would wait for the search longer than they save.
+    In the first layers many atoms of a batch have equal rows, which a CPU computes once (:mod:`.refinement`) unless
+    dropout makes them differ. On other devices the search would cost more time than it saves.
 
     With the five chirality values of ogb >= 1.3 it has 1,885,205 parameters at the paper's sizes, 300 (one embedding
-    row) more than with the four of ogb 1.2.1; ``atom_vocabulary_sizes`` chooses.
+    row) more than with the four of ogb 1.2.1; ``atom_vocabulary_sizes`` sets their number.
     """
 
     symmetry: ClassVar[Symmetry] = INVARIANT
@@ -72,13 +72,13 @@ class GIN(nn.Module):
         batch: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Atom representations of the last layer.
+        """Encode a batch; returns the atom representations of the last layer.
 
         Args:
             x: int64 [n, 9] OGB atom features.
             edge_index: int64 [2, e] directed bonds, both directions of each.
             edge_attr: int64 [e, 3] OGB bond features.
-            batch: int64 [n] molecule of every atom: every 2D encoder gets it, message passing needs none.
+            batch: int64 [n] molecule of each atom; unused here, but an argument of every 2D encoder.
             generator: source of the dropout masks.
 
         Returns:

@@ -1,6 +1,6 @@
-"""Index arithmetic on a batch of molecules: segments, blocks, pairs, radius graphs, hop-limited edges, dense slots.
+"""Index operations on a batch of molecules: segments, blocks, pairs, radius graphs, hop-limited edges, dense layout.
 
-Everything is vectorised over the batch, and nothing but :func:`to_dense` depends on the largest molecule. Symbols:
+All are vectorised over the batch; only the cost of :func:`to_dense` depends on the largest molecule. Symbols:
 ``g`` molecules, ``n`` atoms, ``e`` directed edges, ``p`` unordered atom pairs (i < j).
 """
 
@@ -11,32 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ATOMS_OF_BLOCK = 768
-"""Atoms that a CPU works on at a time where molecules do not depend on each other: their edges fit into its caches."""
+"""Number of atoms that a CPU processes at a time if molecules are independent: their edges fit into its caches."""
 
 
 def segment_sum(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
-    """Sums of the rows of ``values`` [m, ...] that share an ``index`` [m]; shape [num_segments, ...]."""
+    """Sum the rows of ``values`` [m, ...] with the same ``index`` [m]; returns [num_segments, ...]."""
     return values.new_zeros((num_segments, *values.shape[1:])).index_add(0, index, values)
 
 
 def segment_mean(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
-    """Means of the rows of ``values`` [m, ...] that share an ``index`` [m]; zero for a segment without rows."""
+    """Average the rows of ``values`` [m, ...] with the same ``index`` [m]; zero for a segment without rows."""
     count = torch.bincount(index, minlength=num_segments).clamp(min=1).to(values.dtype)
     return segment_sum(values, index, num_segments) / count.view(-1, *[1] * (values.dim() - 1))
 
 
 READOUTS = {"mean": segment_mean, "sum": segment_sum}
-"""Atom rows [n, d] and their molecule [n] to molecule rows [g, d], by name."""
+"""Readouts by name: they pool atom rows [n, d] to molecule rows [g, d], given the molecule [n] of each atom."""
 
 
 class Incidence:
-    """Which of n rows each of m others belongs to, as edges to atoms: rows are gathered for them, they are summed.
+    """Maps m items to n rows, such as edges to atoms: gathers rows for the items, and sums items per row.
 
-    Either is the other's gradient. Sums go row by row, in an order that is sorted once: several times as fast as adding
-    one after the other to its sum, and the same at every run on every device. Nothing waits for the device.
+    Each operation is the gradient of the other. Sums are computed row by row in an order that is sorted once, which is
+    several times as fast as scatter-add and deterministic on every device. No operation synchronises with the device.
 
     Args:
-        index: int64 [m], from 0 to n - 1.
+        index: int64 [m], row of each item, from 0 to n - 1.
         num_rows: n.
     """
 
@@ -46,26 +46,26 @@ class Incidence:
         ends = torch.searchsorted(ascending, torch.arange(num_rows + 1, device=index.device))
         self._start = ends[:-1]
         self.degree = ends.diff()
-        """int64 [n]: how many belong to every row."""
+        """int64 [n]: number of items of each row."""
 
     def gather(self, rows: Tensor) -> Tensor:
-        """[m, d] from rows [n, d]."""
+        """Gather the row of each item, [m, d] from rows [n, d]."""
         return _Gather.apply(rows, self)
 
     def sum(self, values: Tensor) -> Tensor:
-        """[n, d] from [m, d]; zero where none belongs."""
+        """Sum the items of each row, [n, d] from [m, d]; zero for a row without items."""
         return _Sum.apply(values, self)
 
     def sum_from(self, rows: Tensor, source: "Incidence") -> Tensor:
-        """``self.sum(source.gather(rows))``, [n, d] from rows [n', d], without the [m, d] in between."""
+        """Compute ``self.sum(source.gather(rows))``, [n, d] from rows [n', d], without storing the [m, d] between."""
         return _SumFrom.apply(rows, source, self)
 
     def summed(self, values: Tensor) -> Tensor:
-        """As :meth:`sum`, without gradient."""
+        """Compute :meth:`sum` without recording a gradient."""
         return F.embedding_bag(self._order, values.detach(), self._start, mode="sum")
 
     def summed_from(self, rows: Tensor, source: "Incidence") -> Tensor:
-        """As :meth:`sum_from`, without gradient."""
+        """Compute :meth:`sum_from` without recording a gradient."""
         return F.embedding_bag(source.index.index_select(0, self._order), rows.detach(), self._start, mode="sum")
 
 
@@ -104,15 +104,15 @@ class _SumFrom(torch.autograd.Function):
 
 
 def blocks_of_atoms(pairs: Tensor, num_nodes: int, blockwise: bool = True) -> tuple[list[int], list[int]]:
-    """Consecutive blocks of atoms that no pair joins: a CPU gets blocks of about :data:`ATOMS_OF_BLOCK`, a GPU one.
+    """Split the atoms into consecutive blocks not joined by a pair, of about :data:`ATOMS_OF_BLOCK`; on GPUs into one.
 
     Args:
         pairs: int64 [2, p] (i < j), ascending in i.
-        num_nodes: n.
+        num_nodes: number of atoms n.
         blockwise: False for a single block on any device.
 
     Returns:
-        Of every block the number of atoms, and the number of pairs.
+        The number of atoms and the number of pairs of each block.
     """
     if pairs.device.type != "cpu" or not blockwise:
         return [num_nodes], [pairs.shape[1]]
@@ -127,12 +127,12 @@ def blocks_of_atoms(pairs: Tensor, num_nodes: int, blockwise: bool = True) -> tu
 
 
 def in_float32(values: Tensor) -> Tensor:
-    """``values`` in at least float32: geometry, SDE coefficients and losses are never computed in half precision."""
+    """Convert to at least float32: geometry, SDE coefficients and losses are never computed in half precision."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def molecule_pairs(batch: Tensor) -> Tensor:
-    """Every unordered pair of atoms of the same molecule, int64 [2, p] with i < j; ``batch`` [n] must be ascending."""
+    """List the unordered atom pairs of each molecule, int64 [2, p] with i < j; ``batch`` [n] must be ascending."""
     atoms = torch.arange(batch.numel(), device=batch.device)
     num_later = torch.searchsorted(batch, batch, right=True) - 1 - atoms
     first, rank = expand(num_later)
@@ -140,13 +140,13 @@ def molecule_pairs(batch: Tensor) -> Tensor:
 
 
 def radius_pairs(pos: Tensor, batch: Tensor, cutoff: float, max_neighbors: int | None = None) -> tuple[Tensor, Tensor]:
-    """Unordered atom pairs of a molecule no further apart than ``cutoff`` (angstrom).
+    """List the unordered atom pairs of each molecule at a distance of at most ``cutoff``.
 
     Args:
         pos: [n, 3] positions in angstrom; the distances are differentiable with respect to them.
         batch: int64 [n], ascending.
-        cutoff: angstrom.
-        max_neighbors: if given, a pair stays only when each atom is among the other's nearest so many.
+        cutoff: largest distance in angstrom.
+        max_neighbors: if given, a pair is kept only if each atom is among the other's ``max_neighbors`` nearest.
 
     Returns:
         The pairs int64 [2, p] (i < j), and their distances [p] in at least float32.
@@ -162,7 +162,7 @@ def radius_pairs(pos: Tensor, batch: Tensor, cutoff: float, max_neighbors: int |
 
 
 def extended_edges(edge_index: Tensor, num_nodes: int, max_hops: int) -> Tensor:
-    """All ordered atom pairs at a bond distance of 1 to ``max_hops``, int64 [2, e], sorted by (row, column).
+    """List the ordered atom pairs at a bond distance of 1 to ``max_hops``, int64 [2, e], sorted by (row, column).
 
     Breadth-first search from all atoms at once over the sparse bond graph. There are no self loops, and disconnected
     fragments are not joined (specification of MoleculeSDE, section 1.4, where ``max_hops`` is 4).
@@ -186,20 +186,20 @@ def extended_edges(edge_index: Tensor, num_nodes: int, max_hops: int) -> Tensor:
 
 
 def to_dense(rows: Tensor, slot: Tensor, num_graphs: int, size: int) -> Tensor:
-    """Atom rows [n, ...] in a zero-padded layout [g, size, ...]; ``slot`` [n] is molecule * size + rank of the atom."""
+    """Pad atom rows [n, ...] with zeros to [g, size, ...]; ``slot`` [n] is molecule * size + rank of the atom."""
     dense = rows.new_zeros((num_graphs * size, *rows.shape[1:])).index_copy(0, slot, rows)
     return dense.view(num_graphs, size, *rows.shape[1:])
 
 
 def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For ``counts`` [m]: every item repeated so often, and the running number 0, 1, ... of each repetition."""
+    """Repeat each item ``counts`` [m] times; returns the items and the number 0, 1, ... of each repetition."""
     item = torch.repeat_interleave(counts)
     start = counts.cumsum(0) - counts
     return item, torch.arange(item.numel(), device=counts.device) - start[item]
 
 
 def _mutually_near(pairs: Tensor, distance: Tensor, num_nodes: int, max_neighbors: int) -> Tensor:
-    """bool [p]: both atoms of the pair count the other among their ``max_neighbors`` nearest."""
+    """bool [p]: whether each atom of a pair is among the other's ``max_neighbors`` nearest."""
     center = torch.cat([pairs[0], pairs[1]])
     by_distance = torch.argsort(torch.cat([distance, distance]), stable=True)
     order = by_distance[torch.argsort(center[by_distance], stable=True)]

@@ -1,9 +1,8 @@
-"""Functions of a distance, read off a table of their values: the same to rounding, for a fraction of the cost.
+"""Interpolation of functions of a distance from a table: equal up to rounding, at a fraction of the cost.
 
-A smooth function is known between the nodes of a fine grid from its values there: Lagrange's polynomial through the
-``POINTS`` nearest nodes. SchNet's filters vary over the width of the Gaussians that a distance is expanded in; with
-``NODES_PER_WIDTH`` nodes on that width they come out to 3e-14 of their largest value, and still to 7e-12 where the
-weights have grown tenfold.
+A smooth function is interpolated on a fine grid by the Lagrange polynomial through the ``POINTS`` nearest nodes.
+SchNet's filters vary over the width of the Gaussians that a distance is expanded in; with ``NODES_PER_WIDTH`` nodes per
+width their error is 3e-14 of their largest value, and 7e-12 if the weights are ten times as large.
 """
 
 import math
@@ -13,33 +12,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 POINTS = 10
-"""Nodes that a value comes from."""
+"""Number of nodes that a value is interpolated from."""
 NODES_PER_WIDTH = 20
-"""Nodes on the length over which a function varies."""
+"""Number of nodes on the length over which a function varies."""
 BEFORE = POINTS // 2 - 1
-"""Of the points of a distance those that are smaller than the one just below it."""
+"""Number of points below the node next below a distance."""
 DENOMINATORS = [math.prod(k - j for j in range(POINTS) if j != k) for k in range(POINTS)]
-"""Of Lagrange's polynomials, whose nodes are 0, 1, ..."""
+"""Denominators of the Lagrange polynomials with nodes 0, 1, ..."""
 
 
 def num_nodes(end: float, width: float) -> int:
-    """Nodes of the grid for distances from 0 to ``end`` and functions that vary over ``width``, both in angstrom."""
+    """Number of nodes for distances from 0 to ``end`` and functions that vary over ``width``, both in angstrom."""
     return math.ceil(end / width * NODES_PER_WIDTH) + POINTS
 
 
 def grid(end: float, width: float, like: Tensor) -> Tensor:
-    """The nodes [m] in angstrom, ascending, of the type of ``like``; a few lie below 0 and beyond ``end``."""
+    """Nodes [m] in angstrom, ascending, with the dtype of ``like``; a few lie below 0 and above ``end``."""
     nodes = torch.arange(num_nodes(end, width), dtype=like.dtype, device=like.device)
     return (nodes - BEFORE) * (width / NODES_PER_WIDTH)
 
 
 class Interpolation:
-    """The linear map from a table of values at the nodes to the values at some distances, and its transpose.
+    """Linear map from values at the nodes to values at given distances, and its transpose.
 
     Args:
-        distance: [p] in angstrom, from 0 to ``end``; it gets no gradient.
-        end: where the grid ends.
-        width: what it resolves.
+        distance: [p] in angstrom, from 0 to ``end``; gets no gradient.
+        end: end of the grid in angstrom.
+        width: length in angstrom over which the functions vary.
     """
 
     def __init__(self, distance: Tensor, end: float, width: float):
@@ -58,12 +57,12 @@ class Interpolation:
         self._start_of_node = torch.searchsorted(nodes, torch.arange(num_nodes(end, width), device=distance.device))
 
     def values(self, table: Tensor) -> Tensor:
-        """[p, d] from values at the nodes [m, d], without gradient."""
+        """Interpolate, [p, d] from values at the nodes [m, d], without gradient."""
         weight = self._weight.to(table.dtype)
         return F.embedding_bag(self._node, table.detach(), self._start, mode="sum", per_sample_weights=weight)
 
     def transposed(self, rows: Tensor) -> Tensor:
-        """[m, d] from [p, d]: what :meth:`values` makes of its gradient, without gradient."""
+        """Apply the transpose, [m, d] from [p, d]: the backward pass of :meth:`values`; without gradient."""
         weight = self._weight_of_node.to(rows.dtype)
         return F.embedding_bag(
             self._row_of_node, rows.detach(), self._start_of_node, mode="sum", per_sample_weights=weight

@@ -1,4 +1,4 @@
-"""Layers that several encoders and heads share."""
+"""Layers shared by several encoders and heads."""
 
 import math
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from molstream.training.models.graph import in_float32
 
 ROWS_OF_BLOCK = 1024
-"""Rows that :func:`in_blocks` gives a CPU at a time."""
+"""Number of rows that :func:`in_blocks` passes to the network at a time on a CPU."""
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of rows [m, d] that also accepts a training batch of no or one row.
+    """Batch normalisation of rows [m, d] that also accepts training batches of zero or one row.
 
-    One row has no variance, so ``torch`` refuses it; here the running statistics normalise it and stay as they are.
+    One row has no variance, and ``torch`` rejects it; here the running statistics normalise it and do not change.
     """
 
     def forward(self, input: Tensor, count: Tensor | None = None) -> Tensor:
-        """Normalised rows, same shape; row k counts as ``count[k]`` (int64 [m]) equal rows, as one by default."""
+        """Normalise rows [m, d]; row k counts as ``count[k]`` (int64 [m]) equal rows, by default as one."""
         num_rows = input.shape[0] if count is None else int(count.sum())
         if self.training and num_rows < 2:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
@@ -36,7 +36,7 @@ class BatchNorm(nn.BatchNorm1d):
         return torch.addcmul(self.bias, centred, scale).to(input.dtype)
 
     def scale(self, mean: Tensor, variance: Tensor, num_rows: int) -> Tensor:
-        """What centred rows of this variance [d] are multiplied by; the running statistics follow mean and variance."""
+        """Scale [d] of centred rows with this variance [d]; updates the running statistics."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -50,17 +50,17 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class Blockwise(nn.Module):
-    """A network that gives CPUs a batch in blocks, and so runs its children as often as there are blocks."""
+    """Base of networks that process a batch in blocks on CPUs, so that their children run once per block."""
 
     blockwise: bool = True
-    """False to run every child once: at ZeRO 3 all processes gather a child's weights together whenever it runs."""
+    """False to run each child once: at ZeRO 3 every run of a child is collective, since it gathers the weights."""
 
 
 def in_blocks(network: Callable[[Tensor], Tensor], rows: Tensor, dim: int = 0, blockwise: bool = True) -> Tensor:
-    """``network(rows)``, where each row along ``dim`` is an input by itself.
+    """Compute ``network(rows)``, where the rows along ``dim`` are independent inputs.
 
-    On CPUs it is done for :data:`ROWS_OF_BLOCK` at a time: of thousands of rows products of matrices are slower, and
-    what lies between the layers leaves the caches. Not so if ``blockwise`` is False, see :class:`Blockwise`.
+    CPUs process :data:`ROWS_OF_BLOCK` rows at a time: with thousands of rows matrix products are slower, and
+    intermediate values do not fit into the caches. ``blockwise=False`` disables this, see :class:`Blockwise`.
     """
     if rows.device.type != "cpu" or not blockwise:
         return network(rows)
@@ -68,21 +68,21 @@ def in_blocks(network: Callable[[Tensor], Tensor], rows: Tensor, dim: int = 0, b
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` by :func:`in_blocks`."""
+    """``nn.Linear`` that processes its rows by :func:`in_blocks`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """[m, out] from rows [m, in]."""
+        """Map rows [m, in] to rows [m, out]."""
         return in_blocks(super().forward, input)
 
 
 def tanh(x: Tensor) -> Tensor:
-    """Elementwise, same shape; several times as fast as torch's on CPUs."""
+    """Elementwise tanh, same shape; several times as fast as torch's on CPUs."""
     low_precision = x.dtype in (torch.bfloat16, torch.float16)
     return torch.tanh(x) if low_precision or x.device.type != "cpu" else _Tanh.apply(x)
 
 
 class _Tanh(torch.autograd.Function):
-    """2 / (1 + exp(-2x)) - 1, to rounding of one."""
+    """tanh as 2 / (1 + exp(-2x)) - 1; the error is that of rounding 1."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -96,9 +96,9 @@ class _Tanh(torch.autograd.Function):
 
 
 class CategoricalEmbedding(nn.Module):
-    """Sum of one embedding per categorical column, kept as one table [sum(vocabulary_sizes), d].
+    """Sum of one embedding per categorical column, stored as one table [sum(vocabulary_sizes), d].
 
-    Each column's rows start xavier-uniform, as if they were a table of their own.
+    Each column's rows are initialised xavier-uniform, like a separate table.
     """
 
     offsets: Tensor
@@ -113,7 +113,7 @@ class CategoricalEmbedding(nn.Module):
                 nn.init.xavier_uniform_(column)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Rows [m, d] for ``features`` int64 [m, number of columns]."""
+        """Embed ``features``, int64 [m, number of columns], to rows [m, d]."""
         return F.embedding_bag(features + self.offsets, self.weight, mode="sum")
 
 
@@ -121,24 +121,24 @@ class ShiftedSoftplus(nn.Module):
     """softplus(x) - ln 2, which is zero at zero (SchNet)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise, same shape."""
+        """Apply the function elementwise; same shape."""
         return F.softplus(x).sub_(math.log(2.0))
 
 
 def gaussian_basis(distance: Tensor, cutoff: float, num_gaussians: int) -> Tensor:
-    """exp(-(d - c_k)^2 / (2 spacing^2)) for centres c_k evenly spaced from 0 to the cutoff, [p, num_gaussians]."""
+    """Gaussian basis exp(-(d - c_k)^2 / (2 spacing^2)) [p, num_gaussians], centres c_k evenly from 0 to the cutoff."""
     centers = torch.linspace(0.0, cutoff, num_gaussians, dtype=distance.dtype, device=distance.device)
     spacing = cutoff / (num_gaussians - 1)
     return torch.exp(-0.5 * ((distance.unsqueeze(1) - centers) / spacing) ** 2)
 
 
 def cosine_envelope(distance: Tensor, cutoff: float) -> Tensor:
-    """(cos(pi d / cutoff) + 1) / 2, which falls from one at zero smoothly to zero at the cutoff; like ``distance``."""
+    """Envelope (cos(pi d / cutoff) + 1) / 2, smooth from one at distance zero to zero at the cutoff; same shape."""
     return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1.0)
 
 
 def dropout(x: Tensor, p: float, training: bool, generator: torch.Generator | None) -> Tensor:
-    """Dropout whose mask is drawn from ``generator``, so that a step can be repeated; None is torch's global one."""
+    """Dropout with a mask drawn from ``generator``, so that a step can be repeated; None uses torch's global one."""
     if not training or p == 0.0:
         return x
     device = x.device if generator is None else generator.device
@@ -147,7 +147,7 @@ def dropout(x: Tensor, p: float, training: bool, generator: torch.Generator | No
 
 
 def xavier_linear(in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer with xavier-uniform weight and zero bias."""
+    """Create a linear layer with xavier-uniform weight and zero bias."""
     linear = nn.Linear(in_features, out_features)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)

@@ -1,9 +1,8 @@
-"""Length buckets: the rectangles that attention runs on, and the way of ragged rows there and back.
+"""Length buckets: the padded rectangles that attention runs on, and the conversion of ragged rows to and from them.
 
-Batches are ragged, and so is everything that works on one row at a time. Attention alone needs rectangles. The
-molecules of a batch are therefore sorted into few buckets of similar size; in a bucket every molecule takes as many
-slots as its largest. What a molecule costs does not depend on the largest molecule of the batch, and its result on
-none of the others.
+Batches are ragged; only attention needs rectangles. The molecules of a batch are therefore sorted into a few buckets of
+similar size; in a bucket, every molecule is padded to the size of the largest. The cost of a molecule does not depend
+on the largest molecule of the batch, and its result does not depend on the other molecules.
 
 Symbols of shapes: ``n`` atoms, ``p`` unordered atom pairs in the order of :func:`~.graph.molecule_pairs`; ``b``
 molecules and ``s`` slots per molecule of a bucket, a slot being an atom or padding.
@@ -19,49 +18,50 @@ from torch import Tensor
 from molstream.training.models.graph import expand
 
 MAX_PADDING_SHARE = 0.08
-"""At most this share of a batch's attention entries is padding."""
+"""Largest allowed share of padding among the attention entries of a batch."""
 MASKED = -1e4
-"""Logit of a padded key: its weight underflows to zero in every precision, and it is finite in half precision."""
+"""Logit of a padded key: finite in half precision, while its weight underflows to zero in every precision."""
 
 
 class Bucket(NamedTuple):
-    """Molecules that attention takes at once."""
+    """Molecules that attention processes together, padded to the same size."""
 
     num_molecules: int
+    """Number of molecules in the bucket, b."""
     size: int
-    """Slots per molecule, the atoms of the largest one."""
+    """Slots per molecule, s: the number of atoms of the largest one."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the atoms and the atom pairs of a batch stand in its buckets."""
+    """Positions of the atoms and atom pairs of a batch in its buckets."""
 
     buckets: tuple[Bucket, ...]
-    """Ascending in size."""
+    """The buckets of the batch, ascending in size."""
     atom_of_slot: Tensor
-    """int64 [sum of b s]: which atom fills a slot; padding repeats the molecule's last atom."""
+    """int64 [sum of b s]: atom of each slot; padding repeats the molecule's last atom."""
     slot_of_atom: Tensor
-    """int64 [n]."""
+    """int64 [n]: slot of each atom."""
     row_of_entry: Tensor
-    """int64 [sum of b s^2]: which row of a pair table, extended by :meth:`spread`, an entry (query, key) shows."""
+    """int64 [sum of b s^2]: row of each entry (query, key) in a table of pairs, as extended by :meth:`spread`."""
     padding_share: float
     """Share of the entries (query, key) that are padding."""
 
     def pad(self, rows: Tensor) -> list[Tensor]:
-        """Each bucket's atoms [b, s, ...] from rows [n, ...]."""
+        """Convert atom rows [n, ...] to one padded tensor [b, s, ...] per bucket."""
         counts = [bucket.num_molecules * bucket.size for bucket in self.buckets]
         parts = rows.index_select(0, self.atom_of_slot).split(counts)
         return [part.unflatten(0, bucket) for part, bucket in zip(parts, self.buckets, strict=True)]
 
     def unpad(self, parts: Sequence[Tensor]) -> Tensor:
-        """The rows [n, ...] of each bucket's atoms [b, s, ...]: the way back from :meth:`pad`."""
+        """Convert the buckets' padded tensors [b, s, ...] to atom rows [n, ...]: the inverse of :meth:`pad`."""
         return torch.cat([part.flatten(0, 1) for part in parts]).index_select(0, self.slot_of_atom)
 
     def spread(self, bias: Tensor) -> list[Tensor]:
-        """Each bucket's attention bias [b, h, s, s].
+        """Convert biases of pairs to one attention bias [b, h, s, s] per bucket.
 
         Args:
-            bias: [p + 1, h], a row for every unordered pair, which both its directions show, then the diagonal's.
+            bias: [p + 1, h], a row per unordered pair, used for both directions, then the row of the diagonal.
         """
         table = torch.cat([bias, bias.new_full((1, bias.shape[1]), MASKED)]).t()
         counts = [bucket.num_molecules * bucket.size**2 for bucket in self.buckets]
@@ -73,9 +73,9 @@ class Layout:
 
 
 def bucketed(batch: Tensor) -> Layout:
-    """The layout of a batch whose atoms belong to the molecules ``batch`` (int64 [n], ascending).
+    """Compute the layout of a batch from the molecule of each atom, ``batch`` (int64 [n], ascending).
 
-    It waits for the device once, to learn the sizes of the molecules.
+    Synchronises with the device once, to read the sizes of the molecules.
     """
     _, molecule, size_on_device = torch.unique_consecutive(batch, return_inverse=True, return_counts=True)
     size = size_on_device.cpu()
@@ -98,30 +98,31 @@ def bucketed(batch: Tensor) -> Layout:
 
 
 def padding_share(size: Tensor) -> float:
-    """The share of padding in the layout of molecules of ``size`` atoms (int64 [g], on the CPU), without making it."""
+    """Share of padding in the layout of molecules of ``size`` atoms (int64 [g], on the CPU), without computing it."""
     limits = torch.tensor(bucket_limits(size))
     return _padding_share(size, limits[torch.searchsorted(limits, size)])
 
 
 def bucket_limits(sizes: Tensor, max_padding_share: float = MAX_PADDING_SHARE) -> list[int]:
-    """The largest size of every bucket, ascending.
+    """Choose the buckets; returns the largest size of each, ascending.
 
-    The fewest buckets (each is a launch per layer) whose padding is no more than ``max_padding_share`` of all entries
-    (query, key), cut where so many buckets pad least: dynamic programming over the distinct sizes.
+    Takes the smallest number of buckets (each costs a kernel launch per layer) whose padding is at most
+    ``max_padding_share`` of all entries (query, key), with the bounds that minimise padding for this number: dynamic
+    programming over the distinct sizes.
 
     Args:
-        sizes: int64 [g], atoms of every molecule, on the CPU; g > 0.
-        max_padding_share: from 0, a bucket for every size, to 1, one bucket.
+        sizes: int64 [g], number of atoms of each molecule, on the CPU; g > 0.
+        max_padding_share: from 0 (a bucket per size) to 1 (one bucket).
     """
     size, count = torch.unique(sizes, return_counts=True)
     up_to = count.cumsum(0)
     before = up_to - count
-    # one_bucket[i, j]: entries of one bucket that holds the distinct sizes i to j.
+    # one_bucket[i, j]: number of entries of one bucket with the distinct sizes i to j.
     one_bucket = ((up_to - before.unsqueeze(1)) * size**2).double()
     position = torch.arange(len(size))
     one_bucket[position.unsqueeze(1) > position] = torch.inf
     needed = float((count * size**2).sum())
-    # entries[j]: the least that so many buckets as are tried make of the distinct sizes 0 to j.
+    # entries[j]: smallest number of entries of the distinct sizes 0 to j, with the number of buckets of this iteration.
     entries, last_begins = one_bucket[0], []
     while needed < (1.0 - max_padding_share) * float(entries[-1]):
         entries, cut = (entries[:-1].unsqueeze(1) + one_bucket[1:]).min(0)
@@ -138,13 +139,13 @@ def _padding_share(size: Tensor, padded: Tensor) -> float:
 
 
 def _atoms(size: Tensor, padded: Tensor, first_atom: Tensor) -> Tensor:
-    """The atom of every slot, from [g] in bucket order."""
+    """Atom of each slot, from sizes, padded sizes and first atoms [g] in bucket order."""
     molecule, rank = expand(padded)
     return first_atom[molecule] + torch.minimum(rank, size[molecule] - 1)
 
 
 def _pair_rows(size: Tensor, padded: Tensor, first_pair: Tensor) -> Tensor:
-    """The row of every entry, from [g] in bucket order: p pairs, then the diagonal's row, then padding's."""
+    """Row of each entry, from [g] in bucket order: p pairs, then the row of the diagonal, then that of padding."""
     molecule, rank = expand(padded**2)
     num_pairs = int((size * (size - 1) // 2).sum())
     query, key = rank // padded[molecule], rank % padded[molecule]

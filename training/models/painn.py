@@ -1,6 +1,6 @@
 """PaiNN, the polarizable atom interaction network (Schuett, Unke, Gastegger 2021): the other 3D encoder of MoleculeSDE.
 
-Every atom has scalar features s [hidden] and vector features v [3, hidden]: rotations turn v and leave s. Symbols of
+Each atom has scalar features s [hidden] and vector features v [3, hidden]: rotations act on v only. Symbols of
 shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``d`` hidden width.
 """
 
@@ -16,9 +16,9 @@ from molstream.training.models.schnet import NUM_ATOM_TYPES
 from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 EPS = 1e-8
-"""Added to the squared length of a vector feature before its root, as in the original."""
+"""Added to the squared length of a vector feature before the square root, as in the original."""
 COINCIDENT = 1e-3
-"""Angstrom: below this distance a direction shrinks in proportion to it, so that coincident atoms have none."""
+"""Distance in angstrom below which a direction vector shrinks proportionally, to zero for coincident atoms."""
 
 
 class Message(nn.Module):
@@ -29,7 +29,7 @@ class Message(nn.Module):
         self.context = nn.Sequential(xavier_linear(hidden, hidden), nn.SiLU(), xavier_linear(hidden, 3 * hidden))
 
     def forward(self, s: Tensor, v: Tensor, pairs: Tensor, filters: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """New scalars [n, d] and vectors [n, 3, d] from pairs [2, p], filters [p, 3 d] and directions j to i [p, 3]."""
+        """Update scalars [n, d], vectors [n, 3, d] by pairs [2, p], filters [p, 3 d], directions from j to i [p, 3]."""
         context, (i, j) = self.context(s), pairs
         new_s, new_v = s, v
         for target, source, toward in ((i, j, direction), (j, i, -direction)):
@@ -41,7 +41,7 @@ class Message(nn.Module):
 
 
 class Mixing(nn.Module):
-    """s + a + b <Vv, Wv> and v + c Wv, where [a, c, b] = context([s, |Vv|]): every atom by itself."""
+    """s + a + b <Vv, Wv> and v + c Wv, where [a, c, b] = context([s, |Vv|]), for each atom separately."""
 
     def __init__(self, hidden: int):
         super().__init__()
@@ -50,7 +50,7 @@ class Mixing(nn.Module):
         self.context = nn.Sequential(xavier_linear(2 * hidden, hidden), nn.SiLU(), xavier_linear(hidden, 3 * hidden))
 
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """New scalars [n, d] and vectors [n, 3, d]."""
+        """Update the scalars [n, d] and vectors [n, 3, d]."""
         v_V, v_W = self.project(v).chunk(2, dim=2)
         length = torch.sqrt(in_float32(v_V).square().sum(1) + EPS).to(s.dtype)
         a, c, b = self.context(torch.cat([s, length], dim=1)).chunk(3, dim=1)
@@ -58,13 +58,13 @@ class Mixing(nn.Module):
 
 
 class PaiNN(nn.Module):
-    """Atom representations [n, hidden], the scalar features; 3,069,600 parameters at the paper's sizes.
+    """PaiNN encoder: atom representations [n, hidden], its scalars; 3,069,600 parameters at the paper's sizes.
 
-    A filter depends on the distance only, so it is computed once per unordered pair and used in both directions; those
-    of all messages come from one linear layer. Distances, directions, their Gaussian basis and the cosine envelope are
-    float32 whatever the precision of the network. Linear layers start xavier-uniform with zero biases.
+    A filter depends on the distance only, so it is computed once per unordered pair and used in both directions; one
+    linear layer gives the filters of all messages. Distances, directions, their Gaussian basis and the cosine envelope
+    are at least float32 in every precision of the network. Linear layers start xavier-uniform with zero biases.
 
-    Deviations: hydrogen's embedding is trained like any other (the original freezes it at zero by ``padding_idx=0``);
+    Deviations: the embedding of hydrogen is trained (the original freezes it at zero by ``padding_idx=0``);
     directions of atoms closer than :data:`COINCIDENT` are finite; no cap on the number of neighbours.
     """
 
@@ -80,13 +80,13 @@ class PaiNN(nn.Module):
         self.mixings = nn.ModuleList(Mixing(config.hidden) for _ in range(config.num_interactions))
 
     def forward(self, z: Tensor, pos: Tensor, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Atom representations.
+        """Encode a batch; returns atom representations.
 
         Args:
             z: int64 [n] atomic number - 1.
             pos: [n, 3] positions in angstrom; the output is differentiable with respect to them.
-            batch: int64 [n] molecule of every atom, ascending.
-            generator: every 3D encoder gets it; there is no dropout here that would draw from it.
+            batch: int64 [n] molecule of each atom, ascending.
+            generator: unused, since there is no dropout here; an argument of every 3D encoder.
 
         Returns:
             [n, hidden].
@@ -94,7 +94,7 @@ class PaiNN(nn.Module):
         return self.scalars_and_vectors(z, pos, batch)[0]
 
     def scalars_and_vectors(self, z: Tensor, pos: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """The invariant features [n, hidden] and the equivariant ones [n, 3, hidden]; arguments as ``forward``."""
+        """Return invariant features [n, hidden] and equivariant [n, 3, hidden]; arguments are those of ``forward``."""
         config = self.config
         pairs, distance = radius_pairs(pos, batch, config.cutoff)
         pos = in_float32(pos)

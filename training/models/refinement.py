@@ -1,9 +1,9 @@
-"""Colour refinement: which atoms a message-passing layer cannot tell apart, so that each layer computes them once.
+"""Colour refinement: finds atoms with equal rows in a message-passing layer, to compute each distinct row once.
 
-What a layer makes of an atom is a function of the atom's own row and of the multiset of its neighbours' rows and bonds
-(Weisfeiler and Leman 1968; Xu et al. 2019). Atoms that agree in both, a methyl group here and one there, get the same
-row. So the first layers have far fewer rows than there are atoms: of 5,942 atoms in 256 molecules of ZINC 61 differ in
-their features, 1,021 in what they see one bond further, 3,212 in two and 4,681 in three.
+A layer's output for an atom is a function of the atom's row and of the multiset of its neighbours' rows and bonds
+(Weisfeiler and Leman 1968; Xu et al. 2019). Atoms that agree in both, such as those of two methyl groups, get equal
+rows, so that the first layers have far fewer distinct rows than atoms: the 5,942 atoms of 256 molecules of ZINC have 61
+distinct features, 1,021 distinct neighbourhoods of one bond, 3,212 of two and 4,681 of three.
 """
 
 from typing import NamedTuple
@@ -14,40 +14,40 @@ from torch import Tensor
 from molstream.training.models.graph import Incidence, segment_sum
 
 MERGED_SHARE = 0.8
-"""A layer merges atoms where no more than this share of them differ: more is not worth the search."""
+"""A layer merges atoms if the share of distinct rows is at most this; above it, merging costs more than it saves."""
 
 
 class View(NamedTuple):
-    """What a layer computes: rows [m, d], each of atoms that it cannot tell apart, from the m' rows of the one before.
+    """Indices by which a layer computes its m distinct rows from the m' rows of the previous layer.
 
-    Of the bonds it looks at k: those that lead to one of the atoms of every row.
+    Each row is computed for one of its atoms, from the k bonds that lead to these atoms.
     """
 
     source: Incidence
-    """The row in the layer before that each of the k bonds comes from."""
+    """Row in the previous layer of the source of each of the k bonds."""
     target: Incidence
-    """The row that each of them leads to."""
+    """Row in this layer of the target of each of the k bonds."""
     bond: Incidence | None = None
-    """The kind of each of them; None if every bond is a kind of its own."""
+    """Kind of each of the k bonds; None if every bond is its own kind."""
     own: Incidence | None = None
-    """The row in the layer before of each of the m rows; None if it is the same."""
+    """Row in the previous layer of each of the m rows; None if it has the same number."""
     multiplicity: Tensor | None = None
-    """int64 [m]: atoms that a row stands for; None if the rows are the atoms."""
+    """int64 [m]: number of atoms with this row; None if the rows are the atoms."""
 
 
 class Kinds(NamedTuple):
-    """Things that are told apart by a number alone."""
+    """A partition of n items into m kinds."""
 
     number: Tensor
-    """int64 [n]: the kind of each thing, from 0."""
+    """int64 [n]: kind of each item, from 0."""
     example: Tensor
-    """int64 [m]: the first thing of each kind."""
+    """int64 [m]: first item of each kind."""
 
     @classmethod
     def of(cls, features: Tensor) -> "Kinds":
-        """Things are of one kind where all their ``features`` (int64 [n, k]) are the same.
+        """Group items with equal ``features`` (int64 [n, k]).
 
-        They are told apart by 64-bit hashes; that any two of 6,000 different ones agree has a probability of 1e-12.
+        Items are compared by 64-bit hashes; the probability of a collision among 6,000 different ones is 1e-12.
         """
         seen = torch.zeros_like(features[:, 0])
         for column in features.unbind(1):
@@ -59,22 +59,22 @@ class Kinds(NamedTuple):
 
 
 def whole_view(edge_index: Tensor, num_atoms: int) -> View:
-    """Every atom and every bond by itself."""
+    """The view without merging: each atom has its own row, and each bond is its own kind."""
     source, target = (Incidence(index, num_atoms) for index in edge_index)
     return View(source, target)
 
 
 def refined_views(atoms: Kinds, edge_index: Tensor, bonds: Kinds, num_layers: int) -> tuple[list[View], Tensor]:
-    """One view per layer; from the first that could merge too few atoms on, they merge none.
+    """Compute one view per layer; from the first layer that could merge too few atoms, no atoms are merged.
 
     Args:
-        atoms: the kinds of the n atoms before the first layer.
+        atoms: kinds of the n atoms before the first layer.
         edge_index: int64 [2, e] directed bonds, both directions of each.
-        bonds: the kinds of the e bonds.
-        num_layers: how many views.
+        bonds: kinds of the e bonds.
+        num_layers: number of layers.
 
     Returns:
-        The views, and the row int64 [n] of every atom after the last layer.
+        The views, and the row of each atom after the last layer, int64 [n].
     """
     found: list[View] = []
     source, target = edge_index
@@ -109,14 +109,14 @@ def refined_views(atoms: Kinds, edge_index: Tensor, bonds: Kinds, num_layers: in
 
 
 def _refined(kind: Tensor, edge_index: Tensor, bond_kind: Tensor) -> Kinds:
-    """Kinds of atoms after a layer, from those before it and the kinds of bonds; a sum stands for a multiset."""
+    """Kinds of atoms after a layer, from those before it and the kinds of bonds; a sum of hashes hashes a multiset."""
     source, target = edge_index
     neighbours = segment_sum(_mixed(_mixed(kind[source]) + bond_kind), target, kind.numel())
     return Kinds.of(torch.stack([kind, neighbours], dim=1))
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """A bijection of int64 in which all bits matter to all bits (SplitMix64: Steele, Lea and Flood 2014)."""
+    """Mix the bits of int64 values by a bijection (SplitMix64: Steele, Lea and Flood 2014)."""
     x = x - 0x61C8864680B583EB
     x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
     x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15

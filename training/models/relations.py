@@ -1,11 +1,11 @@
-"""Relations of atoms that attention is biased by: topological (paths along bonds) and geometric (distances).
+"""Relations of atoms that bias attention: topological (paths along bonds) and geometric (distances).
 
-A relation is a row of features for every unordered atom pair of a molecule, computed once for both directions, and a
-last row for an atom's relation to itself. Attention layers turn the rows into a bias per head. What a pair cannot tell
-in 3D, a left hand from a right one, is a feature of the atoms: :class:`Chirality`.
+A relation has a row of features per unordered atom pair of a molecule, computed once for both directions, and a last
+row for the relation of an atom to itself. Attention layers turn the rows into a bias per head. Handedness, which
+distances of pairs cannot express, is a feature of the atoms: :class:`Chirality`.
 
-Geometry is float32 whatever the precision of the network. Symbols of shapes: ``n`` atoms, ``p`` unordered pairs in the
-order of :func:`~.graph.molecule_pairs`, ``c`` width of a relation.
+Geometry is at least float32 in every precision of the network. Symbols of shapes: ``n`` atoms, ``p`` unordered pairs in
+the order of :func:`~.graph.molecule_pairs`, ``c`` width of a relation.
 """
 
 import math
@@ -22,51 +22,57 @@ from molstream.training.models.paths import shortest_paths
 from molstream.training.models.schnet import NUM_ATOM_TYPES
 
 MAX_HOPS = 16
-"""Path distances up to so many bonds are told apart; then come "further" and "not connected"."""
+"""Largest path distance in bonds with its own class; two further classes are "longer" and "not connected"."""
 MAX_DISTANCE, NUM_GAUSSIANS = 12.0, 64
-"""The Gaussians of a relation are evenly spaced from 0 to so many angstrom; beyond, all distances look the same."""
+"""Range in angstrom and number of the evenly spaced Gaussians of a relation; longer distances look the same."""
 CHIRAL_RADIUS, NUM_CHIRAL_GAUSSIANS = 5.0, 16
-"""An atom's handedness depends on its surroundings up to so many angstrom, seen through so many Gaussians."""
+"""Radius in angstrom of the surroundings that determine an atom's handedness, and number of Gaussians over it."""
 NUM_PSEUDOSCALARS = 8
 """Number of triple products that describe the handedness of an atom's surroundings."""
 BASIS_NORM = math.pi**0.25
-"""Length of a row of :func:`~.layers.gaussian_basis`, nearly the same for all distances within the cutoff."""
+"""Norm of a row of :func:`~.layers.gaussian_basis`, nearly constant for distances within the cutoff."""
 
 
 def linear(in_features: int, out_features: int, gain: float = 1.0) -> nn.Linear:
-    """A linear layer without bias that maps rows of unit variance to variance ``gain``^2."""
+    """Create a linear layer without bias that maps rows of unit variance to variance ``gain``^2."""
     layer = nn.Linear(in_features, out_features, bias=False)
     nn.init.normal_(layer.weight, std=gain / math.sqrt(in_features))
     return layer
 
 
 class Topology(NamedTuple):
-    """What the bond graph says of every unordered pair of atoms of a molecule."""
+    """Topological properties of each unordered atom pair of a molecule."""
 
     pairs: Tensor
-    """int64 [2, p]."""
+    """int64 [2, p]: atoms i < j of each pair."""
     distance: Tensor
-    """int64 [p]: bonds on a shortest path; MAX_HOPS + 1 if they are more, + 2 if no path joins the atoms."""
+    """int64 [p]: number of bonds on a shortest path; MAX_HOPS + 1 if longer, + 2 if there is no path."""
     bond: Tensor
-    """int64 [p, 3]: 1 + the OGB features of the bond that joins the pair; 0 for none."""
+    """int64 [p, 3]: 1 + the OGB features of the bond that joins the pair; 0 without a bond."""
     along: Tensor
-    """int64 [p, bond types]: bonds of each type along all shortest paths together; zero beyond MAX_HOPS."""
+    """int64 [p, bond types]: number of bonds of each type, summed over all shortest paths; zero beyond MAX_HOPS."""
 
     def close(self, max_hops: int) -> Tensor:
-        """bool [p]: at most so many bonds apart, or not connected at all.
+        """bool [p]: whether the atoms are at most ``max_hops`` bonds apart, or not connected.
 
-        The extended graph of the specification, section 1.4, with the parts of a salt joined, which would otherwise
-        not know of each other.
+        This is the extended graph of the specification, section 1.4, plus edges between the fragments of a salt, which
+        otherwise would exchange no messages.
         """
         return (self.distance <= max_hops) | (self.distance > MAX_HOPS + 1)
 
 
 def topology(edge_index: Tensor, edge_attr: Tensor, batch: Tensor) -> Topology:
-    """From directed bonds [2, e], both directions of each, their features [e, 3], and the molecule [n] of each atom."""
+    """Compute the topology of a batch.
+
+    Args:
+        edge_index: int64 [2, e] directed bonds, both directions of each.
+        edge_attr: int64 [e, 3] OGB bond features.
+        batch: int64 [n] molecule of each atom, ascending.
+    """
     pairs = molecule_pairs(batch)
     paths = shortest_paths(edge_index, edge_attr[:, 0], BOND_VOCABULARY_SIZES[0], batch, pairs, MAX_HOPS)
     joined = (paths.distance == 1).nonzero().squeeze(1)
-    # Bonds with i < j in the order of `pairs` are the joined pairs.
+    # The bonds with i < j, in the order of `pairs`, are the pairs with a bond.
     forward = (edge_index[0] < edge_index[1]).nonzero().squeeze(1)
     order = torch.argsort(edge_index[0, forward] * batch.numel() + edge_index[1, forward])
     bond = torch.zeros((pairs.shape[1], edge_attr.shape[1]), dtype=torch.long, device=batch.device)
@@ -75,15 +81,18 @@ def topology(edge_index: Tensor, edge_attr: Tensor, batch: Tensor) -> Topology:
 
 
 class TopologicalRelation(nn.Module):
-    """What the bond graph says of two atoms: how far apart along bonds, over which bonds, and which bond joins them.
+    """Features of two atoms in the bond graph: path distance, bonds along the path, and the bond that joins them.
 
-    Graphormer's spatial and edge encoding (Ying et al. 2021) with one difference: the types of the bonds along the way
-    are averaged over all shortest paths and over the places on them, where Graphormer follows one arbitrary path.
+    Graphormer's spatial and edge encoding (Ying et al. 2021) with one difference: the bond types along the path are
+    averaged over all shortest paths and their positions, where Graphormer follows one arbitrary path.
+
+    Args:
+        width: number of features c.
     """
 
     def __init__(self, width: int):
         super().__init__()
-        # Column 0: path distance. The others: the bond that joins the pair, with 0 for none.
+        # Column 0: path distance. Other columns: the bond that joins the pair, 0 for none.
         sizes = (MAX_HOPS + 3, *(size + 1 for size in BOND_VOCABULARY_SIZES))
         self.embedding = CategoricalEmbedding(sizes, width)
         nn.init.normal_(self.embedding.weight, std=0.5)
@@ -91,7 +100,7 @@ class TopologicalRelation(nn.Module):
         self.mix = linear(width, width)
 
     def forward(self, paths: Topology) -> Tensor:
-        """[p + 1, c]."""
+        """Compute the relation [p + 1, c] from the topology of a batch."""
         features = F.pad(torch.cat([paths.distance.unsqueeze(1), paths.bond], dim=1), (0, 0, 0, 1))
         weight = self.path.weight.dtype
         share = paths.along.to(torch.promote_types(weight, torch.float32))
@@ -100,25 +109,25 @@ class TopologicalRelation(nn.Module):
 
 
 class PairVectors(NamedTuple):
-    """Unordered pairs (i, j) and the way from i to j, at least float32 and differentiable."""
+    """Unordered pairs (i, j) with the vector from i to j, at least float32 and differentiable."""
 
     pairs: Tensor
-    """int64 [2, p]."""
+    """int64 [2, p]: atoms i < j of each pair."""
     vector: Tensor
-    """[p, 3]: angstrom."""
+    """[p, 3]: vector from atom i to atom j, angstrom."""
     distance: Tensor
-    """[p]: angstrom."""
+    """[p]: distance of the two atoms, angstrom."""
 
 
 def pair_vectors(pos: Tensor, batch: Tensor) -> PairVectors:
-    """Of all pairs of atoms of the same molecule, at positions [n, 3]."""
+    """Compute the vectors of all pairs of atoms of the same molecule, at positions [n, 3] in angstrom."""
     pairs, pos = molecule_pairs(batch), in_float32(pos)
     vector = pos.index_select(0, pairs[1]) - pos.index_select(0, pairs[0])
     return PairVectors(pairs, vector, torch.linalg.vector_norm(vector, dim=1))
 
 
 class GeometricRelation(nn.Module):
-    """What positions say of two atoms: their distance in a Gaussian basis, together with both elements."""
+    """Features of two atoms in space: their distance in a Gaussian basis, combined with both elements."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -130,7 +139,7 @@ class GeometricRelation(nn.Module):
         self.mix = linear(width, width)
 
     def forward(self, z: Tensor, geometry: PairVectors) -> Tensor:
-        """[p + 1, c] from atomic numbers - 1 [n] and the vectors of all pairs."""
+        """Compute the relation [p + 1, c] from atomic numbers - 1 [n] and the vectors of all pairs."""
         basis = gaussian_basis(geometry.distance, MAX_DISTANCE, NUM_GAUSSIANS)
         element, (i, j) = self.elements(z), geometry.pairs
         rows = self.radial(basis.to(element.dtype)) + element.index_select(0, i) + element.index_select(0, j)
@@ -138,17 +147,16 @@ class GeometricRelation(nn.Module):
 
 
 class Chirality(nn.Module):
-    """Pseudoscalars [n, NUM_PSEUDOSCALARS] of every atom: the handedness of its surroundings, in (-1, 1).
+    """Pseudoscalars [n, NUM_PSEUDOSCALARS] in (-1, 1): the handedness of each atom's surroundings.
 
     Each is a triple product u_a . (u_b x u_c) of three sums over the other atoms j, squashed to length below one:
 
         v_i = sum_j w(d_ij) t(z_j) r_ij / sqrt(1 + d_ij^2),   u_i = v_i / sqrt(1 + |v_i|^2),
 
-    with learned weights of the distance (in a Gaussian basis under a cosine envelope) and of the element. A mirror
-    changes the sign; rotations and translations change nothing. Where the weighted surroundings are their own mirror
-    image, all sums lie in the mirror plane and the product vanishes: so it does in a plane, on a line and at the centre
-    of CH2Cl2. Differentiable everywhere, at coincident
-    atoms too.
+    with learned weights of the distance (in a Gaussian basis under a cosine envelope) and of the element. A reflection
+    changes the sign; rotations and translations change nothing. If the weighted surroundings are their own mirror
+    image, all sums lie in the mirror plane and the product vanishes, as in planar and linear molecules and at the
+    centre of CH2Cl2. The pseudoscalars are differentiable everywhere, also for coincident atoms.
     """
 
     def __init__(self):
@@ -159,7 +167,7 @@ class Chirality(nn.Module):
         nn.init.normal_(self.elements)
 
     def forward(self, z: Tensor, geometry: PairVectors) -> Tensor:
-        """From atomic numbers - 1 [n] and the vectors of all pairs; at least float32."""
+        """Compute the pseudoscalars, at least float32, from atomic numbers - 1 [n] and the vectors of all pairs."""
         (i, j), distance = geometry.pairs, geometry.distance
         dtype = distance.dtype
         envelope = cosine_envelope(distance.clamp(max=CHIRAL_RADIUS), CHIRAL_RADIUS)

@@ -13,7 +13,7 @@ from molstream.training.models.layers import Blockwise, ShiftedSoftplus, cosine_
 from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 NUM_ATOM_TYPES = 119
-"""Atomic numbers 1 to 118 as 0 to 117, then misc: column 0 of the OGB atom features."""
+"""Number of values of column 0 of the OGB atom features: atomic numbers 1 to 118 as 0 to 117, then misc."""
 
 
 class Pairs:
@@ -21,8 +21,8 @@ class Pairs:
 
     Args:
         pairs: int64 [2, p].
-        num_nodes: n.
-        interpolation: how filters are read off a table at the distances of the pairs; None if they come as they are.
+        num_nodes: number of atoms n.
+        interpolation: interpolates the pairs' filters from a table; None if the filters themselves are passed.
     """
 
     def __init__(self, pairs: Tensor, num_nodes: int, interpolation: Interpolation | None = None):
@@ -31,16 +31,17 @@ class Pairs:
         self.target = Incidence(pairs.flatten(), num_nodes)
 
     def messages(self, x: Tensor, filters: Tensor) -> Tensor:
-        """sum_j x_j * W_ij, [n, f], from atom rows [n, f] and filters [p, f] or a table of them."""
+        """Compute sum_j x_j * W_ij, [n, f], from atom rows [n, f] and filters [p, f] or a table of them."""
         if self.interpolation is None:
             return self.target.sum(self.source.gather(x) * torch.cat([filters, filters]))
         return _MessagesByTable.apply(x, filters, self, self.interpolation)
 
 
 class _MessagesByTable(torch.autograd.Function):
-    """Messages whose filters are read off a table, forward and again backward, so that none has to be kept.
+    """Messages with filters interpolated from a table, once forward and once backward, so that none is stored.
 
-    As a map of x it is symmetric, since both directions of a pair have the same filter, so it is its own gradient's.
+    As a map of x it is symmetric, since both directions of a pair have the same filter; so the backward pass of x is
+    the same map.
     """
 
     @staticmethod
@@ -64,7 +65,7 @@ class _MessagesByTable(torch.autograd.Function):
 
 
 def _filtered_sum(of_sources: Tensor, filters: Tensor, pairs: Pairs) -> Tensor:
-    """Rows [2p, f] of the sources, which are overwritten, times their pairs' filters [p, f], summed over targets."""
+    """Multiply source rows [2p, f] in place by the pairs' filters [p, f], and sum them per target."""
     of_sources.view(2, *filters.shape).mul_(filters)
     return pairs.target.summed(of_sources)
 
@@ -76,7 +77,7 @@ class Interaction(nn.Module):
         super().__init__()
         hidden, filters = config.hidden, config.num_filters
         filter_out = nn.Linear(filters, filters)
-        # Only the weight: the original zeroes the first layer's bias twice and leaves this one at torch's default.
+        # Only the weight: the original zeroes the first layer's bias twice and keeps torch's default for this one.
         nn.init.xavier_uniform_(filter_out.weight)
         self.filter = nn.Sequential(xavier_linear(config.num_gaussians, filters), ShiftedSoftplus(), filter_out)
         self.project = nn.Linear(hidden, filters, bias=False)
@@ -84,24 +85,25 @@ class Interaction(nn.Module):
         self.update = nn.Sequential(xavier_linear(filters, hidden), ShiftedSoftplus(), xavier_linear(hidden, hidden))
 
     def filters(self, rbf: Tensor, envelope: Tensor) -> Tensor:
-        """Filters [m, f] at distances with this basis [m, k] and envelope [m, 1]."""
+        """Compute filters [m, f] from the Gaussian basis [m, k] and envelope [m, 1] of distances."""
         return self.filter(rbf) * envelope
 
     def forward(self, h: Tensor, filters: Tensor, pairs: Pairs) -> Tensor:
-        """New atom rows [n, d] from atom rows, and the filters of ``pairs`` or the table that they are read off."""
+        """Update atom rows [n, d] by the filters of ``pairs``, or by the table that these are interpolated from."""
         x = self.project(h)
         return h + self.update(pairs.messages(in_float32(x), in_float32(filters)).to(x.dtype))
 
 
 class SchNet(Blockwise):
-    """Atom representations [n, hidden] from atom types and distances; 1,359,708 parameters at the paper's sizes.
+    """SchNet encoder: atom representations [n, hidden] from elements and distances.
 
-    A filter depends on the distance only. So it is computed once per unordered pair and used in both directions; or, on
-    a CPU, at the nodes of :mod:`.interpolation` and read off there for the pairs, if these are more than the nodes and
-    positions get no gradient. Distances, their Gaussian basis and the cosine envelope are float32 whatever the
-    precision of the network.
+    It has 1,359,708 parameters at the paper's sizes. A filter depends on the distance only, so it is computed once per
+    unordered pair and used in both directions. On a CPU, filters are computed at the nodes of :mod:`.interpolation` and
+    interpolated for the pairs, if there are more pairs than nodes and positions need no gradient. Distances, their
+    Gaussian basis and the cosine envelope are at least float32 in every precision of the network.
 
-    Deviation: no cap of 32 neighbours by default, so the 10 angstrom graph of a molecule above 33 atoms is complete.
+    Deviation: by default there is no cap of 32 neighbours, so the 10 angstrom graph of a molecule above 33 atoms is
+    complete.
     """
 
     symmetry: ClassVar[Symmetry] = INVARIANT
@@ -117,13 +119,13 @@ class SchNet(Blockwise):
         )
 
     def forward(self, z: Tensor, pos: Tensor, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Atom representations.
+        """Encode a batch; returns atom representations.
 
         Args:
             z: int64 [n] atomic number - 1.
             pos: [n, 3] positions in angstrom; the output is differentiable with respect to them.
-            batch: int64 [n] molecule of every atom, ascending.
-            generator: every 3D encoder gets it; there is no dropout here that would draw from it.
+            batch: int64 [n] molecule of each atom, ascending.
+            generator: unused, since there is no dropout here; an argument of every 3D encoder.
 
         Returns:
             [n, hidden].
@@ -133,7 +135,7 @@ class SchNet(Blockwise):
         end, width = config.cutoff, config.cutoff / (config.num_gaussians - 1)
         reading_off = distance.device.type == "cpu" and not distance.requires_grad
         reading_off = reading_off and distance.numel() > num_nodes(end, width)
-        # Here in either case: at ZeRO 3 all processes go through modules in the same order.
+        # Unconditional: at ZeRO 3 all processes must run modules in the same order.
         every = self._filters(grid(end, width, like=distance) if reading_off else distance)
         sizes, counts = blocks_of_atoms(pairs, z.numel(), self.blockwise)
         blocks = zip(self.atom_embedding(z).split(sizes), pairs.split(counts, dim=1), distance.split(counts))
@@ -150,7 +152,7 @@ class SchNet(Blockwise):
         return torch.cat(outputs)
 
     def _filters(self, distance: Tensor) -> list[Tensor]:
-        """Every interaction's filters [m, f] at distances [m]."""
+        """Compute the filters [m, f] of each interaction at distances [m]."""
         rbf = gaussian_basis(distance, self.config.cutoff, self.config.num_gaussians)
         rbf = rbf.to(self.atom_embedding.weight.dtype)
         envelope = cosine_envelope(distance, self.config.cutoff).unsqueeze(1)

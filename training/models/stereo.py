@@ -1,8 +1,8 @@
-"""Tetrahedral stereocentres: whether positions have the handedness that the bond graph specifies.
+"""Tetrahedral stereocentres: compares the handedness of positions with the one that the bond graph specifies.
 
-OGB's tag of an atom, clockwise or counterclockwise, is relative to the order of the atom's bonds. A network that is
-equivariant under permutations sees no order, so that the tag alone tells it nothing. Tag, order and positions together
-make a number that depends on no order: positive where the stereocentre is as specified, negative in its mirror image.
+OGB's tag of an atom, clockwise or counterclockwise, is relative to the order of the atom's bonds. A permutation
+equivariant network has no order of bonds, so that the tag alone is useless to it. Tag, order and positions together
+give a number that is independent of the order: positive if the stereocentre is as specified, negative if inverted.
 
 Symbols of shapes: ``n`` atoms, ``e`` directed bonds, ``s`` stereocentres.
 """
@@ -15,33 +15,34 @@ from torch import Tensor
 from molstream.training.models.graph import in_float32
 
 CHIRALITY = 1
-"""Column of the OGB atom features."""
+"""Column of chirality in the OGB atom features."""
 CLOCKWISE, COUNTERCLOCKWISE = 1, 2
-"""Its values for a tetrahedral stereocentre."""
+"""Values of the chirality column for a tetrahedral stereocentre."""
 CORNERS = 4
 
 
 class Stereocentres(NamedTuple):
-    """Atoms whose three or four neighbours have a specified tetrahedral arrangement."""
+    """The s atoms with a specified tetrahedral arrangement of their three or four neighbours."""
 
     centre: Tensor
-    """int64 [s]."""
+    """int64 [s]: atom at each stereocentre."""
     corners: Tensor
-    """int64 [s, 4]: the neighbours in the order of the bonds; last the centre itself, if it has three."""
+    """int64 [s, 4]: neighbours in the order of the bonds; with three neighbours, the last one is the centre itself."""
     sign: Tensor
-    """int64 [s]: of the volume that the corners should span."""
+    """int64 [s]: specified sign of the volume that the corners span."""
 
 
 def stereocentres(x: Tensor, edge_index: Tensor) -> Stereocentres:
-    """From OGB atom features [n, 9] and directed bonds [2, e], whose columns are in RDKit's order of bonds.
+    """Find the stereocentres from OGB atom features [n, 9] and directed bonds [2, e] in RDKit's order of bonds.
 
-    RDKit's tag tells how the other neighbours turn, seen from the first one: clockwise is a negative volume.
+    RDKit's tag is the direction in which the other neighbours turn, seen from the first one: clockwise means a negative
+    volume.
     """
     source, target = edge_index
     tag, degree = x[:, CHIRALITY], torch.bincount(source, minlength=x.shape[0])
     specified = ((tag == CLOCKWISE) | (tag == COUNTERCLOCKWISE)) & ((degree == CORNERS - 1) | (degree == CORNERS))
     centre = specified.nonzero().squeeze(1)
-    # The neighbours of an atom one after the other, then something to point at beyond the last atom's.
+    # Neighbours sorted by atom, padded so that four can be read from the start of every atom.
     neighbours = torch.cat([target[torch.argsort(source, stable=True)], target.new_zeros(1)])
     number = torch.arange(CORNERS, device=target.device)
     place = (degree.cumsum(0) - degree)[centre].unsqueeze(1) + number
@@ -50,20 +51,21 @@ def stereocentres(x: Tensor, edge_index: Tensor) -> Stereocentres:
 
 
 class Handedness(NamedTuple):
-    """How stereocentres at some positions compare with what is specified, and the way to go; at least float32."""
+    """Volumes of stereocentres relative to their specified handedness, and their gradients; at least float32."""
 
     volume: Tensor
-    """[s]: of the parallelepiped of the directions to the corners, positive where they are as specified; about 0.8
-    with three neighbours, 3.1 with four."""
+    """[s]: volume of the parallelepiped of the directions to the corners, positive if as specified; about 0.8 with
+    three neighbours, 3.1 with four."""
     gradient: Tensor
-    """[s, 4, 3]: of the volume by each direction; zero for the centre itself."""
+    """[s, 4, 3]: derivative of the volume by each direction; zero for the centre itself."""
 
 
 def handedness(centres: Stereocentres, pos: Tensor) -> Handedness:
-    """At positions [n, 3] in angstrom; a direction is r / sqrt(r^2 + 0.01), smooth where atoms coincide.
+    """Compute the handedness at positions [n, 3] in angstrom.
 
-    Rotations turn the gradients; a reflection M of the positions changes the volume's sign and makes a gradient v into
-    -M v. Both depend on no order of bonds: tag and volume change their signs together.
+    A direction is r / sqrt(r^2 + 0.01), smooth at coincident atoms. Rotations turn the gradients; a reflection M of the
+    positions changes the sign of the volume and turns a gradient v into -M v. Both are independent of the order of
+    bonds, since the signs of tag and volume change together.
     """
     pos = in_float32(pos)
     way = pos[centres.corners] - pos[centres.centre].unsqueeze(1)

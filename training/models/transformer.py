@@ -1,6 +1,6 @@
-"""Transformer encoders of the bond graph and of the positions: one block, attention biased by a relation of atoms.
+"""Transformer encoders of the bond graph and of positions, with attention biased by relations of atoms.
 
-Everything works on ragged rows and runs once per forward, whatever the batch holds; attention alone runs on padded
+All layers work on ragged rows and run once per forward, whatever the batch contains; only attention runs on padded
 tensors, bucket by bucket (:mod:`~.layout`). Symbols of shapes: ``n`` atoms, ``p`` unordered atom pairs, ``d`` hidden
 width, ``c`` width of a relation, ``h`` heads.
 """
@@ -30,16 +30,16 @@ from molstream.training.models.schnet import NUM_ATOM_TYPES
 from molstream.training.models.symmetry import CHIRAL, INVARIANT, Symmetry
 
 NUM_DEGREES = 12
-"""Number of values of an atom's number of neighbours in the bond graph: 0 to 10, then more."""
+"""Number of classes of an atom's degree in the bond graph: 0 to 10, and more."""
 EPS = 1e-6
-"""Added to mean squares before their root is divided by."""
+"""Added to mean squares before the square root in norms."""
 
 
 class Attention(nn.Module):
     """Softmax attention within molecules; logits are q k / sqrt(d / h) plus a learned bias of the relation.
 
-    Queries and keys are normalised per head (QK-norm, Dehghani et al. 2023), so that logits cannot grow without bound;
-    one learned gain stands for both.
+    Queries and keys are normalised per head (QK-norm, Dehghani et al. 2023), which bounds the logits; they share one
+    learned gain.
     """
 
     def __init__(self, config: TransformerConfig):
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self.out = linear(config.hidden, config.hidden, gain=_residual_gain(config))
 
     def forward(self, x: Tensor, relation: Tensor, layout: Layout) -> Tensor:
-        """[n, d] from atom rows [n, d] and the relation [p + 1, c]."""
+        """Compute atom rows [n, d] from atom rows [n, d] and the relation [p + 1, c]."""
         q, k, v = self.qkv(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         width = q.shape[-1:]
         q = (F.rms_norm(q, width, eps=EPS) * self.gain).to(v.dtype)
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         return self.out(self._mix(q, k, v, self.bias(relation), layout).flatten(1))
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, layout: Layout) -> Tensor:
-        """[n, h, d / h]: every atom's mean of the values, bucket by bucket."""
+        """[n, h, d / h]: attention-weighted mean of the values for each atom, bucket by bucket."""
         buckets = zip(*(layout.pad(rows) for rows in (q, k, v)), layout.spread(bias), strict=True)
         mixed = [
             F.scaled_dot_product_attention(
@@ -79,16 +79,16 @@ class SwiGLU(nn.Module):
         self.out = linear(config.feed_forward, config.hidden, gain=_residual_gain(config))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, d] from atom rows [n, d]."""
+        """Compute atom rows [n, d] from atom rows [n, d]."""
         gate, value = self.gate_and_value(x).chunk(2, dim=1)
         return self.out(F.silu(gate) * value)
 
 
 class RMSNorm(nn.RMSNorm):
-    """``nn.RMSNorm`` whose weight takes the type of its input; for two types, as under autocast, no kernel is fused."""
+    """``nn.RMSNorm`` with its weight cast to the input's dtype; torch fuses the kernel for equal dtypes only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape and type."""
+        """Normalise the rows; same shape and dtype."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -109,7 +109,7 @@ class Residual(nn.Module):
     def forward(
         self, x: Tensor, *inputs: Tensor | Layout, condition: Tensor | None, generator: torch.Generator | None
     ) -> Tensor:
-        """New atom rows [n, d]; ``inputs`` are the branch's beside them."""
+        """Compute new atom rows [n, d]; ``inputs`` are further inputs of the branch."""
         if self.modulation is None:
             added = self.branch(self.norm(x), *inputs)
         else:
@@ -124,7 +124,7 @@ class Block(nn.Module):
 
     Args:
         config: sizes.
-        condition_width: width of a condition per atom row, such as an embedding of the diffusion time; None for none.
+        condition_width: width of the condition per atom row, such as a noise embedding; None without a condition.
     """
 
     def __init__(self, config: TransformerConfig, condition_width: int | None = None):
@@ -144,24 +144,24 @@ class Block(nn.Module):
 
         Args:
             x: [n, d] atom rows.
-            relation: [p + 1, c] a row for every unordered pair, then that of an atom to itself.
-            layout: of the same molecules.
+            relation: [p + 1, c] a row per unordered pair, then the row of an atom to itself.
+            layout: layout of the same molecules.
             generator: source of the dropout masks.
-            condition: [n, condition_width], if the block was made for one.
+            condition: [n, condition_width], if the block has one.
         """
         x = self.attention(x, relation, layout, condition=condition, generator=generator)
         return self.feed_forward(x, condition=condition, generator=generator)
 
 
 class Trunk(nn.Module):
-    """The blocks of an encoder or a score network, and a last norm.
+    """A stack of blocks and a final norm, used by encoders and score networks.
 
     Args:
         config: sizes.
-        condition_width: as for :class:`Block`.
+        condition_width: see :class:`Block`.
 
     Raises:
-        ValueError: sizes that contradict each other, or dropout together with checkpointing.
+        ValueError: sizes contradict each other, or dropout is used with checkpointing.
     """
 
     def __init__(self, config: TransformerConfig, condition_width: int | None = None):
@@ -178,7 +178,7 @@ class Trunk(nn.Module):
         generator: torch.Generator | None,
         condition: Tensor | None = None,
     ) -> Tensor:
-        """Atom rows [n, d] of about unit variance; the arguments are those of :class:`Block`."""
+        """Compute atom rows [n, d] of about unit variance; arguments are those of :class:`Block`."""
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(
@@ -190,7 +190,7 @@ class Trunk(nn.Module):
 
 
 class GraphTransformer(nn.Module):
-    """Atom representations [n, hidden] from the bond graph alone, with attention biased by paths along bonds."""
+    """2D encoder: atom representations [n, hidden] from the bond graph alone, attention biased by paths along bonds."""
 
     symmetry: ClassVar[Symmetry] = INVARIANT
 
@@ -217,7 +217,7 @@ class GraphTransformer(nn.Module):
             x: int64 [n, 9] OGB atom features.
             edge_index: int64 [2, e] directed bonds, both directions of each.
             edge_attr: int64 [e, 3] OGB bond features.
-            batch: int64 [n] molecule of every atom, ascending.
+            batch: int64 [n] molecule of each atom, ascending.
             generator: source of the dropout masks.
 
         Returns:
@@ -229,10 +229,10 @@ class GraphTransformer(nn.Module):
 
 
 class GeometryTransformer(nn.Module):
-    """Atom representations [n, hidden] from elements and positions, with attention biased by distances.
+    """3D encoder: atom representations [n, hidden] from elements and positions, with attention biased by distances.
 
-    Distances are the same in a mirror image. :class:`~.relations.Chirality` is not, and enters the atoms' embedding
-    linearly: mirror images differ where the positions are chiral, and nowhere else.
+    Distances are equal in a mirror image; :class:`~.relations.Chirality` is not, and enters the atoms' embedding
+    linearly. So mirror images get different representations if and only if the positions are chiral.
     """
 
     symmetry: ClassVar[Symmetry] = CHIRAL
@@ -252,7 +252,7 @@ class GeometryTransformer(nn.Module):
         Args:
             z: int64 [n] atomic number - 1.
             pos: [n, 3] positions in angstrom; the output is differentiable with respect to them.
-            batch: int64 [n] molecule of every atom, ascending.
+            batch: int64 [n] molecule of each atom, ascending.
             generator: source of the dropout masks.
 
         Returns:
@@ -265,10 +265,10 @@ class GeometryTransformer(nn.Module):
 
 
 def compile_blocks(module: nn.Module) -> None:
-    """Let ``torch.compile`` make kernels of every :class:`Block` in ``module``, in place, for batches of any size.
+    """Compile every :class:`Block` in ``module`` in place with ``torch.compile``, for batches of any size.
 
-    The products of attention stay as they are: there are as many as buckets, and each number would be another kernel.
-    On 2 CPU cores a step of the small preset's networks, three blocks deep, took as long with it as without, and 3 %
+    Attention itself is not compiled: it runs once per bucket, and each number of buckets would need another kernel. On
+    2 CPU cores a step of the small preset's networks, three blocks deep, takes as long as without compilation, and 3 %
     less in bf16; the first step waits a minute for the compiler.
     """
     for part in module.modules():
@@ -280,5 +280,5 @@ def compile_blocks(module: nn.Module) -> None:
 
 
 def _residual_gain(config: TransformerConfig) -> float:
-    """Makes the sum of all branches as large at the start as one of them, however many layers there are."""
+    """Initial gain of a branch with which the sum of all branches is as large as one, for any number of layers."""
     return (2 * config.num_layers) ** -0.5
