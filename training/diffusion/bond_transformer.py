@@ -1,7 +1,7 @@
-"""The 3D-to-2D score network of our form: bonds and formal charges from positions, by the same transformer blocks.
+"""3D-to-2D score network of the objective ``moleculesde``: bonds and formal charges from positions, by a transformer.
 
-Bonds are diffused as one-hot classes of every unordered atom pair, so that they are symmetric and know no padding;
-formal charges as one-hot classes of every atom. Elements are not diffused: positions come with them. Symbols of
+Bonds are diffused as one-hot classes of unordered atom pairs, which makes them symmetric and free of padding; formal
+charges as one-hot classes of atoms. Elements are not diffused: they are given with the positions. Symbols of
 shapes: ``n`` atoms, ``p`` unordered pairs in the order of :func:`~molstream.training.models.graph.molecule_pairs`.
 """
 
@@ -22,17 +22,17 @@ from molstream.training.models.symmetry import INVARIANT, Symmetry
 from molstream.training.models.transformer import Trunk
 
 NUM_BOND_CLASSES = 1 + BOND_VOCABULARY_SIZES[0]
-"""No bond, then OGB's bond types."""
+"""Number of bond classes: no bond, then OGB's bond types."""
 FORMAL_CHARGE = 3
-"""Column of the OGB atom features."""
+"""Column of formal charge in the OGB atom features."""
 NUM_CHARGE_CLASSES = ATOM_VOCABULARY_SIZES[FORMAL_CHARGE]
-"""OGB's formal charges, -5 to 5, then misc."""
+"""Number of charge classes: OGB's formal charges, -5 to 5, then misc."""
 DATA_STD = 0.4
-"""Standard deviation of one-hot classes, most of which are common ones."""
+"""Standard deviation of the one-hot data, in which a few classes are frequent."""
 
 
 def one_hot_bonds(batch: MoleculeBatch) -> Tensor:
-    """float32 [p, NUM_BOND_CLASSES]: the bond of every pair."""
+    """Encode the bond of each pair one-hot, float32 [p, NUM_BOND_CLASSES]."""
     first, second = batch.edge_index
     pairs = molecule_pairs(batch.batch)
     forward = (first < second).nonzero().squeeze(1)
@@ -43,37 +43,37 @@ def one_hot_bonds(batch: MoleculeBatch) -> Tensor:
 
 
 def one_hot_charges(batch: MoleculeBatch) -> Tensor:
-    """float32 [n, NUM_CHARGE_CLASSES]: the formal charge of every atom."""
+    """Encode the formal charge of each atom one-hot, float32 [n, NUM_CHARGE_CLASSES]."""
     return F.one_hot(batch.x[:, FORMAL_CHARGE], NUM_CHARGE_CLASSES).to(torch.float32)
 
 
 def noise_of_classes(logits: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The noise in one-hot classes x = alpha x_0 + sigma noise whose probabilities, without x itself, are known.
+    """Expected noise in one-hot classes x = alpha x_0 + sigma noise, from class logits that do not use x itself.
 
-    By Bayes' rule every row's own noised value adds alpha x / sigma^2 to its logits; E[x_0 | x] is their softmax, and
-    the noise (x - alpha E[x_0 | x]) / sigma (score interpolation, Dieleman et al. 2022, arXiv 2211.15089, section 3.1).
-    So a network has to say what the rest of the molecule tells, and is right by construction where noise is small.
+    By Bayes' rule the noised value of a row adds alpha x / sigma^2 to its logits; E[x_0 | x] is their softmax, and the
+    noise is (x - alpha E[x_0 | x]) / sigma (score interpolation, Dieleman et al. 2022, arXiv 2211.15089, section 3.1).
+    So the network only has to predict a row from the rest of the molecule, and is right by construction at low noise.
 
     Args:
-        logits: [m, c], up to a constant per row.
-        x: [m, c].
-        alpha: [m].
-        sigma: [m].
+        logits: [m, c] class logits, up to a constant per row.
+        x: [m, c] noised one-hot classes.
+        alpha: [m] factor of the data.
+        sigma: [m] standard deviation of the noise.
 
     Returns:
-        [m, c].
+        The expected noise, [m, c].
     """
     alpha, sigma = alpha.unsqueeze(1), sigma.unsqueeze(1)
     return (x - alpha * torch.softmax(logits + alpha / sigma**2 * x, dim=1)) / sigma
 
 
 def decode(bonds: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest classes, int64 [p] of bonds [p, NUM_BOND_CLASSES] and int64 [n] of charges, noise being gone."""
+    """Decode denoised bonds [p, NUM_BOND_CLASSES] and charges to the most likely classes, int64 [p] and int64 [n]."""
     return bonds.argmax(1), charges.argmax(1)
 
 
 class BondTransformer(nn.Module):
-    """The noise in noised bonds and charges, given representations of the positions; score = -noise / sigma."""
+    """Predicts the noise in noised bonds and charges from representations of the positions; score = -noise / sigma."""
 
     symmetry: ClassVar[Symmetry] = INVARIANT
 
@@ -101,18 +101,18 @@ class BondTransformer(nn.Module):
         level: NoiseLevel,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The predicted noise of bonds and charges.
+        """Predict the noise in bonds and charges.
 
         Args:
             z: [n, hidden_3d] representations of the 3D encoder.
-            batch: the molecules; their own bonds and charges are not looked at.
+            batch: the molecules; their own bonds and charges are not used.
             bonds: [p, NUM_BOND_CLASSES] noised.
             charges: [n, NUM_CHARGE_CLASSES] noised.
-            level: of every molecule.
+            level: noise level of each molecule.
             generator: source of the dropout masks.
 
         Returns:
-            Both like the inputs, in at least float32.
+            The noise of bonds and of charges, in the shapes of the inputs, at least float32.
         """
         geometry = pair_vectors(batch.pos, batch.batch)
         i, j = geometry.pairs
@@ -133,5 +133,5 @@ class BondTransformer(nn.Module):
 
 
 def _unit_size(x: Tensor, level: NoiseLevel) -> Tensor:
-    """Noised classes [m, c] at about the same size whatever the levels [m]."""
+    """Scale noised classes [m, c] to about unit size at every noise level [m]."""
     return x / torch.sqrt(level.sigma**2 + (DATA_STD * level.alpha) ** 2).unsqueeze(1)

@@ -1,7 +1,7 @@
-"""Sampling what score networks have learned of molecules: many of them at once, each with noise of its own.
+"""Samples batches of molecules from score networks, with separate noise per molecule.
 
-What a molecule becomes is a function of its seed, whatever it is batched with, up to rounding; with
-``predictor_corrector`` alone the step of the corrector is an average over the batch, as in the original.
+A sample is a function of the molecule and its seed, up to rounding, and does not depend on the rest of the batch;
+except with ``predictor_corrector``, whose corrector step is averaged over the batch, as in the original.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,28 +18,30 @@ from molstream.training.models.graph import segment_sum
 
 
 def unchanged(x: Tensor) -> Tensor:
-    """The projection onto all of the space."""
+    """Return ``x``: the projection onto the whole space."""
     return x
 
 
 class Part(NamedTuple):
-    """One of the tensors that are diffused together: rows [m, width] that belong to molecules."""
+    """One of the tensors that are sampled together: rows [m, width], each of a molecule."""
 
     sde: SDE
-    """Its forward process."""
+    """Forward process of the tensor."""
     molecule: Tensor
-    """int64 [m]: the molecule of every row, ascending."""
+    """int64 [m]: molecule of each row, ascending."""
     width: int
-    """Columns."""
+    """Number of columns of the tensor."""
     project: Callable[[Tensor], Tensor] = unchanged
-    """Onto the subspace where it lives."""
+    """Projection onto the subspace of the data, such as zero mean per molecule."""
 
 
 class Conditional(NamedTuple):
-    """The distribution of some tensors of a batch of molecules, given the rest of the batch."""
+    """Learned distribution of some tensors of a batch of molecules, given the rest of the batch."""
 
     parts: tuple[Part, ...]
+    """The tensors that are sampled."""
     score: JointScore
+    """Scores of all parts at a diffusion time."""
 
 
 def sample_molecules(
@@ -48,13 +50,13 @@ def sample_molecules(
     seeds: Sequence[int],
     progress: Callable[[int, int], None] = silent,
 ) -> Tensors:
-    """One sample of every part [m, width], float32.
+    """Draw one sample of each part, float32 [m, width].
 
     Args:
-        config: the method and its steps.
-        conditional: what is sampled.
-        seeds: one per molecule of the batch, 0 to 2^63 - 1: where all noise of the molecule comes from.
-        progress: told (steps done, steps in all) after every step.
+        config: sampling method and number of steps.
+        conditional: the distribution to sample from.
+        seeds: one per molecule of the batch, 0 to 2^63 - 1, the seed of all noise of the molecule.
+        progress: called with (steps done, total steps) after each step.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return sample(

@@ -1,8 +1,8 @@
-"""The 2D edge embedding of the 2D-to-3D network, q = W ReLU(BN(U z_r + V z_c)) + b, without a wide row per edge.
+"""2D edge embedding of the 2D-to-3D network, q = W ReLU(BN(U z_r + V z_c)) + b, without storing a wide row per edge.
 
-There are ten times as many edges as atoms, and their rows are wide here. But the statistics of u_r + v_c follow from
-sums over atoms and their neighbours, and normalising it is normalising either summand. The sums, rectified, are made
-block by block and not kept (specification of MoleculeSDE, 4.3 step 3).
+There are ten times as many edges as atoms, with wide rows. The statistics of u_r + v_c follow from sums over atoms and
+their neighbours, and the normalisation applies to either summand. The rectified sums are computed block by block and
+not stored (specification of MoleculeSDE, 4.3 step 3).
 
 Symbols of shapes: ``n`` atoms, ``e`` directed edges with both directions of every pair, ``d`` width.
 """
@@ -18,18 +18,18 @@ from molstream.training.models.graph import Incidence, in_float32
 from molstream.training.models.layers import BatchNorm
 
 EDGES_OF_BLOCK = 1024
-"""Edges that a CPU works on at a time: their wide rows fit into its second-level cache."""
+"""Number of edges that a CPU processes at a time: their wide rows fit into the second-level cache."""
 
 
 class EdgeNorm(BatchNorm):
     """:class:`~molstream.training.models.layers.BatchNorm` of u_r + v_c over all directed edges (r, c)."""
 
     def of_ends(self, u: Tensor, v: Tensor, source: Incidence, target: Incidence) -> tuple[Tensor, Tensor]:
-        """u' and v' [n, d], such that u'_r + v'_c is the normalised u_r + v_c, like u and v [n, d].
+        """Normalise u_r + v_c; returns u' and v' [n, d] such that u'_r + v'_c is the normalised sum.
 
         Args:
-            u: [n, d], what an atom contributes to the edges that begin there.
-            v: [n, d], what it contributes to those that end there.
+            u: [n, d], contribution of each atom to the edges that start at it.
+            v: [n, d], contribution of each atom to the edges that end at it.
             source: the atoms r of the e edges, both directions of every pair.
             target: the atoms c.
         """
@@ -41,22 +41,22 @@ class EdgeNorm(BatchNorm):
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
             return ((u - self.running_mean) * scale).to(dtype), torch.addcmul(self.bias, v, scale).to(dtype)
         with torch.autocast(u.device.type, enabled=False):
-            # As many edges begin at an atom as end there, so that both sides take the same weights.
+            # As many edges start at an atom as end at it, so that both sides have the same weights.
             share = target.degree.to(u.dtype) / num_edges
             mean_u, mean_v = share @ u, share @ v
             u, v = u - mean_u, v - mean_v
             squares = share @ (u.square() + v.square())
             products = (v * target.sum_from(u, source)).sum(0) / num_edges
-            # Where u_r + v_c is the same on all edges, rounding must not take the variance below zero.
+            # If u_r + v_c is equal on all edges, rounding could make the variance negative.
             variance = (squares + 2.0 * products).clamp(min=0.0)
             scale = self.scale(mean_u + mean_v, variance, num_edges)
             return (u * scale).to(dtype), torch.addcmul(self.bias, v, scale).to(dtype)
 
 
 class RectifiedEnds(torch.autograd.Function):
-    """relu(u_r + v_c) W^T + b of every edge, [e, k] from u, v [n, d], W [k, d] and b [k].
+    """relu(u_r + v_c) W^T + b for each edge, [e, k] from u, v [n, d], W [k, d] and b [k].
 
-    The wide rows are computed once more backward: that takes less time than to store and fetch them.
+    The backward pass recomputes the wide rows, which takes less time than to store and load them.
     """
 
     @staticmethod
@@ -86,11 +86,11 @@ class RectifiedEnds(torch.autograd.Function):
 
 
 def _rectified(u: Tensor, v: Tensor, r: Tensor, c: Tensor) -> Tensor:
-    """relu(u_r + v_c) of the edges from atoms r to atoms c."""
+    """Compute relu(u_r + v_c) for the edges from atoms r to atoms c."""
     return u.index_select(0, r).add_(v.index_select(0, c)).relu_()
 
 
 def _blocks(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows of every tensor that belong together, :data:`EDGES_OF_BLOCK` at a time on a CPU, else all."""
+    """Yield corresponding rows of the tensors: on a CPU :data:`EDGES_OF_BLOCK` at a time, otherwise all."""
     size = EDGES_OF_BLOCK if rows[0].device.type == "cpu" else max(rows[0].shape[0], 1)
     return zip(*(part.split(size) for part in rows), strict=True)

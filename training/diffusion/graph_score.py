@@ -1,12 +1,12 @@
-"""The 3D-to-2D score networks of MoleculeSDE: 3D representations and a noised graph in, scores of the graph out.
+"""3D-to-2D score networks of MoleculeSDE: predict the scores of a noised graph from 3D representations.
 
-Formulas: specification of MoleculeSDE, section 5.2. Tensors come and go zero-padded; in between, layers see the rows
-of true pairs of atoms: every adjacency channel is symmetric, and its diagonal is never read. Products of matrices run
-on rectangles, in buckets of molecules of similar size, and so rows of atoms stand in their slots all the way. Each
-channel of a layer has its own sub-networks; they are stacked in one tensor and run as one grouped product. Channels
-come first, so that each lies in one piece. Symbols of shapes: ``g`` molecules, ``n`` true atoms, ``m`` slots of the
-buckets, ``p`` unordered pairs (i < j), ``F`` width, ``C`` adjacency channels; in a bucket ``b`` molecules with ``s``
-slots each (of the whole batch in the padded tensors).
+Formulas: specification of MoleculeSDE, section 5.2. Inputs and outputs are zero-padded; in between, layers process the
+rows of true atom pairs: every adjacency channel is symmetric, and its diagonal is never read. Matrix products run on
+rectangles, in buckets of molecules of similar size, so rows of atoms stay in their slots throughout. Each channel of a
+layer has its own sub-networks; they are stacked in one tensor and run as one grouped product. Channels are the first
+dimension, so that each is contiguous. Symbols of shapes: ``g`` molecules, ``n`` true atoms, ``m`` slots of the buckets,
+``p`` unordered pairs (i < j), ``F`` width, ``C`` adjacency channels; in a bucket ``b`` molecules with ``s`` slots each
+(of the whole batch in the padded tensors).
 """
 
 import math
@@ -25,7 +25,7 @@ from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 
 def mlp(widths: list[int], activation: type[nn.Module]) -> nn.Sequential:
-    """Linear layers of these widths with ``activation`` between them, xavier-uniform."""
+    """Create linear layers of these widths, xavier-uniform, with ``activation`` between them."""
     layers: list[nn.Module] = [xavier_linear(widths[0], widths[1])]
     for previous, width in pairwise(widths[1:]):
         layers += [activation(), xavier_linear(previous, width)]
@@ -33,10 +33,10 @@ def mlp(widths: list[int], activation: type[nn.Module]) -> nn.Sequential:
 
 
 class ColumnMLP(nn.Sequential):
-    """An :func:`mlp` of columns, [in, k] to [out, k]."""
+    """An :func:`mlp` applied to columns, [in, k] to [out, k]."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Each column by itself."""
+        """Apply the MLP to each column separately."""
         columns = input
         for layer in self:
             if isinstance(layer, nn.Linear):
@@ -47,41 +47,41 @@ class ColumnMLP(nn.Sequential):
 
 
 def mask_pairs(pairs: Tensor, flags: Tensor) -> Tensor:
-    """``pairs`` [g, s, s, ...] with zero rows and columns where ``flags`` [g, s] is False."""
+    """Zero the rows and columns of ``pairs`` [g, s, s, ...] where ``flags`` [g, s] is False."""
     both = flags.unsqueeze(1) & flags.unsqueeze(2)
     return pairs * both.view(*both.shape, *[1] * (pairs.dim() - 3))
 
 
 class AtomPairs:
-    """The unordered atom pairs of a batch, and their way to the rectangles of its buckets and back.
+    """Unordered atom pairs of a batch, and their conversion to and from the rectangles of its buckets.
 
     Args:
-        batch: int64 [n] molecule of every atom, ascending.
+        batch: int64 [n] molecule of each atom, ascending.
     """
 
     def __init__(self, batch: Tensor):
         self.layout = bucketed(batch)
         self.index = molecule_pairs(batch)
-        """int64 [2, p]: the atoms i < j of every pair."""
-        # Ascending in the row they show, the entries of the rectangles begin with the two of every pair.
+        """int64 [2, p]: atoms i < j of each pair."""
+        # Sorted by row, the entries of the rectangles start with the two entries of each pair.
         order = torch.argsort(self.layout.row_of_entry, stable=True)
         self._entries = order[: self.index.numel()].view(-1, 2).t().contiguous().unbind(0)
 
     def to_slots(self, rows: Tensor) -> Tensor:
-        """[m, d] from atom rows [n, d]."""
+        """Convert atom rows [n, d] to rows of slots [m, d]."""
         return rows.index_select(0, self.layout.atom_of_slot)
 
     def to_atoms(self, rows: Tensor) -> Tensor:
-        """Atom rows [n, d] from [m, d]."""
+        """Convert rows of slots [m, d] to atom rows [n, d]."""
         return rows.index_select(0, self.layout.slot_of_atom)
 
     def buckets(self, rows: Tensor) -> list[Tensor]:
-        """Each bucket's part [C, b, s, d] of rows [C, m, d]."""
+        """Split rows [C, m, d] into the buckets' parts [C, b, s, d]."""
         parts = rows.split([bucket.num_molecules * bucket.size for bucket in self.layout.buckets], dim=1)
         return [part.unflatten(1, bucket) for part, bucket in zip(parts, self.layout.buckets, strict=True)]
 
     def to_matrices(self, values: Tensor) -> list[Tensor]:
-        """Each bucket's symmetric matrices [C, b, s, s] of pair values [C, p], with a diagonal of ones."""
+        """Convert pair values [C, p] to the buckets' symmetric matrices [C, b, s, s], with a diagonal of ones."""
         channels = len(values)
         table = torch.cat([values, values.new_ones(channels, 1), values.new_zeros(channels, 1)], dim=1)
         entries = table.index_select(1, self.layout.row_of_entry)
@@ -92,7 +92,7 @@ class AtomPairs:
         ]
 
     def from_matrices(self, parts: list[Tensor]) -> Tensor:
-        """Pair values [C, p], the mean of both entries of a pair in each bucket's matrices [C, b, s, s]."""
+        """Convert the buckets' matrices [C, b, s, s] to pair values [C, p]: the mean of both entries of a pair."""
         entries = torch.cat([part.flatten(1) for part in parts], dim=1)
         first, second = self._entries
         return 0.5 * (entries.index_select(1, first) + entries.index_select(1, second))
@@ -109,7 +109,7 @@ class GroupedLinear(nn.Module):
             nn.init.xavier_uniform_(channel)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each channel by its own weight."""
+        """Multiply each channel by its own weight."""
         if x.dim() == 2:
             rows = torch.addmm(self.bias.flatten(), x, self.weight.transpose(0, 1).flatten(1))
             return rows.unflatten(1, self.bias.shape).transpose(0, 1)
@@ -130,7 +130,7 @@ class GCN(nn.Module):
             nn.init.xavier_uniform_(channel)
 
     def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
-        """[m, C * out] from rows [m, in] and adjacency channels [C, p]."""
+        """Compute rows [m, C * out] from rows [m, in] and adjacency channels [C, p]."""
         projected = (x @ self.weight.transpose(0, 1).flatten(1)).unflatten(1, self.bias.shape).transpose(0, 1)
         outputs = []
         for matrix, rows in zip(pairs.to_matrices(in_float32(adj)), pairs.buckets(projected), strict=True):
@@ -141,7 +141,7 @@ class GCN(nn.Module):
 
 
 class AdjacencyLayer(nn.Module):
-    """Attention maps of every channel, mixed per atom pair; the symmetric adjacency channels of the next layer."""
+    """Computes the next layer's symmetric adjacency channels: attention maps of all channels, mixed per atom pair."""
 
     def __init__(self, in_features: int, hidden: int, num_heads: int, in_channels: int, out_channels: int):
         super().__init__()
@@ -154,18 +154,18 @@ class AdjacencyLayer(nn.Module):
         self.pairs = ColumnMLP(*mlp([2 * in_channels, mixed, mixed, out_channels], nn.ELU))
 
     def new_rows(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
-        """[m, hidden] from [m, F] and adjacency channels [C, p]."""
+        """Compute rows [m, hidden] from rows [m, F] and adjacency channels [C, p]."""
         return torch.tanh(self.atoms(self.value(x, adj, pairs)))
 
     def new_channels(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
-        """Adjacency channels [C', p] from rows [m, F] and channels [C, p]."""
+        """Compute adjacency channels [C', p] from rows [m, F] and channels [C, p]."""
         return 2.0 * self.pairs(torch.cat([self._attention(x, pairs), adj]))  # A' + A'^T of a symmetric A'
 
     def _attention(self, x: Tensor, pairs: AtomPairs) -> Tensor:
         """Symmetrised mean over slices of tanh(Q K^T / 2) per channel, [C, p].
 
         Q and K are twice as wide as ``hidden``, so there are twice as many slices as heads (specification 8.2 #6).
-        The root of the slice width is the 2.
+        The divisor 2 is the square root of the slice width.
         """
         query = self.query_out(tanh(self.query_in(x))) / math.sqrt(self.slice_width)
         key = self.key_out(tanh(self.key_in(x)))
@@ -177,7 +177,7 @@ class AdjacencyLayer(nn.Module):
 class AdjacencyScore(Blockwise):
     """m_A [p] from rows, the noised adjacency and its square; 151,561 parameters at the paper's sizes.
 
-    The last layer's atom rows feed nothing, as in the original: their parameters exist only for parity.
+    The last layer's atom rows are unused, as in the original: their parameters exist only for parity.
     """
 
     def __init__(self, config: GraphScoreConfig, in_features: int):
@@ -191,7 +191,7 @@ class AdjacencyScore(Blockwise):
         self.final = ColumnMLP(*mlp([sum(channels), 2 * sum(channels), 2 * sum(channels), 1], nn.SiLU))
 
     def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
-        """One value per pair, from [m, F] and the two channels [2, p]."""
+        """Compute one value per pair, [p], from rows [m, F] and the two channels [2, p]."""
         adj = adj.to(x.dtype)
         collected = [adj]
         for layer in self.layers[:-1]:
@@ -201,7 +201,7 @@ class AdjacencyScore(Blockwise):
         last = self.layers[-1]
         assert isinstance(last, AdjacencyLayer)
         collected.append(last.new_channels(x, adj, pairs).to(collected[0].dtype))
-        # Zero times the unread parameters: every one gets a gradient, as data-parallel reductions expect.
+        # Adds zero times the unused parameters, so that all get a gradient, as data-parallel reductions expect.
         unread = [*last.value.parameters(), *last.atoms.parameters()]
         rest = 0.0 * torch.stack([parameter.sum() for parameter in unread]).sum()
         return in_blocks(self.final, torch.cat(collected), 1, self.blockwise).squeeze(0) + rest
@@ -217,7 +217,7 @@ class NodeScore(Blockwise):
         self.final = mlp([sum(widths), 2 * sum(widths), 2 * sum(widths), num_atom_types], nn.SiLU)
 
     def forward(self, x: Tensor, adj: Tensor, pairs: AtomPairs) -> Tensor:
-        """From rows [m, F] and the one channel [1, p]."""
+        """Compute m_X from rows [m, F] and the single channel [1, p]."""
         collected = [x]
         for layer in self.layers:
             x = torch.tanh(layer(x, adj, pairs))
@@ -228,8 +228,8 @@ class NodeScore(Blockwise):
 class GraphScore(nn.Module):
     """Both networks on H = Linear(z3) + Linear(X_t); score = -m / std. 1,166,676 parameters at the paper's sizes.
 
-    Permutation equivariant; invariant under every motion if the 3D encoder is. It takes no time. Padding neither costs
-    nor leaks into atoms whose flag is set.
+    It is permutation equivariant, and invariant under motions if the 3D encoder is. It does not take the diffusion
+    time. Padding is neither computed nor mixed into true atoms.
     """
 
     symmetry: ClassVar[Symmetry] = INVARIANT
@@ -242,7 +242,7 @@ class GraphScore(nn.Module):
         self.node = NodeScore(config, hidden_3d, num_atom_types)
 
     def forward(self, z: Tensor, x: Tensor, adj: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions for the atom types and for the adjacency.
+        """Predict the noise of atom types and adjacency.
 
         Args:
             z: [g, s, hidden_3d] representations of the 3D encoder, zero-padded.
@@ -255,7 +255,7 @@ class GraphScore(nn.Module):
         """
         num_graphs, size = flags.shape
         slot = flags.flatten().nonzero().squeeze(1)
-        if slot.numel() == 0:  # one padded atom stands in, so that every module runs whatever the batch
+        if slot.numel() == 0:  # a padded atom is added, so that every module runs
             slot = slot.new_zeros(1)
         pairs = AtomPairs(slot // size)
         i, j = slot[pairs.index]

@@ -1,12 +1,13 @@
-"""The 2D-to-3D score network of MoleculeSDE: bond graph and noised positions in, a vector per atom out.
+"""2D-to-3D score network of MoleculeSDE: predicts a vector per atom from the bond graph and noised positions.
 
-Formulas and symbols follow the specification of MoleculeSDE, section 4.3. Geometry is float32 whatever the precision
-of the network. Symbols of shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``e`` = 2p directed edges, ``h`` width.
+Formulas and symbols follow the specification of MoleculeSDE, section 4.3. Geometry is at least float32 in every
+precision of the network. Symbols of shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``e`` = 2p directed edges,
+``h`` width.
 
-The two directions of a pair share nearly everything: swapping the ends leaves the distance, the angle, g and e3 as
-they are, and flips the sign of e1, e2 and of the coordinate a. So geometry and Fourier features are computed once per
-pair, and the directed edges are the pairs (r, c) = (i, j), then the pairs (j, i) in the same order. On a CPU, all that
-follows the normalisation over the edges of the batch is done for some molecules at a time, whose edges fit its caches.
+The two directions of a pair share most values: swapping the ends keeps the distance, the angle, g and e3, and flips the
+sign of e1, e2 and of the coordinate a. So geometry and Fourier features are computed once per pair, and the directed
+edges are the pairs (r, c) = (i, j), then the pairs (j, i) in the same order. On a CPU, everything after the
+normalisation over the batch's edges runs on a few molecules at a time, whose edges fit into the caches.
 """
 
 import math
@@ -27,7 +28,7 @@ EPS = 1e-6
 
 
 class PairGeometry(NamedTuple):
-    """Frame and invariant scalars of every unordered pair (r, c) = (i, j); the coordinate along e2 is always zero."""
+    """Frame and invariant scalars of each unordered pair (r, c) = (i, j); the coordinate along e2 is always zero."""
 
     basis: Tensor
     """[p, 3, 3]: rows e1, e2, e3."""
@@ -36,15 +37,15 @@ class PairGeometry(NamedTuple):
     g: Tensor
     """[p]: coordinate along e3, the same for both atoms, angstrom."""
     angle: Tensor
-    """[p, 2]: sine and cosine of the angle between both atoms at the origin."""
+    """[p, 2]: sine and cosine of the angle between both atoms, seen from the origin."""
     distance: Tensor
-    """[p]: angstrom."""
+    """[p]: distance of both atoms, angstrom."""
 
 
 def pair_geometry(pos: Tensor, pairs: Tensor) -> PairGeometry:
-    """Geometry of ``pairs`` [2, p] at positions [n, 3], without gradient to the positions (steps 4 and 5).
+    """Compute the geometry of ``pairs`` [2, p] at positions [n, 3], without gradient to these (steps 4 and 5).
 
-    The sine comes from the cross product: the original's sqrt(1 - cos^2) is NaN where rounding lifts cos above one.
+    The sine is the norm of the cross product: the original's sqrt(1 - cos^2) is NaN if rounding makes cos exceed one.
     """
     pos = in_float32(pos).detach()
     p_i, p_j = pos.index_select(0, pairs[0]), pos.index_select(0, pairs[1])
@@ -62,23 +63,23 @@ def pair_geometry(pos: Tensor, pairs: Tensor) -> PairGeometry:
 
 
 def both_directions(pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Sources r [e] and targets c [e] of the directed edges of ``pairs`` [2, p]."""
+    """Return sources r [e] and targets c [e] of the directed edges of ``pairs`` [2, p]."""
     return torch.cat([pairs[0], pairs[1]]), torch.cat([pairs[1], pairs[0]])
 
 
 class PairLinear(nn.Module):
-    """Linear([z_r ; z_c]) of every edge, as U z_r + V z_c: projected per atom, then gathered and added."""
+    """Linear([z_r ; z_c]) of each edge, as U z_r + V z_c: projected per atom, then gathered and added."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
         self.of_source = nn.Linear(in_features, out_features, bias=False)
         self.of_target = nn.Linear(in_features, out_features)
-        bound = 1.0 / math.sqrt(2 * in_features)  # torch's default for the one layer on both ends
+        bound = 1.0 / math.sqrt(2 * in_features)  # torch's default for one layer on [z_r ; z_c]
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, z: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """[e, out] from atom rows [n, in]."""
+        """Compute edge rows [e, out] from atom rows [n, in]."""
         return self.of_source(z).index_select(0, source).add_(self.of_target(z).index_select(0, target))
 
 
@@ -92,13 +93,13 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", torch.randn(num_frequencies))
 
     def forward(self, scalars: Tensor) -> tuple[Tensor, Tensor]:
-        """Arguments reach hundreds of turns, so they are computed in the precision of ``scalars``, never in bf16."""
+        """Compute sines and cosines in the dtype of ``scalars``, never in bf16: arguments reach hundreds of turns."""
         angle = 2.0 * math.pi * scalars.unsqueeze(1) * self.frequencies.to(scalars.dtype)
         return torch.sin(angle), torch.cos(angle)
 
 
 class FrameEmbedding(nn.Module):
-    """f_rc [e, h], the embedding of the frame-invariant scalars of every directed edge (steps 6 and 7)."""
+    """f_rc [e, h], the embedding of the frame-invariant scalars of each directed edge (steps 6 and 7)."""
 
     def __init__(self, hidden: int):
         super().__init__()
@@ -107,10 +108,10 @@ class FrameEmbedding(nn.Module):
         self.mlp = nn.Sequential(xavier_linear(2 * hidden + 2, hidden), nn.SiLU(), xavier_linear(hidden, hidden))
 
     def forward(self, geometry: PairGeometry) -> Tensor:
-        """u_v = Linear([phi(a_v) ; phi(g)]) of both ends v, then MLP([sin, cos, u_r, u_c]).
+        """Compute u_v = Linear([phi(a_v) ; phi(g)]) for both ends v, then MLP([sin, cos, u_r, u_c]).
 
-        Nothing bends between that linear layer and the first of the MLP, so both directions of a pair are one product
-        of the features that they share with composed weights. Features get no gradient, which spares the way back.
+        There is no nonlinearity between that linear layer and the first one of the MLP, so both directions of a pair
+        are one product of their shared features with composed weights. The features get no gradient.
         """
         dtype = self.coordinates.weight.dtype
         (sin_i, sin_j), (cos_i, cos_j) = (part.chunk(2) for part in self.fourier(geometry.a.flatten()))
@@ -122,7 +123,7 @@ class FrameEmbedding(nn.Module):
         of_angle, of_r, of_c = first.weight.split([2, h, h], dim=1)
         of_both = [(of_r + of_c) @ of_g, of_angle]
         forward = torch.cat([of_r @ of_sin, of_r @ of_cos, of_c @ of_sin, of_c @ of_cos, *of_both], dim=1)
-        # In the direction (j, i) both a change sign, and with them the sines of phi(a).
+        # In the direction (j, i) both a change sign, and so do the sines of phi(a).
         backward = torch.cat([-of_c @ of_sin, of_c @ of_cos, -of_r @ of_sin, of_r @ of_cos, *of_both], dim=1)
         bias = first.bias + (of_r + of_c) @ self.coordinates.bias
         directions = F.linear(features, torch.cat([forward, backward]), bias.repeat(2)).chunk(2, dim=1)
@@ -161,7 +162,7 @@ EDGE_ATTRIBUTES: dict[str, type[EdgeAttribute01] | type[EdgeAttribute02]] = {
     "01": EdgeAttribute01,
     "02": EdgeAttribute02,
 }
-"""The variants of the network that the paper's checkpoints use."""
+"""Edge attributes of the network's two variants, both used by the paper's checkpoints."""
 
 
 class AttentionLayer(nn.Module):
@@ -180,7 +181,7 @@ class AttentionLayer(nn.Module):
     def forward(
         self, x: Tensor, source: Incidence, target: Incidence, edge_attr: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """New atom rows [n, h] from atom rows [n, h] and edge attributes [e, h]."""
+        """Compute atom rows [n, h] from atom rows [n, h] and edge attributes [e, h]."""
         width = x.shape[1] // self.num_heads
         edge = self.edge(edge_attr)
         query = target.gather(self.query(x))
@@ -196,7 +197,7 @@ class AttentionLayer(nn.Module):
         return x + self.norm_feed_forward(self.feed_out(fed))
 
     def _largest(self, logits: Tensor, target: Incidence) -> Tensor:
-        """[e, heads]: the largest logit among the edges into the same atom, without which exp could overflow."""
+        """[e, heads]: largest logit among the edges into the same atom, subtracted so that exp cannot overflow."""
         index = target.index.unsqueeze(1).expand_as(logits)
         largest = logits.new_full((target.degree.numel(), logits.shape[1]), -torch.inf)
         return largest.scatter_reduce(0, index, logits, "amax").index_select(0, target.index)
@@ -221,7 +222,7 @@ class Block(nn.Module):
         basis: Tensor,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """New atom rows [n, h] and a vector per atom [n, 3] from atom rows, edge attributes and frames [e, 3, 3]."""
+        """Compute atom rows [n, h] and vectors [n, 3] from atom rows, edge attributes and frames [e, 3, 3]."""
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x, source, target, edge_attr, generator)
             if number < len(self.layers):
@@ -233,14 +234,14 @@ class Block(nn.Module):
 
 
 class PositionScore(Blockwise):
-    """o [n, 3], the network's prediction of the noise in the positions; score = -o / std.
+    """Predicts o [n, 3], the noise in the positions; score = -o / std.
 
-    At the paper's sizes variant ``01`` has 254,858 and ``02`` 256,938 parameters. It takes no time.
+    At the paper's sizes variant ``01`` has 254,858 and ``02`` 256,938 parameters. It does not take the diffusion time.
 
     Symmetry about the origin: rotations turn the output. Under a reflection M the part along e1 and e3 becomes M o,
     the part along e2 becomes -M o, because e2 is a cross product. It is not translation equivariant: positions must
-    be centred before they are noised. Atoms without edges get zero. The edges of the whole batch are normalised
-    together; a batch with none of them leaves the running statistics alone (:class:`BatchNorm`).
+    be centred before they are noised. The output is zero for atoms without edges. The edges of the whole batch are
+    normalised together; a batch without edges does not change the running statistics (:class:`BatchNorm`).
     """
 
     symmetry: ClassVar[Symmetry] = Symmetry(rotation="equivariant", reflection="mixed", translation="none")
@@ -256,16 +257,16 @@ class PositionScore(Blockwise):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
 
     def forward(self, z: Tensor, pos: Tensor, pairs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The predicted noise.
+        """Predict the noise in the positions.
 
         Args:
             z: [n, hidden_2d] representations of the 2D encoder.
             pos: [n, 3] noised positions in angstrom; they get no gradient.
-            pairs: int64 [2, p], i < j, ascending in i: the unordered pairs of the extended graph.
+            pairs: int64 [2, p], unordered pairs of the extended graph, i < j, ascending in i.
             generator: source of the dropout masks.
 
         Returns:
-            [n, 3] in at least float32.
+            The noise [n, 3], at least float32.
         """
         u, v = self.edge_norm.of_ends(self.edge_in.of_source(z), self.edge_in.of_target(z), *_ends(pairs, z.shape[0]))
         sizes, counts = blocks_of_atoms(pairs, z.shape[0], self.blockwise)
@@ -279,7 +280,7 @@ class PositionScore(Blockwise):
     def _vectors(
         self, u: Tensor, v: Tensor, x: Tensor, pos: Tensor, pairs: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """The predicted noise in some molecules, from what their atoms contribute to q, normalised [n, edge_hidden]."""
+        """Predict the noise in some molecules, from their atoms' normalised contributions to q, [n, edge_hidden]."""
         source, target = _ends(pairs, x.shape[0])
         geometry = pair_geometry(pos, pairs)
         basis = torch.cat([geometry.basis, geometry.basis * geometry.basis.new_tensor([-1.0, -1.0, 1.0]).view(3, 1)])
@@ -294,7 +295,7 @@ class PositionScore(Blockwise):
 
 
 def _ends(pairs: Tensor, num_nodes: int) -> tuple[Incidence, Incidence]:
-    """Sources and targets of the directed edges of ``pairs``."""
+    """Return the incidences of sources and targets of the directed edges of ``pairs``."""
     source, target = both_directions(pairs)
     return Incidence(source, num_nodes), Incidence(target, num_nodes)
 

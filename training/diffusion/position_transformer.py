@@ -1,11 +1,10 @@
-"""The 2D-to-3D score network of our form: a transformer that knows the noise level and sees distances along both ways.
+"""2D-to-3D score network of the objective ``moleculesde``: a transformer conditioned on the noise level.
 
-Atoms attend to all atoms of their molecule, biased by paths along bonds and by the noised distances; then every pair
-that bonds hold close, or that bonds do not join at all, contributes a vector in its own frame, as in the paper
-(``position_score``). Stereocentres are told how far they are from their specified handedness,
-and have vectors of their own that lead there (``stereo``). Geometry is float32 whatever the
-precision of the network. Symbols of shapes: ``n`` atoms, ``p`` unordered pairs (i < j), ``q`` those of them that are
-read out, ``s`` stereocentres, ``g`` molecules.
+Atoms attend to all atoms of their molecule, biased by paths along bonds and by the noised distances. Then each pair of
+atoms that are close along bonds, or not connected, contributes a vector in its own frame, as in the paper
+(``position_score``). Stereocentres have their deviation from the specified handedness as a feature, and contribute
+vectors that correct it (``stereo``). Geometry is at least float32 in every precision of the network. Symbols of shapes:
+``n`` atoms, ``p`` unordered pairs (i < j), ``q`` those that contribute vectors, ``s`` stereocentres, ``g`` molecules.
 """
 
 from typing import ClassVar
@@ -38,15 +37,15 @@ from molstream.training.models.symmetry import Symmetry
 from molstream.training.models.transformer import Trunk
 
 MAX_SCALED_DISTANCE = 8.0
-"""Distances are seen in angstrom and relative to the size of the noised molecule; the latter up to so much."""
+"""Upper limit of distances relative to the size of the noised molecule, which are a feature besides angstrom."""
 
 
 class PositionTransformer(nn.Module):
-    """The noise [n, 3] in noised positions, given the representations of the bond graph; score = -noise / sigma.
+    """Predicts the noise [n, 3] in positions from representations of the bond graph; score = -noise / sigma.
 
-    Translations change nothing, since positions and prediction are centred; rotations turn the prediction. Under a
-    reflection M the part along e1 and e3 becomes M o, that along e2 and the stereocentres' becomes -M o, and the
-    handedness that atoms see changes sign: mirror images are told apart.
+    Translations do not change the output, since positions and prediction are centred; rotations turn it. Under a
+    reflection M the part along e1 and e3 becomes M o, the part along e2 and that of the stereocentres become -M o, and
+    the atoms' handedness changes sign: predictions for mirror images differ.
     """
 
     symmetry: ClassVar[Symmetry] = Symmetry(rotation="equivariant", reflection="mixed", translation="invariant")
@@ -80,18 +79,18 @@ class PositionTransformer(nn.Module):
         level: NoiseLevel,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The predicted noise.
+        """Predict the noise in the positions.
 
         Args:
             z: [n, hidden_2d] representations of the 2D encoder.
-            batch: the molecules; their own positions are not looked at.
-            topology: of the same molecules.
+            batch: the molecules; their own positions are not used.
+            topology: topology of the same molecules.
             pos: [n, 3] noised positions in angstrom; they get no gradient.
-            level: of every molecule.
+            level: noise level of each molecule.
             generator: source of the dropout masks.
 
         Returns:
-            [n, 3] in at least float32, with mean zero in every molecule.
+            The noise [n, 3], at least float32, with mean zero in each molecule.
         """
         ratio, alpha = level.ratio[batch.batch], level.alpha[batch.batch]
         pos = centred(in_float32(pos).detach() / alpha.unsqueeze(1), batch)
@@ -130,7 +129,7 @@ class PositionTransformer(nn.Module):
         return segment_mean((weights * basis).sum(1), target, x.shape[0])
 
     def _stereo_vectors(self, x: Tensor, centres: Stereocentres, hands: Handedness) -> Tensor:
-        """[n, 3]: a stereocentre pushes its neighbours along the gradients of its handedness, and is pushed back."""
+        """[n, 3]: vectors on a stereocentre's neighbours along its handedness' gradients, and the opposite on it."""
         corner, centre = centres.corners.flatten(), centres.centre.repeat_interleave(centres.corners.shape[1])
         weights = self.stereo_weight(F.silu(self.corners(x, centre, corner)))
         push = weights.to(hands.gradient.dtype) * hands.gradient.flatten(0, 1)
@@ -138,9 +137,9 @@ class PositionTransformer(nn.Module):
 
 
 def smooth_frames(geometry: PairGeometry) -> Tensor:
-    """Frames [2 q, 3, 3] of both directions of every pair: rows e1, e2, e3, the last two times the sine of the angle.
+    """Compute frames [2 q, 3, 3] of both directions of each pair: rows e1, e2, e3, the last two times the angle's sine.
 
-    Where the two atoms and the centre are on a line, e2 and e3 point anywhere; the sine lets them vanish there.
+    If both atoms and the centre are collinear, e2 and e3 are undefined; the factor makes them vanish there.
     """
     sine = geometry.angle[:, :1]
     shrink = torch.stack([torch.ones_like(sine), sine, sine], dim=1)
@@ -149,5 +148,5 @@ def smooth_frames(geometry: PairGeometry) -> Tensor:
 
 
 def centred(values: Tensor, batch: MoleculeBatch) -> Tensor:
-    """``values`` [n, ...] without their mean in every molecule."""
+    """Subtract from ``values`` [n, ...] their mean in each molecule."""
     return values - segment_mean(values, batch.batch, batch.num_graphs).index_select(0, batch.batch)

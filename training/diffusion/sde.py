@@ -1,7 +1,7 @@
-"""The stochastic differential equations of score-based generative models (Song et al. 2021), with its names.
+"""Stochastic differential equations of score-based generative models (Song et al. 2021), with the paper's names.
 
-``x`` has shape [m, ...] and ``t`` shape [m] in [0, T]; coefficients come back with shape [m, 1, ...], ready to
-multiply ``x``. Times and coefficients are float32 or float64, never half precision. Formulas: specification of
+``x`` has shape [m, ...] and ``t`` shape [m] in [0, T]; coefficients have shape [m, 1, ...], which broadcasts to that of
+``x``. Times and coefficients are float32 or float64, never half precision. Formulas: specification of
 MoleculeSDE, section 4.1.
 """
 
@@ -16,11 +16,11 @@ from molstream.training.diffusion.config import SDEConfig
 from molstream.training.diffusion.draws import normal
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""(x, t) to the gradient of log p_t at x, same shape as x."""
+"""Function (x, t) that returns the gradient of log p_t at x, same shape as x."""
 
 
 class SDE(ABC):
-    """dx = f(x, t) dt + g(t) dw on [0, T]."""
+    """Base class of SDEs dx = f(x, t) dt + g(t) dw on [0, T]."""
 
     T: float = 1.0
 
@@ -30,23 +30,23 @@ class SDE(ABC):
 
     @abstractmethod
     def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Drift f(x, t) like ``x``, and diffusion g(t) [m, 1, ...]."""
+        """Compute the drift f(x, t), same shape as ``x``, and the diffusion g(t) [m, 1, ...]."""
 
     @abstractmethod
     def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean like ``x`` and standard deviation [m, 1, ...] of x_t given x_0 = ``x``."""
+        """Compute mean, same shape as ``x``, and standard deviation [m, 1, ...] of x_t given x_0 = ``x``."""
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of the prior at t = T, around zero."""
+        """Standard deviation of the prior at t = T, whose mean is zero."""
         return 1.0
 
     def prior_sampling(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """A float32 sample of the prior, on the generator's device."""
+        """Draw a float32 sample of the prior, on the generator's device."""
         return normal(shape, generator) * self.prior_std
 
     def discretize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """f and G of x_{i+1} = x_i + f + G z, z ~ N(0, 1); Euler-Maruyama with step T / N unless overridden."""
+        """Compute f and G of x_{i+1} = x_i + f + G z, z ~ N(0, 1); by default Euler-Maruyama with step T / N."""
         drift, diffusion = self.sde(x, t)
         step = self.T / self.N
         return drift * step, diffusion * math.sqrt(step)
@@ -56,12 +56,12 @@ class SDE(ABC):
         return torch.floor(t * (self.N - 1) / self.T + 1e-4)
 
     def reverse(self, score: Score, probability_flow: bool = False) -> "ReverseSDE":
-        """The SDE (or, with ``probability_flow``, the ODE) that runs from t = T back to 0."""
+        """Return the reverse-time SDE, from t = T to 0, or with ``probability_flow`` the ODE."""
         return ReverseSDE(self, score, probability_flow)
 
 
 class ReverseSDE:
-    """Time reversal of an SDE: f(x, t) - g(t)^2 score(x, t), to be integrated with negative time steps."""
+    """Time reversal of an SDE, with drift f(x, t) - g(t)^2 score(x, t), to be integrated with negative time steps."""
 
     def __init__(self, forward: SDE, score: Score, probability_flow: bool):
         self.forward = forward
@@ -69,12 +69,12 @@ class ReverseSDE:
         self.probability_flow = probability_flow
 
     def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Drift and diffusion; the diffusion of the probability-flow ODE is zero."""
+        """Compute drift and diffusion; the diffusion of the probability-flow ODE is zero."""
         drift, diffusion = self.forward.sde(x, t)
         return self._reverse(x, t, drift, diffusion)
 
     def discretize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """f and G of the update x_i = x_{i+1} - f + G z."""
+        """Compute f and G of the update x_i = x_{i+1} - f + G z."""
         f, G = self.forward.discretize(x, t)
         return self._reverse(x, t, f, G)
 
@@ -91,21 +91,21 @@ class VESDE(SDE):
         return _like(low * (high / low) ** t, x)
 
     def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """f = 0, g = sigma(t) sqrt(2 ln(sigma_max / sigma_min))."""
+        """Compute f = 0 and g = sigma(t) sqrt(2 ln(sigma_max / sigma_min))."""
         growth = math.sqrt(2.0 * math.log(self.config.maximum / self.config.minimum))
         return torch.zeros_like(x), self._sigma(x, t) * growth
 
     def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean x_0, standard deviation sigma(t): sigma_min, not zero, at t = 0."""
+        """Compute mean x_0 and standard deviation sigma(t), which is sigma_min, not zero, at t = 0."""
         return x, self._sigma(x, t)
 
     @property
     def prior_std(self) -> float:
-        """sigma_max; the original code starts at N(0, 1) whatever sigma_max is."""
+        """Standard deviation sigma_max of the prior; the original code starts at N(0, 1) for any sigma_max."""
         return self.config.maximum
 
     def discretize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """G^2 = sigma_i^2 - sigma_{i-1}^2 on N log-spaced sigmas, sigma_{-1} = 0 and i = floor(t (N - 1) / T)."""
+        """f = 0, G^2 = sigma_i^2 - sigma_{i-1}^2 on N log-spaced sigmas, sigma_{-1} = 0, i = floor(t (N - 1) / T)."""
         i = self._step(t)
         sigma = self._sigma(x, i / (self.N - 1))
         previous = torch.where(_like(i, x) > 0, self._sigma(x, (i - 1) / (self.N - 1)), 0.0)
@@ -123,12 +123,12 @@ class VPSDE(SDE):
         return -0.25 * t**2 * (self.config.maximum - self.config.minimum) - 0.5 * t * self.config.minimum
 
     def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """f = -beta(t) x / 2, g = sqrt(beta(t))."""
+        """Compute f = -beta(t) x / 2 and g = sqrt(beta(t))."""
         beta = _like(self._beta(t), x)
         return -0.5 * beta * x, torch.sqrt(beta)
 
     def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean exp(l) x_0, variance 1 - exp(2 l), which ``expm1`` keeps exact near t = 0."""
+        """Compute mean exp(l) x_0 and variance 1 - exp(2 l), by ``expm1``, which is exact near t = 0."""
         log_mean = _like(self._log_mean(t), x)
         return torch.exp(log_mean) * x, torch.sqrt(-torch.expm1(2.0 * log_mean))
 
@@ -139,20 +139,20 @@ class VPSDE(SDE):
 
 
 class SubVPSDE(VPSDE):
-    """Sub-variance preserving: the mean of VP, a variance below it."""
+    """Sub-variance preserving: the mean of VP, with a smaller variance."""
 
     def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """f as VP, g = sqrt(beta(t) (1 - exp(4 l(t))))."""
+        """Compute f of VP and g = sqrt(beta(t) (1 - exp(4 l(t))))."""
         drift, diffusion = super().sde(x, t)
         return drift, diffusion * torch.sqrt(-torch.expm1(4.0 * _like(self._log_mean(t), x)))
 
     def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean exp(l) x_0, standard deviation 1 - exp(2 l)."""
+        """Compute mean exp(l) x_0 and standard deviation 1 - exp(2 l)."""
         log_mean = _like(self._log_mean(t), x)
         return torch.exp(log_mean) * x, -torch.expm1(2.0 * log_mean)
 
     def discretize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Euler-Maruyama."""
+        """Compute f and G by Euler-Maruyama, unlike VP."""
         return SDE.discretize(self, x, t)
 
 
@@ -167,7 +167,7 @@ POSITION_SDES: dict[str, SDEConfig] = {
     "VP03": SDEConfig(kind="vp", minimum=0.2, maximum=1000.0),
     "subVP": SDEConfig(kind="subvp", minimum=0.2, maximum=1.0),
 }
-"""Named settings of 2D to 3D (section 4.2), sigma in angstrom. subVP is ours: the original never uses one."""
+"""Named settings of 2D to 3D (section 4.2), sigma in angstrom. subVP is an addition: the original does not use it."""
 
 GRAPH_SDES: dict[str, SDEConfig] = {
     "VE": SDEConfig(kind="ve", minimum=0.1, maximum=1.0),
@@ -178,14 +178,14 @@ GRAPH_SDES: dict[str, SDEConfig] = {
     "VP03": SDEConfig(kind="vp", minimum=0.1, maximum=1000.0),
     "subVP": SDEConfig(kind="subvp", minimum=0.2, maximum=1.0),
 }
-"""Named settings of 3D to 2D (section 4.2); the same names stand for other numbers than in 2D to 3D."""
+"""Named settings of 3D to 2D (section 4.2); the numbers differ from those of the same names in 2D to 3D."""
 
 
 def named_sde(settings: dict[str, SDEConfig], name: str) -> SDE:
-    """The SDE called ``name`` in a table of settings."""
+    """Create the SDE called ``name`` in a table of settings."""
     return SDES[settings[name].kind](settings[name])
 
 
 def _like(coefficient: Tensor, x: Tensor) -> Tensor:
-    """[m] as [m, 1, ...] with the number of dimensions of ``x``."""
+    """Reshape a coefficient [m] to [m, 1, ...] with the number of dimensions of ``x``."""
     return coefficient.view(-1, *[1] * (x.dim() - 1))

@@ -255,7 +255,7 @@ def test_grid_runs_from_the_first_trace_of_signal_to_eps(config, spacing):
 
 
 def test_an_end_where_no_signal_is_left_is_refused():
-    with pytest.raises(ConfigError, match=r"sampler.eps=0.5: by that time noise has drowned the data"):
+    with pytest.raises(ConfigError, match=r"sampler.eps=0.5: the data have vanished in noise"):
         time_grid(angular, [build(GRAPH_SDES["VP03"])], 10, 0.5)
 
 
