@@ -1,1 +1,1 @@
-"""Pretraining objectives: each owns its heads, noise and masks, and shares the encoders."""
+"""Pretraining objectives: each has its own heads, noise and masks; all share the encoders."""

@@ -1,4 +1,4 @@
-"""What an objective is: a module that owns its heads, noise and masks, and turns a batch into a loss."""
+"""Base class of objectives: modules with their own heads, noise and masks that compute a loss from a batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,64 +13,64 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.conditional import Conditional
 from molstream.training.models.encoders import Encoders
 
-GENERATING = "Give a run of objective=moleculesde, which generates both."
-"""What to do where an objective cannot generate."""
+GENERATING = "Use a run with objective=moleculesde, which generates both."
+"""Advice in the error of an objective that cannot generate."""
 
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """The loss of one micro-batch and what to log about it."""
+    """Loss and metrics of one micro-batch."""
 
     loss: Tensor
     """float32 scalar, to be differentiated."""
     metrics: dict[str, Tensor]
-    """Detached scalars by name, left on the device so that logging alone decides when to wait for them."""
+    """Detached scalars by name, on the device, so that only logging synchronises with it."""
     branches: dict[str, Tensor] = field(default_factory=dict)
-    """Detached weighted losses of the branches, by name; they add up to the loss."""
+    """Detached weighted losses of the branches, by name; their sum is the loss."""
 
     def branch_loss(self, prefix: str) -> Tensor:
-        """The sum of the branches whose names begin with ``prefix``."""
+        """Sum the losses of the branches whose names begin with ``prefix``."""
         return reduce(torch.add, [loss for name, loss in self.branches.items() if name.startswith(prefix)])
 
 
 @dataclass(frozen=True)
 class Term:
-    """A summand of an objective's loss, of one branch between the modalities."""
+    """One term of an objective's loss: that of one branch."""
 
     coefficient: float
-    """Its weight in the loss."""
+    """Weight of the term in the loss."""
     loss: Tensor
     """float32 scalar, to be differentiated."""
     metrics: Mapping[str, Tensor]
     """Scalars to log, by name."""
     time: Tensor | None = None
-    """Diffusion time of every molecule, [g] in (0, 1); None where nothing is diffused."""
+    """Diffusion time of each molecule, [g] in (0, 1); None for a term without diffusion."""
     per_molecule: Mapping[str, Tensor] = field(default_factory=dict)
-    """[g] by name: what the metric of the same name is the mean of, over the molecules that have a conformer."""
+    """Losses of molecules, [g], by name; the metric of that name is their mean over molecules with a conformer."""
 
 
 def denoising_term(coefficient: float, time: Tensor, per_molecule: Mapping[str, Tensor], has_pos: Tensor) -> Term:
-    """The term of a diffusion: the mean of its losses ``per_molecule`` [g], each the mean over ``has_pos`` [g]."""
+    """Build a diffusion's term: the mean of its losses ``per_molecule`` [g], each averaged over ``has_pos`` [g]."""
     means = {name: graph_mean(values, has_pos) for name, values in per_molecule.items()}
     return Term(coefficient, reduce(torch.add, means.values()) / len(means), means, time, per_molecule)
 
 
 class Objective(nn.Module, ABC):
-    """A pretraining task on top of the shared encoders.
+    """Base class of pretraining tasks on the shared encoders.
 
-    Every parameter must take part in every forward, whatever the batch holds: a molecule without a conformer is
-    masked, never branched around, because under ZeRO every module has to run on every rank at every step.
+    Every parameter must be used in every forward pass, whatever the batch contains: mask molecules without a conformer,
+    never branch, because under ZeRO every module must run on every rank at every step.
     """
 
     required_fields: frozenset[str]
-    """Names of the stored fields (``preprocessing/fields.py``) that a dataset must have."""
+    """Names of the stored fields (``preprocessing/fields.py``) that the dataset must have."""
 
     @abstractmethod
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
-        """The summands of the loss by branch; noise, times, permutations, dropout masks come from ``generator``."""
+        """Compute the loss terms by branch; noise, times, permutations and dropout masks come from ``generator``."""
 
     def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
-        """The weighted sum of the terms, and the metrics of all of them."""
+        """Compute the weighted sum of the terms, and their metrics."""
         terms = self.terms(batch, encoders, generator)
         losses = {branch: term.coefficient * term.loss for branch, term in terms.items()}
         metrics = {name: value.detach() for term in terms.values() for name, value in term.metrics.items()}
@@ -78,28 +78,28 @@ class Objective(nn.Module, ABC):
         return ObjectiveOutput(reduce(torch.add, losses.values()), metrics, branches)
 
     def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
-        """What is known of the positions [n, 3] of ``batch``, in angstrom about their centre, given its bonds.
+        """Learned distribution of positions [n, 3], angstrom, centred per molecule, given the bonds of ``batch``.
 
         Raises:
-            ConfigError: the objective does not learn it.
+            ConfigError: the objective does not learn this distribution.
         """
         raise ConfigError(f"{type(self).__name__} does not generate positions. {GENERATING}")
 
     def bond_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
-        """What is known of the bonds and charges of ``batch``, given its elements and positions.
+        """Learned distribution of bonds and charges, given the elements and positions of ``batch``.
 
-        Its parts are those of :func:`molstream.training.diffusion.bond_transformer.decode`.
+        Its parts are the arguments of :func:`molstream.training.diffusion.bond_transformer.decode`.
 
         Raises:
-            ConfigError: the objective does not learn it.
+            ConfigError: the objective does not learn this distribution.
         """
         raise ConfigError(f"{type(self).__name__} does not generate bonds. {GENERATING}")
 
     def learning_rate_scale(self, name: str) -> float:
-        """Factor on the learning rate of the parameter ``encoders.*`` or ``objective.*`` with this full name."""
+        """Factor on the learning rate of a parameter; ``name`` is its full name, ``encoders.*`` or ``objective.*``."""
         return 1.0
 
 
 def graph_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` [g] over the molecules where ``mask`` [g] is True; zero, with gradient, if there is none."""
+    """Average ``values`` [g] over the molecules where ``mask`` [g] is True; zero, with gradient, if there is none."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

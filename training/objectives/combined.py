@@ -1,4 +1,4 @@
-"""Several objectives on the same encoders, as one objective: a weighted sum of their losses."""
+"""Combines several objectives on the same encoders into one: a weighted sum of their losses."""
 
 import zlib
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from molstream.training.objectives.base import Objective, ObjectiveOutput, Term
 
 
 class CombinedObjective(Objective):
-    """L = sum_k w_k L_k over objectives by name; of several, every metric is logged under the name of its objective.
+    """L = sum_k w_k L_k over named objectives; with several, metrics are logged under the name of their objective.
 
-    The first objective draws from the generator it is given, the others from generators keyed by their names: an
-    objective that is added leaves the noise of the others as it was.
+    The first objective draws from the given generator, the others from generators keyed by their names, so that adding
+    an objective does not change the noise of the others.
 
     Args:
-        parts: the objectives, whose parameters are called ``NAME.*``.
-        weights: w_k, by name.
+        parts: objectives by name; their parameters are called ``NAME.*``.
+        weights: w_k by name.
     """
 
     def __init__(self, parts: Mapping[str, Objective], weights: Mapping[str, float]):
@@ -34,11 +34,11 @@ class CombinedObjective(Objective):
 
     @property
     def parts(self) -> dict[str, Objective]:
-        """The objectives by name."""
+        """The combined objectives by name, in order."""
         return dict(self._parts)
 
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
-        """The weighted summands of all objectives; of several, branches and metrics begin with ``NAME/``."""
+        """Compute the weighted terms of all objectives; with several, branches and metrics begin with ``NAME/``."""
         found: dict[str, Term] = {}
         for number, (name, part) in enumerate(self._parts.items()):
             own = generator if number == 0 else _keyed(generator, name)
@@ -48,7 +48,7 @@ class CombinedObjective(Objective):
         return found
 
     def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
-        """The weighted sum of the terms, and the metrics of all of them; of several, also each one's own loss."""
+        """Compute the weighted sum of the terms and their metrics; with several objectives, also each one's loss."""
         output = super().forward(batch, encoders, generator)
         if len(self._parts) == 1:
             return output
@@ -56,15 +56,15 @@ class CombinedObjective(Objective):
         return replace(output, metrics={**losses, **output.metrics})
 
     def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
-        """As the first objective that learns it; see :meth:`Objective.conformer_distribution`."""
+        """Distribution of positions by the first objective that learns it; see :class:`Objective`."""
         return self._first("conformer_distribution").conformer_distribution(batch, encoders)
 
     def bond_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
-        """As the first objective that learns it; see :meth:`Objective.bond_distribution`."""
+        """Distribution of bonds and charges by the first objective that learns it; see :class:`Objective`."""
         return self._first("bond_distribution").bond_distribution(batch, encoders)
 
     def learning_rate_scale(self, name: str) -> float:
-        """The objective's own for its parameters; for those of the encoders the product of all objectives' scales."""
+        """Factor on the learning rate: an objective's own for its parameters, the product of all for the encoders'."""
         owner, _, inner = name.removeprefix("objective.").partition(".")
         if name.startswith("objective."):
             return self._parts[owner].learning_rate_scale(f"objective.{inner}")
@@ -74,7 +74,7 @@ class CombinedObjective(Objective):
         return scale
 
     def _first(self, method: str) -> Objective:
-        """The first objective with its own ``method``; if there is none, the first of all, whose error says so."""
+        """Return the first objective that overrides ``method``; otherwise the first one, whose ``method`` raises."""
         own = (part for part in self._parts.values() if getattr(type(part), method) is not getattr(Objective, method))
         return next(own, next(iter(self._parts.values())))
 
@@ -85,7 +85,7 @@ def _keyed(generator: torch.Generator, name: str) -> torch.Generator:
 
 
 def _under(name: str, term: Term) -> Term:
-    """The term with its metrics under the name of its objective."""
+    """Prefix the metrics of a term with the name of its objective."""
 
     def renamed(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"{name}/{key}": value for key, value in values.items()}

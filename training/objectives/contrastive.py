@@ -1,8 +1,8 @@
-"""Contrastive losses between two representations of the same things (specification of MoleculeSDE, 3).
+"""Contrastive losses between 2D and 3D representations (specification of MoleculeSDE, section 3).
 
-``x`` and ``y`` [m, d] are the 2D and the 3D rows of the same m atoms, or molecules; s(x, y) = <x, y> / temperature,
-neither normalised nor projected, as in the original. Similarities are float32. With m = 0 loss and accuracy are zero,
-with gradient. The specification's names are EBM_node_dot_prod, EBM_dot_prod and InfoNCE_dot_prod.
+``x`` and ``y`` [m, d] are the 2D and the 3D rows of the same m atoms or molecules; s(x, y) = <x, y> / temperature,
+neither normalised nor projected, as in the original. Similarities are at least float32. With m = 0, loss and accuracy
+are zero, with gradient. The specification's names are EBM_node_dot_prod, EBM_dot_prod and InfoNCE_dot_prod.
 """
 
 from typing import Protocol
@@ -16,13 +16,13 @@ from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import in_float32
 
 CONTRASTIVE_LEVELS = ("atom", "molecule")
-"""What the rows of x and y stand for."""
+"""Levels of the contrast: the rows of x and y are atoms or molecules."""
 
 
 def compared_rows(
     batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, level: str
 ) -> tuple[Tensor, Tensor]:
-    """The 2D and the 3D rows of all that has positions: atoms, or molecules pooled by the readout of either encoder."""
+    """Select the 2D and 3D rows of atoms with positions, or of molecules, which each encoder's readout pools."""
     kept = batch.has_pos[batch.batch]
     if level == "molecule":
         kept = batch.has_pos
@@ -33,19 +33,19 @@ def compared_rows(
 
 
 class Contrastive(Protocol):
-    """A contrastive loss."""
+    """Signature of the contrastive losses."""
 
     def __call__(
         self, x: Tensor, y: Tensor, temperature: float, generator: torch.Generator, num_negatives: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy, both scalars."""
+        """Compute loss and accuracy, both scalars."""
         ...
 
 
 def ebm_nce(
     x: Tensor, y: Tensor, temperature: float, generator: torch.Generator, num_negatives: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """EBM-NCE: binary classification of the true pair against random pairs (in the paper one), in both directions.
+    """EBM-NCE: binary classification of true pairs against random pairs (one in the paper), in both directions.
 
     L(x, y) = -mean log sigma(s(x_i, y_i)) - sum_pi mean log(1 - sigma(s(x_i, y_pi(i)))), averaged over (x, y) and
     (y, x) with independent permutations pi of all rows of the batch.
@@ -58,9 +58,9 @@ def ebm_nce(
 def ebm_nce_shift(
     x: Tensor, y: Tensor, temperature: float, generator: torch.Generator, num_negatives: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """EBM-NCE against the next rows of the batch: the k-th negative of row i is row (i + k) mod m, k = 1, 2, ...
+    """EBM-NCE with the next rows of the batch as negatives: the k-th of row i is row (i + k) mod m, k = 1, 2, ...
 
-    It draws nothing. Between molecules the next row is another molecule; between atoms it mostly is a neighbour.
+    It is deterministic. At the level of molecules the next row is another molecule; of atoms, mostly a neighbour.
     """
     rows = torch.arange(x.shape[0], device=x.device)
     shifts = [rows.roll(-k) for k in range(1, num_negatives + 1)]
@@ -72,7 +72,7 @@ def info_nce(
 ) -> tuple[Tensor, Tensor]:
     """InfoNCE: cross entropy of the true partner among all m rows of the batch, in both directions.
 
-    All other rows are negatives, whatever ``num_negatives``. It draws nothing; memory grows with m^2.
+    All other rows are negatives; ``num_negatives`` is ignored. It is deterministic; memory grows with m^2.
     """
     with torch.autocast(x.device.type, enabled=False):
         logits = in_float32(x) @ in_float32(y).T / temperature
@@ -87,9 +87,9 @@ CONTRASTIVE: dict[str, Contrastive] = {"ebm_nce": ebm_nce, "info_nce": info_nce,
 
 
 def _ebm(x: Tensor, y: Tensor, temperature: float, others: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Binary classification of the true pairs against (x_i, y_other(i)) and (y_i, x_other(i)), other by other.
+    """Binary classification of true pairs against (x_i, y_other(i)) and (y_i, x_other(i)), for each item of ``others``.
 
-    The similarity being symmetric, the positive parts of both directions are equal.
+    The similarity is symmetric, so the positive parts of both directions are equal.
     """
     x, y = in_float32(x), in_float32(y)
     positive = (x * y).sum(1) / temperature

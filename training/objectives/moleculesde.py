@@ -1,9 +1,9 @@
-"""MoleculeSDE in our form: contrast and two diffusions, corrected and scaled up.
+"""MoleculeSDE with corrections, for larger models: a contrastive loss and two diffusions between 2D and 3D.
 
-What differs from the faithful form (``moleculesde_paper``) is listed in ``docs/deviations.md``: score
-networks know the noise level and grow with the model; the losses have the weighting std * score + noise, in which every
-noise level counts; noise in positions has mean zero in every molecule, so that translation is exact; every molecule
-counts the same, whatever it is batched with; bonds are diffused as classes, and atoms without any take part.
+``docs/deviations.md`` lists the differences from the published form (``moleculesde_paper``): score networks are
+conditioned on the noise level and grow with the model; the losses |std * score + noise|^2 weight all noise levels; the
+noise of positions has mean zero in each molecule, which makes translation exact; every molecule has the same weight,
+independently of its batch; bonds are diffused as classes, and atoms without bonds are included.
 """
 
 from functools import partial
@@ -37,7 +37,7 @@ from molstream.training.objectives.config import MoleculeSDEConfig
 from molstream.training.objectives.contrastive import CONTRASTIVE, compared_rows
 
 MIN_TIME = 1e-3
-"""Times are drawn from here to 1: below, VP has no noise that float32 could tell."""
+"""Lower bound of diffusion times: below it, the noise of VP is too small for float32."""
 
 
 class MoleculeSDE(Objective):
@@ -46,7 +46,7 @@ class MoleculeSDE(Objective):
     Gradients: L_23 reaches the 2D encoder, L_32 the 3D encoder, L_CL both.
 
     Raises:
-        ConfigError: an unknown name, or encoders whose representations cannot be compared.
+        ConfigError: a name is unknown, or the encoders' representations have different widths.
     """
 
     required_fields = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
@@ -65,7 +65,7 @@ class MoleculeSDE(Objective):
         self.bond_score = BondTransformer(model.network("bond_transformer", "moleculesde"), model.hidden_3d)
 
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
-        """The three losses; metrics are the raw ones and the contrastive accuracy."""
+        """Compute the three losses; metrics are the unweighted losses and the contrastive accuracy."""
         z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
         z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
         return {
@@ -75,7 +75,7 @@ class MoleculeSDE(Objective):
         }
 
     def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
-        """Positions with mean zero in every molecule; score = -noise / sigma."""
+        """Distribution of positions with mean zero in each molecule; score = -noise / sigma."""
         z = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
         paths = topology(batch.edge_index, batch.edge_attr, batch.batch)
 
@@ -88,7 +88,7 @@ class MoleculeSDE(Objective):
         return Conditional((part,), score)
 
     def bond_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
-        """One-hot bonds of all pairs and one-hot charges of all atoms; score = -noise / sigma."""
+        """Distribution of one-hot bonds of all pairs and one-hot charges of all atoms; score = -noise / sigma."""
         z = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
         parts = (
             Part(self.bond_sde, _molecule_of_pairs(batch), NUM_BOND_CLASSES),
@@ -106,7 +106,7 @@ class MoleculeSDE(Objective):
     def _contrastive_term(
         self, batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
     ) -> Term:
-        """Over the atoms, or the molecules, that have positions; representations have length one."""
+        """Contrastive loss over the atoms or molecules with positions; representations are normalised."""
         rows = compared_rows(batch, encoders, z_2d, z_3d, self.config.contrastive_level)
         x, y = (F.normalize(in_float32(row), dim=1) for row in rows)
         loss, accuracy = self.contrastive(x, y, self.config.temperature, generator)
@@ -127,7 +127,7 @@ class MoleculeSDE(Objective):
         return denoising_term(self.config.position_coefficient, t, {"position_score": per_molecule}, batch.has_pos)
 
     def _bond_term(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> Term:
-        """Of bonds and of charges: mean over molecules of the mean over its pairs, or atoms."""
+        """Losses of bonds and charges: mean over molecules of the mean over their pairs or atoms."""
         bonds, charges = one_hot_bonds(batch), one_hot_charges(batch)
         of_pair = _molecule_of_pairs(batch)
         t, level = self._level(self.bond_sde, batch, generator)
@@ -146,13 +146,13 @@ class MoleculeSDE(Objective):
         return denoising_term(self.config.bond_coefficient, t, per_molecule, batch.has_pos)
 
     def _level(self, sde: SDE, batch: MoleculeBatch, generator: torch.Generator) -> tuple[Tensor, NoiseLevel]:
-        """A time per molecule, and its noise."""
+        """Draw a diffusion time per molecule; returns the times and their noise levels."""
         t = antithetic_uniform_times(batch.num_graphs, generator, MIN_TIME).to(in_float32(batch.pos))
         return t, noise_level(sde, t)
 
 
 def _molecule_of_pairs(batch: MoleculeBatch) -> Tensor:
-    """int64 [p]: the molecule of every unordered pair."""
+    """int64 [p]: molecule of each unordered pair."""
     return batch.batch.index_select(0, molecule_pairs(batch.batch)[0])
 
 

@@ -1,7 +1,7 @@
-"""MoleculeSDE (Liu et al., ICML 2023) in its faithful form: contrast and two diffusions between 2D and 3D.
+"""MoleculeSDE as published (Liu et al., ICML 2023): a contrastive loss and two diffusions between 2D and 3D.
 
-Formulas: specification of MoleculeSDE, sections 3 to 6. Molecules without a conformer are masked out of every term;
-with all conformers present the losses are the paper's.
+Formulas: specification of MoleculeSDE, sections 3 to 6. Molecules without a conformer are masked in every term; if all
+have conformers, the losses are those of the paper.
 """
 
 import torch
@@ -31,7 +31,7 @@ class PaperMoleculeSDE(Objective):
     Gradients: L_23 reaches the 2D encoder, L_32 the 3D encoder, L_CL both.
 
     Raises:
-        ConfigError: an unknown name, or encoders whose representations cannot be compared.
+        ConfigError: a name is unknown, or the encoders' representations have different widths.
     """
 
     required_fields = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
@@ -49,7 +49,7 @@ class PaperMoleculeSDE(Objective):
         self.graph_score = GraphScore(model.network("graph_score", "moleculesde_paper"), model.hidden_3d)
 
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
-        """The three losses; metrics are the raw ones and the contrastive accuracy."""
+        """Compute the three losses; metrics are the unweighted losses and the contrastive accuracy."""
         z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
         z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
         return {
@@ -59,7 +59,7 @@ class PaperMoleculeSDE(Objective):
         }
 
     def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
-        """Positions whose noise is not centred, as in the original; score = -o / std (section 4.5)."""
+        """Distribution of positions with uncentred noise, as in the original; score = -o / std (section 4.5)."""
         z = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
         pairs = self._position_pairs(batch)
 
@@ -70,7 +70,7 @@ class PaperMoleculeSDE(Objective):
         return Conditional((Part(self.position_sde, batch.batch, 3),), score)
 
     def learning_rate_scale(self, name: str) -> float:
-        """``gnn_3d_lr_scale`` for the 3D encoder and the 3D-to-2D network, ``gnn_2d_lr_scale`` for the rest."""
+        """``gnn_3d_lr_scale`` for the 3D encoder and the 3D-to-2D network, otherwise ``gnn_2d_lr_scale``."""
         if name.startswith(("encoders.encoder_3d.", "objective.graph_score.")):
             return self.config.gnn_3d_lr_scale
         return self.config.gnn_2d_lr_scale
@@ -78,7 +78,7 @@ class PaperMoleculeSDE(Objective):
     def _contrastive_term(
         self, batch: MoleculeBatch, encoders: Encoders, z_2d: Tensor, z_3d: Tensor, generator: torch.Generator
     ) -> Term:
-        """Over the atoms, or the molecules, that have positions."""
+        """Contrastive loss over the atoms or molecules with positions."""
         config = self.config
         x, y = compared_rows(batch, encoders, z_2d, z_3d, config.contrastive_level)
         loss, accuracy = self.contrastive(x, y, config.temperature, generator, config.num_negatives)
@@ -97,15 +97,15 @@ class PaperMoleculeSDE(Objective):
         return denoising_term(self.config.position_coefficient, t, per_molecule, batch.has_pos)
 
     def _position_pairs(self, batch: MoleculeBatch) -> Tensor:
-        """int64 [2, p]: the pairs of atoms that the 2D-to-3D network connects."""
+        """int64 [2, p]: atom pairs that the 2D-to-3D network connects."""
         edges = extended_edges(batch.edge_index, batch.num_nodes, self.config.max_hops)
         return edges[:, edges[0] < edges[1]]
 
     def _graph_term(self, batch: MoleculeBatch, z_3d: Tensor, generator: torch.Generator) -> Term:
         """L_X and L_A: mean over molecules of the mean over all padded entries of (z - m / std)^2 (section 5.3).
 
-        Kept from the original: the loss lacks the factor std of the usual weighting, a molecule counts in proportion
-        to its share of the padded layout, and atoms without any bond are taken for padding.
+        As in the original, the loss lacks the factor std of the usual weighting, the weight of a molecule is
+        proportional to its share of the padded layout, and atoms without bonds count as padding.
         """
         x, adj, z_dense = dense_graph(batch, z_3d)
         flags = adj.abs().sum(2) > 1e-5
@@ -126,9 +126,9 @@ class PaperMoleculeSDE(Objective):
 
 
 def dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One-hot atom types [g, s, 119], adjacency [g, s, s] of bond type + 1, and 3D representations [g, s, d].
+    """Convert to one-hot atom types [g, s, 119], adjacency [g, s, s] of bond type + 1, 3D representations [g, s, d].
 
-    All are zero-padded; types and adjacency have the type of the positions, at least float32.
+    All are zero-padded; types and adjacency have the dtype of the positions, at least float32.
     """
     num_graphs, size = batch.num_graphs, int(batch.ptr.diff().max())
     rank = torch.arange(batch.num_nodes, device=batch.ptr.device) - batch.ptr[batch.batch]

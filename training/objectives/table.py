@@ -1,4 +1,4 @@
-"""The table of objectives."""
+"""Table of objectives by name, and the function that builds the configured ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +15,14 @@ OBJECTIVES: dict[str, Callable[[Any, ModelConfig], Objective]] = {
     "moleculesde": MoleculeSDE,
     "moleculesde_paper": PaperMoleculeSDE,
 }
-"""Classes by the field of :class:`ObjectiveConfig` that they are built from, together with the model's sizes."""
+"""Objective classes by the field of :class:`ObjectiveConfig` with their configuration; they also take the model's."""
 
 
 def build_objective(config: ObjectiveConfig, model: ModelConfig) -> CombinedObjective:
-    """The objectives that are configured, as one, with heads of the sizes of ``model``.
+    """Build the configured objectives as one combined objective, with heads that match the sizes of ``model``.
 
     Raises:
-        ConfigError: no objective is configured, the model lacks a network, or values contradict each other.
+        ConfigError: no objective is configured, the model lacks a required network, or values contradict each other.
     """
     chosen = config.chosen()
     table = extended(OBJECTIVES, "objectives")
