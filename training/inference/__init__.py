@@ -1,1 +1,1 @@
-"""What a trained encoder is for: export, embedding, generation."""
+"""Uses of a trained model: export, embedding and generation of molecules."""

@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""Selects the torch device that a configuration names."""
 
 import torch
 
@@ -6,10 +6,10 @@ from molstream.errors import ConfigError
 
 
 def device_named(name: str) -> torch.device:
-    """The device of a configuration: ``auto`` is a GPU where there is one, else the CPU.
+    """Return the device called ``name``; ``auto`` is a GPU if there is one, otherwise the CPU.
 
     Raises:
-        ConfigError: torch knows no such device, or this machine has none.
+        ConfigError: torch does not know this device, or the machine does not have it.
     """
     try:
         device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")

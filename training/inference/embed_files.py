@@ -1,4 +1,4 @@
-"""``molstream embed``: vectors for a file of molecules of any size, row by row, into Parquet."""
+"""``molstream embed``: computes vectors for a file of molecules of any size, and writes them to Parquet."""
 
 import sys
 import tempfile
@@ -16,14 +16,17 @@ from molstream.training.inference.config import EmbedConfig
 from molstream.training.inference.embedder import MoleculeEmbedder
 
 ROWS_PER_GROUP = 4096
-"""Rows that are read, embedded and written at a time: what bounds the memory."""
+"""Number of rows that are read, embedded and written at a time, which bounds the memory."""
 
 
 def embed_file(config: EmbedConfig) -> tuple[int, int]:
-    """Embed every record; the output appears when it is whole. Returns the records, and how many failed.
+    """Embed each record of a file; the output file appears once it is complete.
+
+    Returns:
+        The number of records, and how many of them failed.
 
     Raises:
-        CheckpointError: ``export`` is no export.
+        CheckpointError: ``export`` is not an export.
         DataError: the input cannot be used.
     """
     embedder = MoleculeEmbedder.from_pretrained(

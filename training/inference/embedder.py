@@ -1,4 +1,4 @@
-"""SMILES in, vectors out: a scikit-learn transformer over an export; needs neither Ray nor DeepSpeed."""
+"""Scikit-learn transformer from SMILES to the vectors of an export; needs neither Ray nor DeepSpeed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,22 +19,21 @@ from molstream.training.inference.pretrained import PretrainedEncoders, load_pre
 from molstream.training.models.encoders import Encoders
 
 REPRESENTATIONS = {"2d": ("2d",), "3d": ("3d",), "both": ("2d", "3d")}
-"""The encoders whose representations stand side by side in a vector."""
+"""Encoders whose representations are concatenated to the vector, by the name of the representation."""
 
 
 class MoleculeEmbedder(TransformerMixin, BaseEstimator):
-    """Frozen molecular vectors from an export or a run.
+    """Computes molecular vectors with the frozen encoders of an export or a run.
 
-    The molecules go through exactly the featurizer that made the training data, so any spelling of a molecule gives
-    the same vector.
+    Molecules are featurized exactly like the training data, so that all SMILES of a molecule give the same vector.
 
     Args:
         path: folder written by ``molstream export``, or a run directory, whose newest checkpoint is used.
-        representation: ``2d`` (graph encoder), ``3d`` (conformer encoder) or ``both``, one after the other.
-        device: a torch device, or ``auto`` for a GPU where there is one.
-        batch_size: molecules that are encoded at a time.
-        on_error: ``nan`` gives a row of NaN for a molecule that fails and its reason in ``failures_``; ``raise``
-            raises on the first.
+        representation: ``2d`` (graph encoder), ``3d`` (conformer encoder) or ``both``, concatenated.
+        device: a torch device, or ``auto`` for a GPU if there is one.
+        batch_size: number of molecules that are encoded at a time.
+        on_error: for molecules that fail, ``nan`` gives a row of NaN, with the reason in ``failures_``; ``raise``
+            raises an error at the first one.
 
     Attributes:
         failures_: {row: reason} of the last ``transform``.
@@ -56,7 +55,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> "MoleculeEmbedder":
-        """An embedder whose model is loaded now, so that a damaged export is noticed here.
+        """Create an embedder and load its model at once, so that a damaged export raises here.
 
         Raises:
             CheckpointError: ``path`` is neither an export nor a run, or damaged.
@@ -66,7 +65,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return embedder
 
     def fit(self, X: Iterable[str | RawMolecule], y: object = None) -> "MoleculeEmbedder":
-        """Nothing to learn; loads the model, so that pipelines fail early."""
+        """Load the model, so that pipelines fail early; nothing is fitted."""
         self._load()
         return self
 
@@ -74,13 +73,13 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return True
 
     def transform(self, X: Iterable[str | RawMolecule]) -> np.ndarray:
-        """Vectors, float32 [g, d], of SMILES (or records of a file); row i belongs to input i, NaN where it failed.
+        """Compute vectors, float32 [g, d], of SMILES or records of a file; row i is of input i, NaN if it failed.
 
         Raises:
-            DataError: with ``on_error="raise"``, on the first molecule that fails.
+            DataError: a molecule failed and ``on_error="raise"``.
         """
         pretrained = self._load()
-        # A bare string is iterable too, and would be embedded letter by letter.
+        # A string is iterable too, and would be embedded letter by letter.
         items = [X] if isinstance(X, str) else X
         raws = [
             i if isinstance(i, RawMolecule) else RawMolecule(str(i), "smiles", "", row) for row, i in enumerate(items)
@@ -95,12 +94,12 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return vectors
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
-        """Names of the columns, for ``set_output``."""
+        """Return the names of the columns, for ``set_output``."""
         width = self._width(self._load())
         return np.array([f"molecule_{self.representation}_{k}" for k in range(width)], dtype=object)
 
     def untrained(self, seed: int) -> "MoleculeEmbedder":
-        """The same embedder with freshly initialised weights: the baseline of every claim about pretraining."""
+        """Return this embedder with newly initialised weights: the baseline of pretraining."""
         other = MoleculeEmbedder(**self.get_params())
         own = self._load()
         with torch.random.fork_rng(devices=[]):
@@ -111,11 +110,11 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     @property
     def description(self) -> dict[str, Any]:
-        """Where the weights come from: an export's config.json, a run's configuration and step."""
+        """Return the origin of the weights: an export's config.json, or a run's configuration and step."""
         return self._load().description
 
     def _load(self) -> PretrainedEncoders:
-        """All encoders, whatever the representation, which may be set later, on the device."""
+        """Load all encoders to the device, since the representation may be changed later."""
         if self.representation not in REPRESENTATIONS:
             raise ConfigError(f"representation={self.representation!r}: expected one of {', '.join(REPRESENTATIONS)}.")
         if self.on_error not in ("nan", "raise"):
@@ -129,7 +128,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return sum(pretrained.widths[name] for name in REPRESENTATIONS[self.representation])
 
     def _featurize_config(self, trained_on: FeaturizeConfig) -> FeaturizeConfig:
-        """The training data's featurizer; the graph encoder alone needs no conformer, the others cannot do without."""
+        """Adapt the training data's featurizer: no conformers for the graph encoder alone, otherwise at least one."""
         needs_conformer = self.representation != "2d"
         conformers = replace(
             trained_on.conformers,
@@ -147,7 +146,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             if isinstance(result, Rejection):
                 reason = f"{result.stage}: {result.reason}: {result.detail}"
                 if self.on_error == "raise":
-                    raise DataError(f"row {row}, {raws[row].text!r}: {reason}. Use on_error='nan' to go on without it.")
+                    raise DataError(f"row {row}, {raws[row].text!r}: {reason}. Use on_error='nan' to get NaN instead.")
                 self.failures_[row] = reason
             else:
                 kept.append(row)
@@ -155,7 +154,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return kept, samples
 
     def _encode(self, pretrained: PretrainedEncoders, samples: Sequence[MoleculeSample]) -> np.ndarray:
-        """Pooled representations, the 3D part of the first conformer, float32 [g, d]."""
+        """Compute pooled representations, float32 [g, d]; the 3D part is that of the first conformer."""
         batch = collate_samples(samples).to(device_named(self.device))
         with torch.inference_mode():
             parts = pretrained.molecules(batch, REPRESENTATIONS[self.representation])

@@ -1,4 +1,4 @@
-"""The export folder: config.json, model.safetensors and a model card; written from a run, loaded strictly."""
+"""Writes exports (config.json, model.safetensors and a model card) from runs, and loads them strictly."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from molstream.training.models.encoders import Encoders
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
-"""Format 1 has the sizes of unused networks as well."""
+"""Format versions that can be loaded; format 1 also has the sizes of unused networks."""
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 VERSIONS = {"format_version": int, "featurizer": {"schema_version": int}}
 """What the config.json of every version has."""
@@ -40,21 +40,24 @@ CONFIG = {
 
 @dataclass(frozen=True)
 class Export:
-    """A loaded export: encoders in evaluation mode, and how their molecules were featurized."""
+    """A loaded export: encoders in evaluation mode, with their configurations."""
 
     encoders: Encoders
+    """The 2D and 3D encoder, in evaluation mode."""
     model: ModelConfig
+    """Configuration of the encoders."""
     featurize: FeaturizeConfig
+    """Featurizer of the molecules that they were trained on."""
     config: dict[str, Any]
-    """The whole config.json."""
+    """Complete content of config.json."""
 
 
 def export_run(config: ExportConfig) -> Path:
-    """Write the export folder of a run's checkpoint, whole or not at all; returns the folder.
+    """Export a checkpoint of a run to a folder, atomically; returns the folder.
 
     Raises:
-        CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
-        ConfigError: ``run_dir`` is no run.
+        CheckpointError: the run has no intact checkpoint, or none of ``step``.
+        ConfigError: ``run_dir`` is not a run.
     """
     from molstream.training.inference.trained import checkpoint_path
     from molstream.training.run.directory import RunDirectory
@@ -93,16 +96,16 @@ def export_run(config: ExportConfig) -> Path:
 
 
 def _encoders_of(model: ModelConfig) -> dict[str, Any]:
-    """The configuration of the encoders, without that of the score networks, which exports leave out."""
+    """Configuration of the encoders alone: exports contain no score networks."""
     return {name: tree_of(getattr(model, name)) for name in model.encoders().values()}
 
 
 def load_export(path: str | Path) -> Export:
-    """Load an export folder, strictly.
+    """Load an export folder strictly.
 
     Raises:
-        CheckpointError: no export there, another format or schema version, unknown settings, or weights that do not
-            fit (every missing, unexpected or misshapen tensor is named).
+        CheckpointError: ``path`` is not an export, has another format or schema version, unknown settings, or weights
+            that do not match the model (the message names the tensors).
     """
     folder = Path(path)
     if not (folder / CONFIG_FILE).is_file():
@@ -131,7 +134,7 @@ def load_export(path: str | Path) -> Export:
     encoders = Encoders(model)
     load_weights(encoders, read_safetensors(folder / WEIGHTS_FILE))
     if config["purpose"] == "test":
-        print(f"warning: {folder} says that it was made for tests only", file=sys.stderr)
+        print(f"warning: {folder} is an export for tests only (purpose: test)", file=sys.stderr)
     return Export(encoders.eval(), model, featurize, config)
 
 
@@ -164,7 +167,7 @@ def _write(output: Path, description: dict[str, Any], weights: dict[str, Any]) -
 
 
 def _card(name: str, description: dict[str, Any], num_values: int) -> str:
-    """The model card: YAML front matter for hubs, then what it is, what it saw, how to use it, and its limits."""
+    """Write the model card: YAML front matter for hubs, then use, inputs, training and limits of the model."""
     model, training, featurizer = description["model"], description["training"], description["featurizer"]
     chemistry = featurizer["config"]
     hydrogens = "heavy atoms only" if chemistry["hydrogens"] == "heavy" else "all atoms, hydrogens included"

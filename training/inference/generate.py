@@ -1,4 +1,4 @@
-"""``molstream.generate``: SMILES in, molecules with conformers that a run generates out."""
+"""``molstream.generate``: generates conformers of SMILES with a pretraining run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,15 +16,15 @@ from molstream.training.inference.generator import MoleculeGenerator
 
 @dataclass(frozen=True)
 class GeneratedConformers:
-    """What was generated for one input of :func:`generate`: a molecule, or the reason why there is none."""
+    """Result of :func:`generate` for one input: a molecule with conformers, or the reason for a failure."""
 
     text: str
-    """The input as it was given."""
+    """The input text, unchanged."""
     mol: Chem.Mol | None
-    """The standardized molecule with its conformers, numbered from 0, positions in angstrom; None where it failed. It
-    has explicit hydrogens if the run was trained on them."""
+    """The standardized molecule with its conformers, numbered from 0, positions in angstrom; None if it failed. It has
+    explicit hydrogens if the run was trained on them."""
     failure: str | None
-    """Stage, reason and detail of what went wrong; None where nothing did."""
+    """Stage, reason and detail of the failure; None if there was none."""
 
 
 def generate(
@@ -38,27 +38,27 @@ def generate(
     device: str = "auto",
     batch_size: int = 64,
 ) -> list[GeneratedConformers]:
-    """Conformers of molecules, drawn from what a pretraining run has learned.
+    """Generate conformers of molecules with a pretraining run.
 
-    Conformer k of a molecule is a function of the molecule, k and ``seed``, whatever else is in the list.
+    Conformer k of a molecule is a function of the molecule, k and ``seed``, independent of the other molecules.
 
     Args:
-        run_dir: a pretraining run; an export has no generative model.
-        molecules: SMILES, or records of a file, whose own positions are not used.
+        run_dir: a pretraining run; exports have no generative model.
+        molecules: SMILES, or records of a file, whose positions are not used.
         num_conformers: conformers per molecule, at least 1.
-        sampler: how they are drawn; the defaults of ``SamplerConfig`` if it is not given.
+        sampler: sampling method and number of steps; by default those of ``SamplerConfig``.
         seed: random seed, not negative.
-        step: which checkpoint of the run; the newest whole one by default.
-        device: a torch device, or ``auto`` for a GPU where there is one.
-        batch_size: conformers that are drawn at a time.
+        step: step of the checkpoint; by default the newest intact one.
+        device: a torch device, or ``auto`` for a GPU if there is one.
+        batch_size: number of conformers that are generated at a time.
 
     Returns:
-        One result per input, in their order.
+        One result per input, in the same order.
 
     Raises:
-        ConfigError: there is no run at ``run_dir``, its objective does not generate conformers, or an argument has an
-            impossible value.
-        CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
+        ConfigError: ``run_dir`` is not a run, its objective does not generate conformers, or an argument is out of
+            range.
+        CheckpointError: the run has no intact checkpoint, or none of ``step``.
     """
     for name, value, least in (("num_conformers", num_conformers, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
         if value < least:

@@ -1,4 +1,4 @@
-"""``molstream generate conformers|bonds``: a file of molecules in, an SDF of what a run generates for them out."""
+"""``molstream generate conformers|bonds``: generates conformers or bonds for a file of molecules, and writes an SDF."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,18 +24,22 @@ from molstream.training.inference.generator import MoleculeGenerator, Watch
 from molstream.training.metrics.console import told
 
 ROWS_PER_GROUP = 1024
-"""Records that are read, generated for and written at a time: what bounds the memory."""
+"""Number of records that are read and processed at a time, which bounds the memory."""
 
 
 class Failure(NamedTuple):
-    """Why a record, or a sample of one, is not in the output."""
+    """A record, or one of its samples, that is not in the output, and the reason."""
 
     source: str
+    """Input file of the record."""
     row: int
+    """Row of the record in the file."""
     text: str
+    """Text of the record, such as its SMILES."""
     repeat: int | None
-    """Number of the sample; None where the record itself cannot be used."""
+    """Number of the sample, from 0; None if the record itself cannot be used."""
     failure: str
+    """Stage, reason and detail of the failure."""
 
 
 FAILURES = pa.schema(
@@ -52,9 +56,9 @@ Made = Iterator[Chem.Mol | Failure]
 
 
 def with_conformers(sample: MoleculeSample, positions: np.ndarray) -> Chem.Mol:
-    """The molecule of a sample with conformers at ``positions``, float32 [c, n, 3], angstrom, numbered from 0."""
+    """Build the molecule of a sample with conformers ``positions``, float32 [c, n, 3], angstrom, numbered from 0."""
     mol = Chem.MolFromSmiles(sample.smiles)
-    # The atoms of the text are the first ones of the record, in its order; stored hydrogens follow.
+    # The atoms of the text come first in the record, in the same order; stored hydrogens follow.
     mol = mol if mol.GetNumAtoms() == sample.num_atoms else Chem.AddHs(mol)
     for one in positions:
         conformer = Chem.Conformer(sample.num_atoms)
@@ -66,14 +70,14 @@ def with_conformers(sample: MoleculeSample, positions: np.ndarray) -> Chem.Mol:
 def conformer_molecules(
     generator: MoleculeGenerator, samples: list[MoleculeSample], repeats: int, watch: Watch
 ) -> Made:
-    """Every molecule ``repeats`` times, with generated positions."""
+    """Yield each molecule ``repeats`` times, with generated positions."""
     for sample, found in zip(samples, generator.conformers(samples, repeats, watch), strict=True):
         for repeat, positions in enumerate(found):
             yield _named(with_conformers(sample, positions[None]), sample, repeat)
 
 
 def bond_molecules(generator: MoleculeGenerator, samples: list[MoleculeSample], repeats: int, watch: Watch) -> Made:
-    """Every molecule ``repeats`` times, with generated bonds and charges, where these make a molecule."""
+    """Yield each molecule ``repeats`` times, with generated bonds and charges; failures where these are not valid."""
     has_hydrogens = generator.trained.featurize.hydrogens == "all"
     for sample, found in zip(samples, generator.bonds(samples, repeats, watch), strict=True):
         for repeat, bonds in enumerate(found):
@@ -94,32 +98,37 @@ def bond_molecules(generator: MoleculeGenerator, samples: list[MoleculeSample], 
 
 
 def conformer_inputs(config: FeaturizeConfig) -> FeaturizeConfig:
-    """The run's featurizer without positions."""
+    """Return the run's featurizer with conformers disabled."""
     return replace(config, conformers=replace(config.conformers, num_conformers=0, given="replace"))
 
 
 def bond_inputs(config: FeaturizeConfig) -> FeaturizeConfig:
-    """The run's featurizer with at least one conformer."""
+    """Return the run's featurizer with at least one conformer per molecule."""
     most = max(1, config.conformers.num_conformers)
     return replace(config, conformers=replace(config.conformers, num_conformers=most, require_conformer=True))
 
 
 class Kind(NamedTuple):
-    """What can be generated: how its input is featurized, and what makes the molecules."""
+    """A kind of generation: its featurizer and its generating function."""
 
     inputs: Callable[[FeaturizeConfig], FeaturizeConfig]
+    """Adapts the run's featurizer to the inputs."""
     molecules: Callable[[MoleculeGenerator, list[MoleculeSample], int, Watch], Made]
+    """Generates molecules from samples, a number of times each."""
 
 
 KINDS = {"conformers": Kind(conformer_inputs, conformer_molecules), "bonds": Kind(bond_inputs, bond_molecules)}
 
 
 def generate_file(kind: Kind, config: GenerateConfig) -> tuple[int, int]:
-    """Generate for every record; the output appears when it is whole. Returns the molecules written, and the failures.
+    """Generate molecules for each record of a file; the output file appears once it is complete.
+
+    Returns:
+        The number of molecules written, and the number of failures.
 
     Raises:
-        ConfigError: the run's objective does not generate this.
-        CheckpointError: there is no such checkpoint.
+        ConfigError: the run's objective does not generate this kind.
+        CheckpointError: the run has no intact checkpoint, or none of ``step``.
         DataError: the input cannot be used.
     """
     generator = MoleculeGenerator.from_run(
@@ -177,7 +186,7 @@ def _featurized(split: InputSplit, config: FeaturizeConfig) -> tuple[list[Molecu
 
 
 def _named(mol: Chem.Mol, sample: MoleculeSample, repeat: int) -> Chem.Mol:
-    """The same molecule, which says where it comes from."""
+    """Add the source, row and number of the sample to a molecule's properties."""
     mol.SetProp("_Name", sample.smiles)
     for name, value in (("source", sample.source), ("row", sample.row), ("key", sample.key), ("repeat", repeat)):
         mol.SetProp(name, str(value))
@@ -185,7 +194,7 @@ def _named(mol: Chem.Mol, sample: MoleculeSample, repeat: int) -> Chem.Mol:
 
 
 def _write_failures(failures: list[Failure], file: Path) -> None:
-    """The failures as a table, which is there only if there are any."""
+    """Write the failures as a Parquet table; without failures, remove an older one."""
     file.unlink(missing_ok=True)
     if failures:
         pq.write_table(pa.Table.from_pylist([failure._asdict() for failure in failures], FAILURES), file)

@@ -1,4 +1,4 @@
-"""Molecules out of noise, by a pretraining run: conformers of bond graphs, and bonds of conformers."""
+"""Generates conformers of bond graphs, and bonds of conformers, with a pretraining run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,32 +25,32 @@ from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import molecule_pairs
 
 Watch = Callable[[float], None]
-"""Told how many samples are done, in parts of a sample too."""
+"""Callback that takes the number of samples done, which may be fractional."""
 
 
 @dataclass(frozen=True)
 class GeneratedBonds:
-    """What was generated for one conformer."""
+    """Bonds and charges that were generated for one conformer."""
 
     bond_index: np.ndarray
-    """int64 [2, b]: each bond once, the lower atom first."""
+    """int64 [2, b]: atoms of each bond, once, the lower one first."""
     bond_type: np.ndarray
-    """int64 [b]: indices in OGB's vocabulary."""
+    """int64 [b]: bond types as indices in OGB's vocabulary."""
     formal_charge: np.ndarray
-    """int64 [n]: indices in OGB's vocabulary."""
+    """int64 [n]: formal charges as indices in OGB's vocabulary."""
 
 
 class MoleculeGenerator:
-    """Samples of what a run has learned.
+    """Generates positions and bonds of molecules with the model of a run.
 
-    What a molecule becomes is a function of its key, the number of the sample and ``seed``, whatever it is batched
-    with (up to rounding; see :mod:`molstream.training.diffusion.conditional`).
+    A sample is a function of the molecule's key, the number of the sample and ``seed``, independent of the batch (up to
+    rounding; see :mod:`molstream.training.diffusion.conditional`).
 
     Args:
-        trained: the run.
-        sampler: how samples are drawn.
-        seed: another one gives other samples.
-        batch_size: samples that are drawn at a time.
+        trained: the model of the run.
+        sampler: sampling method and number of steps.
+        seed: random seed of the samples.
+        batch_size: number of samples that are drawn at a time.
     """
 
     def __init__(self, trained: Trained, sampler: SamplerConfig, seed: int = 0, batch_size: int = 64):
@@ -66,11 +66,11 @@ class MoleculeGenerator:
         seed: int = 0,
         batch_size: int = 64,
     ) -> "MoleculeGenerator":
-        """By the newest checkpoint of a run, or the one of ``step``.
+        """Create a generator from the newest intact checkpoint of a run, or from the one of ``step``.
 
         Raises:
-            ConfigError: there is no run, or no such device.
-            CheckpointError: there is no such checkpoint.
+            ConfigError: ``run_dir`` is not a run, or the device does not exist.
+            CheckpointError: the run has no intact checkpoint, or none of ``step``.
         """
         trained = load_trained(run_dir, step, device_named(device))
         return cls(trained, sampler or SamplerConfig(), seed, batch_size)
@@ -78,7 +78,7 @@ class MoleculeGenerator:
     def conformers(
         self, samples: Sequence[MoleculeSample], repeats: int = 1, watch: Watch = lambda done: None
     ) -> list[np.ndarray]:
-        """Positions of every molecule, float32 [repeats, n, 3], angstrom, centred; those it has are not looked at.
+        """Generate positions of each molecule, float32 [repeats, n, 3], angstrom, centred; its own are not used.
 
         Raises:
             ConfigError: the run's objective does not generate positions.
@@ -93,9 +93,9 @@ class MoleculeGenerator:
     def bonds(
         self, samples: Sequence[MoleculeSample], repeats: int = 1, watch: Watch = lambda done: None
     ) -> list[list[GeneratedBonds]]:
-        """Bonds and charges of every molecule, ``repeats`` times; sample r is that of conformer r modulo c.
+        """Generate bonds and charges of each molecule ``repeats`` times; sample r is for conformer r modulo c.
 
-        Only elements and positions are looked at; every molecule has a conformer.
+        Only elements and positions are used; every molecule must have a conformer.
 
         Raises:
             ConfigError: the run's objective does not generate bonds.
@@ -121,7 +121,7 @@ class MoleculeGenerator:
         distribution: Callable[[MoleculeBatch, Encoders], Conditional],
         watch: Watch,
     ) -> Iterator[tuple[list[int], Tensors, MoleculeBatch]]:
-        """For every batch: the number in ``samples`` of each of its molecules, what was drawn, and the batch."""
+        """Yield for each batch the numbers of its molecules in ``samples``, the drawn tensors, and the batch."""
         todo = list(product(range(len(samples)), range(repeats)))
         for start in range(0, len(todo), self.batch_size):
             chosen = todo[start : start + self.batch_size]
@@ -135,5 +135,5 @@ class MoleculeGenerator:
 
 
 def _tell(watch: Watch, before: int, count: int, done: int, total: int) -> None:
-    """Of ``count`` samples that are drawn together, after ``before`` others, ``done`` of ``total`` steps are made."""
+    """Report progress: ``done`` of ``total`` steps for a batch of ``count`` samples, after ``before`` finished ones."""
     watch(before + count * done / total)

@@ -1,4 +1,4 @@
-"""Pretrained encoders as a PyTorch module: to fine-tune, to probe, to build into another network."""
+"""Pretrained encoders as a PyTorch module, for fine-tuning, probing or use in another network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,25 +24,25 @@ NUM_ATOM_FEATURES = 9
 
 
 class PretrainedEncoders(nn.Module):
-    """The encoders of a model with their readouts: batches of molecules in, representations out.
+    """Encoders with their readouts, which compute representations of batches of molecules.
 
-    :func:`load_pretrained` makes it. A batch is what :class:`~molstream.training.data.dataset.MoleculeDataset` yields,
+    :func:`load_pretrained` creates it. A batch is one of :class:`~molstream.training.data.dataset.MoleculeDataset`,
     or a :class:`~molstream.training.data.batch.MoleculeBatch`, on the device of the module. Symbols: g molecules, n
     atoms, d the width of a representation. Outputs are float32 and differentiable in the parameters.
 
     Args:
-        encoders: shared with this module, not copied; their training mode is taken over.
-        model: their configuration.
-        featurize: how the molecules were made that they were trained on.
-        description: where the weights come from.
+        encoders: shared with this module, not copied; their training mode is kept.
+        model: configuration of the encoders.
+        featurize: featurizer of the molecules that they were trained on.
+        description: origin of the weights.
         representation: what :meth:`forward` returns: ``2d``, ``3d``, ``both``, or None for a dict.
 
     Attributes:
-        widths: {name: d} of the representations that this module holds encoders of.
-        width: sum of the widths, hence the width of the tensor that ``forward`` returns.
+        widths: {name: d} of the representations whose encoders this module has.
+        width: sum of the widths, which is the width of the tensor that ``forward`` returns.
 
     Raises:
-        ConfigError: there is no such representation.
+        ConfigError: ``representation`` is unknown.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PretrainedEncoders(nn.Module):
         self.train(encoders.training)
 
     def forward(self, batch: "Batch | MoleculeBatch") -> Tensor | dict[str, Tensor]:
-        """Representations of molecules: those of their atoms, pooled by the encoders' own readouts.
+        """Compute representations of molecules: those of their atoms, pooled by the encoders' readouts.
 
         Returns:
             [g, d] for the representation ``2d`` or ``3d``; [g, d2 + d3], the 2D part first, for ``both``;
@@ -80,7 +80,7 @@ class PretrainedEncoders(nn.Module):
         return parts if self.representation is None else torch.cat(list(parts.values()), dim=1)
 
     def molecules(self, batch: "Batch | MoleculeBatch", names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Representations of molecules, ``{name: [g, d]}``; arguments and errors are those of :meth:`nodes`."""
+        """Compute representations of molecules, ``{name: [g, d]}``; arguments and errors are those of :meth:`nodes`."""
         graphs: Any = batch
         return {
             name: self._encoder(name).readout(nodes, graphs.batch, graphs.num_graphs)
@@ -88,11 +88,11 @@ class PretrainedEncoders(nn.Module):
         }
 
     def nodes(self, batch: "Batch | MoleculeBatch", names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Representations of atoms, before they are pooled, ``{name: [n, d]}``.
+        """Compute representations of atoms, before pooling, ``{name: [n, d]}``.
 
         Args:
             batch: with ``x``, ``edge_index``, ``edge_attr``, ``batch`` and, for the 3D encoder, ``pos``.
-            names: which ones to compute, of ``widths``; all by default.
+            names: names of the representations to compute, from ``widths``; all by default.
 
         Raises:
             DataError: this is no batch of featurized molecules, or one has no positions, which the 3D encoder needs.
@@ -118,7 +118,7 @@ class PretrainedEncoders(nn.Module):
 def load_pretrained(
     source: str | Path, *, representation: str | None = None, step: int | None = None, device: str = "cpu"
 ) -> PretrainedEncoders:
-    """The encoders of an export or of a pretraining run, as a PyTorch module.
+    """Load the encoders of an export or of a pretraining run as a PyTorch module.
 
     ::
 
@@ -126,20 +126,20 @@ def load_pretrained(
         model = nn.Sequential(encoder, nn.Linear(encoder.width, 1)).train()
         predicted = model(batch)  # [g, 1]
 
-    The module is in evaluation mode, as frozen encoders should be; all its parameters require gradients, so that after
-    ``.train()`` it can be fine-tuned. Weights load strictly: every tensor fits, or nothing is loaded.
+    The module is in evaluation mode, for use as frozen encoders; all its parameters require gradients, so that it can
+    be fine-tuned after ``.train()``. Weights are loaded strictly: every name and shape must match.
 
     Args:
         source: folder that ``molstream export`` wrote, or a run directory of ``molstream pretrain``.
-        representation: ``2d`` gives the graph encoder alone, ``3d`` the conformer encoder alone; for these and for
-            ``both`` the module returns one tensor, for None a dict of both.
-        step: of a run, which checkpoint; the newest whole one by default. If the run keeps a moving average of its
-            weights (``optim.ema_decay``), that is what is loaded.
-        device: a torch device, or ``auto`` for a GPU where there is one.
+        representation: ``2d`` loads the graph encoder alone, ``3d`` the conformer encoder alone; with these and with
+            ``both`` the module returns one tensor, with None a dict of both.
+        step: step of a run's checkpoint; by default the newest intact one. If the run keeps an EMA of its weights
+            (``optim.ema_decay``), the EMA is loaded.
+        device: a torch device, or ``auto`` for a GPU if there is one.
 
     Raises:
-        CheckpointError: there is neither an export nor a run, it is damaged, of another version, or has no such step.
-        ConfigError: no such representation or device, or a step was given for an export.
+        CheckpointError: ``source`` is neither an export nor a run, is damaged, of another version, or has no such step.
+        ConfigError: the representation or device is unknown, or a step is given for an export.
     """
     folder, where = Path(source), device_named(device)
     if (folder / CONFIG_FILE).is_file():
@@ -169,33 +169,33 @@ def load_pretrained(
 
 
 def _require_graphs(batch: "Batch | MoleculeBatch") -> None:
-    """Make sure that these are molecules as molstream featurizes them.
+    """Check that a batch consists of molecules as molstream featurizes them.
 
     Raises:
-        DataError: the features of atoms are others, or nothing says which molecule an atom belongs to.
+        DataError: the atom features have another dtype or shape, or ``batch.batch`` is missing.
     """
     x = getattr(batch, "x", None)
     if x is None or x.dim() != 2 or x.shape[1] != NUM_ATOM_FEATURES or x.is_floating_point():
         found = "nothing" if x is None else f"{x.dtype} {list(x.shape)}"
         raise DataError(
-            f"batch.x is {found}: expected int64 [n, {NUM_ATOM_FEATURES}], the atom features that molstream.featurize "
-            "and MoleculeDataset make."
+            f"batch.x is {found}: expected int64 [n, {NUM_ATOM_FEATURES}], the atom features of molstream.featurize "
+            "and MoleculeDataset."
         )
     if getattr(batch, "batch", None) is None:
         raise DataError(
-            "the batch does not say which molecule each atom belongs to (batch.batch): expected a batch, not a single "
+            "batch.batch, the molecule of each atom, is missing: expected a batch, not a single "
             "molecule. Use torch_geometric.data.Batch.from_data_list([molecule])."
         )
 
 
 def _require_positions(batch: "Batch | MoleculeBatch") -> None:
-    """Make sure that every molecule has positions.
+    """Check that every molecule of a batch has positions.
 
     Raises:
-        DataError: one has none.
+        DataError: a molecule has no positions.
     """
     advice = (
-        "Leave such molecules out (batch.has_pos says which they are), preprocess with "
+        "Remove the molecules without positions (batch.has_pos is False), preprocess with "
         "featurize.conformers.require_conformer=true, or load the encoders with representation='2d'."
     )
     if getattr(batch, "pos", None) is None:

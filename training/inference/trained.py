@@ -1,4 +1,4 @@
-"""A pretraining run's checkpoint as a module that computes: what generating, evaluating and diagnosing begin with."""
+"""Loads a checkpoint of a pretraining run for generation, evaluation and diagnostics."""
 
 import sys
 from dataclasses import dataclass
@@ -18,25 +18,26 @@ from molstream.training.run.directory import RunDirectory
 
 @dataclass(frozen=True)
 class Trained:
-    """The encoders and the objective of a run, as they were at a checkpoint."""
+    """Encoders and objective of a run with the weights of a checkpoint."""
 
     module: PretrainingModule
-    """In evaluation mode."""
+    """Encoders and objective, in evaluation mode."""
     config: PretrainConfig
-    """Of the run."""
+    """Configuration of the run."""
     featurize: FeaturizeConfig
-    """How the molecules of its dataset were made."""
+    """Featurizer of the run's dataset."""
     state: RunState
-    """Of the checkpoint."""
+    """State of the run at the checkpoint."""
     device: torch.device
+    """Device of the module's weights."""
 
 
 def load_trained(run_dir: str | Path, step: int | None, device: torch.device) -> Trained:
-    """The newest whole checkpoint of a run, or the one of ``step``.
+    """Load the newest intact checkpoint of a run, or the one of ``step``.
 
     Raises:
-        ConfigError: there is no run.
-        CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
+        ConfigError: ``run_dir`` is not a run.
+        CheckpointError: the run has no intact checkpoint, or none of ``step``.
     """
     run = RunDirectory(run_dir)
     config = run.config()
@@ -48,16 +49,16 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
 
 
 def checkpoint_path(run: RunDirectory, config: PretrainConfig, step: int | None) -> Path:
-    """A local folder with the newest whole checkpoint, or of the one of ``step``.
+    """Return a local folder with the newest intact checkpoint of a run, or with the one of ``step``.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the run has no such checkpoint.
     """
     store = run.checkpoints(config)
     if step is None:
         step = store.latest(lambda text: print(f"warning: {text}", file=sys.stderr))
         if step is None:
-            raise CheckpointError(f"{run.path} has no whole checkpoint. Train it for at least one step.")
+            raise CheckpointError(f"{run.path} has no intact checkpoint. Train it for at least one step.")
     elif step not in (found := store.steps()):
         raise CheckpointError(f"{store.where} has no checkpoint of step {step}; there are {found}.")
     return store.fetch(step)
