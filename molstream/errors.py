@@ -1,28 +1,28 @@
-"""The errors a user can meet, in one place: each message says what, where, got, expected, what to do."""
+"""Errors for users. Messages say what is wrong, where, what was found and expected, and what to do."""
 
 
 class MolstreamError(Exception):
-    """Base of every error that is the input's or the configuration's fault, not a bug of molstream."""
+    """Base class of errors in the input or configuration, as opposed to bugs of molstream."""
 
 
 class ConfigError(MolstreamError, ValueError):
-    """A configuration that cannot be run: unknown key, wrong type, values that contradict each other."""
+    """The configuration is invalid: an unknown key, a wrong type, or values that contradict each other."""
 
 
 class DataError(MolstreamError, ValueError):
-    """Input files or a dataset that cannot be used: missing, empty, truncated, damaged, of another schema."""
+    """Input files or a dataset cannot be used: missing, empty, truncated, damaged, or of another schema."""
 
 
 class RemoteError(DataError):
-    """A server that does not answer, or not what it should: trying again may help."""
+    """A server does not answer, or with an error; a retry may help."""
 
 
 class CheckpointError(MolstreamError, ValueError):
-    """A checkpoint or export that cannot be loaded, or that belongs to another model or dataset."""
+    """A checkpoint or export cannot be loaded, or belongs to another model or dataset."""
 
 
 class TrainingError(MolstreamError, RuntimeError):
-    """A run that cannot go on, such as one whose loss is no longer finite."""
+    """A run cannot continue, for example because its loss is no longer finite."""
 
 
 def in_words(problem: object) -> str:
@@ -31,7 +31,7 @@ def in_words(problem: object) -> str:
 
 
 class MoleculeError(MolstreamError):
-    """One molecule cannot be featurized; ``featurize`` turns it into a ``Rejection``."""
+    """A molecule cannot be featurized; ``featurize`` converts this error to a ``Rejection``."""
 
     def __init__(self, stage: str, reason: str, detail: str):
         super().__init__(f"{stage}: {reason}: {detail}")

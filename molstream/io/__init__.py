@@ -1,1 +1,1 @@
-"""Files, URLs and threads: atomic writes, fsspec, work ahead of need."""
+"""Files, URLs and background threads: atomic writes, checksums, fsspec, prefetching."""

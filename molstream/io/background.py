@@ -1,4 +1,4 @@
-"""Work that threads do ahead of time, and that can be left at any moment: a dead server must not hold up an exit."""
+"""Background threads that can be abandoned at any time, so that an unresponsive server does not delay the exit."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +13,11 @@ POLL_S = 0.2
 
 
 class Interrupted(Exception):  # noqa: N818
-    """Nobody waits for the result any more."""
+    """Raised in a thread whose result is no longer needed."""
 
 
 class Interruptible(Generic[T]):
-    """The result of ``action``, which begins at once in a thread that the end of the process does not wait for."""
+    """The result of ``action``, which starts at once in a daemon thread that does not delay the end of the process."""
 
     def __init__(self, action: Callable[[], T], interrupt: threading.Event):
         self._future: Future[T] = Future()
@@ -31,10 +31,10 @@ class Interruptible(Generic[T]):
             self._future.set_exception(error)
 
     def result(self) -> T:
-        """What the action returned.
+        """Wait for the action and return its result.
 
         Raises:
-            Interrupted: the event was set, or the program ends, while the action still runs.
+            Interrupted: the event was set, or the program ended, before the action finished.
             Exception: the action's own.
         """
         while not self._future.done():
@@ -44,14 +44,15 @@ class Interruptible(Generic[T]):
         return self._future.result()
 
     def finally_(self, action: Callable[[T], object]) -> None:
-        """Do something with the result as soon as there is one; nothing after an error."""
+        """Call ``action`` with the result once it is available; not after an error."""
         self._future.add_done_callback(lambda future: None if future.exception() else action(future.result()))
 
 
 def prefetched(items: Iterator[T], depth: int, interrupt: threading.Event) -> Iterator[T]:
-    """The same items, none of them None, by one thread at most ``depth`` ahead; its error is raised at its place.
+    """Iterate over ``items`` in a thread that works at most ``depth`` items ahead.
 
-    When the iteration ends, however it does, ``interrupt`` is set and the thread is over.
+    Items must not be None. An error of ``items`` is raised at its position. When the iteration ends, for whatever
+    reason, ``interrupt`` is set and the thread has ended.
     """
     ready: Queue[tuple[T | None, BaseException | None]] = Queue(depth)
 
@@ -87,5 +88,5 @@ def prefetched(items: Iterator[T], depth: int, interrupt: threading.Event) -> It
 
 
 def _over(interrupt: threading.Event) -> bool:
-    """Whether nobody waits any more: the iteration ended, or the main thread did, as after an error nobody caught."""
+    """Whether the result is no longer needed: the iteration or the main thread ended, as after an uncaught error."""
     return interrupt.is_set() or not threading.main_thread().is_alive()

@@ -1,4 +1,4 @@
-"""Writing files so that a crash at any moment leaves the old content or the new, never half of it."""
+"""Atomic file writes: after a crash at any time, a file has its old or its new content, never a part of it."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ UNFINISHED = f"{UNFINISHED_NAME}*"
 
 
 def sync(path: Path) -> None:
-    """Force a file's content, or a folder's list of names, to the disk."""
+    """Flush a file's content, or a folder's list of names, to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,7 +43,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; synced and renamed to ``path`` at the end if it is there, removed on an error.
+    """Yield a temporary path to write to; afterwards sync it and rename it to ``path``, or remove it after an error.
 
     No two writers share a temporary name, not even of the same file: a task that outlived its driver does no harm.
 
@@ -66,25 +66,23 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """The only process at work in ``folder``; the lock goes with the process, however that ends.
+    """Lock ``folder`` for this process; the lock is released when the process ends, for whatever reason.
 
     Raises:
-        DataError: another process is.
+        DataError: another process has the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(
-                f"another process is at work in {folder}: wait for it, or stop it, then try again."
-            ) from None
+            raise DataError(f"{folder} is locked by another process. Wait for it or stop it, then try again.") from None
         yield
     finally:
         os.close(descriptor)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there with all its content or not at all."""
+    """Write ``content`` to a file atomically: after a crash the file is complete or unchanged."""
     with written_whole(path) as temporary:
         temporary.write_bytes(content)

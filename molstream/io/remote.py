@@ -1,7 +1,7 @@
-"""Inputs and datasets that are URLs: found, told apart and fetched through fsspec.
+"""Lists, reads, writes and downloads objects at URLs through fsspec.
 
-Credentials and endpoints are those of fsspec's own configuration and environment (``AWS_PROFILE``, ``FSSPEC_S3_KEY``,
-``~/.config/fsspec``, ...): there are no keys of ours for them.
+Credentials and endpoints come from fsspec's own configuration and environment (``AWS_PROFILE``, ``FSSPEC_S3_KEY``,
+``~/.config/fsspec``, ...); molstream has no configuration keys for them.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from molstream.io.files import FULL, written_whole
 T = TypeVar("T")
 
 EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""Our extras that bring the backend of a protocol."""
+"""Extras of molstream that install the backend of a protocol."""
 
 BACKEND_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
@@ -35,22 +35,22 @@ BACKEND_ERRORS = (
     ("google.auth.exceptions", "GoogleAuthError"),
     ("azure.core.exceptions", "AzureError"),
 )
-"""Module and name of what backends raise of a network or a server, where that is not an OSError."""
+"""Module and name of the backends' exceptions for network and server errors that are not an OSError."""
 
 Kind = Literal["file", "glob", "folder"]
-"""What an input is."""
+"""Kinds of inputs at a URL."""
 
 CONTENT_MARKS = ("size", "ETag", "Content-MD5", "Digest", "Last-Modified")
-"""What a server says of an object's content. ``ukey`` should know, but that of HTTP knows the URL alone."""
+"""Metadata that change with an object's content; fsspec's ``ukey`` of HTTP only depends on the URL."""
 
 
 def is_url(name: str) -> bool:
-    """Whether an input is reached through fsspec."""
+    """Whether ``name`` is a URL, which is read through fsspec."""
     return "://" in name
 
 
 def shown(url: str) -> str:
-    """The URL (or path) without what may be secret: user and password, and the query of a signed web address."""
+    """Remove secrets from a URL or path, for messages: user and password, and the query of a signed web address."""
     if not is_url(url):
         return url
     scheme, rest = url.split("://", 1)
@@ -61,20 +61,20 @@ def shown(url: str) -> str:
 
 
 def file_name(url: str) -> str:
-    """The last part of the path, which tells the format."""
+    """Return the last part of a URL's path, whose ending gives the format."""
     return shown(url).split("::")[0].rstrip("/").rpartition("/")[2]
 
 
 def find(url: str) -> tuple[list[str], Kind]:
-    """The objects that a URL stands for, sorted, and what it is.
+    """List the objects that a URL, folder or glob pattern stands for, sorted, and return its kind.
 
     Raises:
-        DataError: the server does not answer or denies it.
-        ConfigError: there is no backend for such URLs.
+        DataError: the server does not answer or denies access.
+        ConfigError: no backend for the protocol is installed.
     """
     system, path = _open(url)
     web = urlsplit(url).scheme in ("http", "https")
-    with _told(url, "listed"):
+    with _data_errors(url, "listed"):
         system.invalidate_cache()
         if "*" in path or "[" in path:
             found: Any = system.glob(path, detail=True)
@@ -87,17 +87,17 @@ def find(url: str) -> tuple[list[str], Kind]:
 
 
 def exists(url: str) -> bool:
-    """Whether there is such an object."""
+    """Whether an object exists at a URL."""
     system, path = _open(url)
-    with _told(url, "looked up"):
+    with _data_errors(url, "looked up"):
         return system.exists(path)
 
 
 def identity(url: str) -> str:
-    """What changes with the object that a URL names."""
+    """Hash of an object's metadata that changes with its content."""
     system, path = _open(url)
-    with _told(url, "looked up"):
-        # What a listing says of an object differs from what the object says of itself.
+    with _data_errors(url, "looked up"):
+        # The metadata of an object in a listing differ from those of the object itself.
         system.invalidate_cache()
         info = system.info(path)
         marks = [url, system.ukey(path), *(str(info.get(mark)) for mark in CONTENT_MARKS)]
@@ -105,61 +105,63 @@ def identity(url: str) -> str:
 
 
 def fetch(url: str, expected: str, local: Path) -> None:
-    """Copy an object to a local file, unless it is there already.
+    """Download an object to a local file, unless the file exists.
 
     Args:
+        url: the object.
         expected: its :func:`identity`.
+        local: the file to write.
 
     Raises:
-        DataError: it cannot be fetched whole, or changed.
+        DataError: the object cannot be downloaded completely, or has changed.
     """
     if local.exists():
         return
     system, path = _open(url)
     local.parent.mkdir(parents=True, exist_ok=True)
-    print(f"fetching {shown(url)}", file=sys.stderr)
-    with written_whole(local) as temporary, _told(url, "fetched"):
+    print(f"downloading {shown(url)}", file=sys.stderr)
+    with written_whole(local) as temporary, _data_errors(url, "downloaded"):
         system.get_file(path, str(temporary))
         if identity(url) != expected:
-            raise DataError(f"{shown(url)} changed while it was fetched: give the same command again.")
+            raise DataError(f"{shown(url)} changed while it was downloaded. Run the same command again.")
         size = system.info(path).get("size")
         if size is not None and temporary.stat().st_size != size:
             raise DataError(
-                f"{shown(url)}: {temporary.stat().st_size} of {size} bytes arrived. Give the same command again."
+                f"{shown(url)}: {temporary.stat().st_size} of {size} bytes arrived. Run the same command again."
             )
 
 
 def read(url: str) -> bytes:
-    """The content of an object.
+    """Read the content of an object.
 
     Raises:
-        DataError: there is none; as RemoteError, where trying again may help.
+        DataError: the object does not exist; RemoteError if a retry may help.
     """
     system, path = _open(url)
-    with _told(url, "read"):
+    with _data_errors(url, "read"):
         content: Any = system.cat_file(path)
     return content
 
 
 def copy(url: str, local: Path) -> None:
-    """Copy an object to a local file, over what that holds; whether all of it arrived is for the caller to check.
+    """Download an object to a local file, which is overwritten; the caller must check that it is complete.
 
     Raises:
-        DataError: there is none; as RemoteError, where trying again may help.
+        DataError: the object does not exist; RemoteError if a retry may help.
     """
     system, path = _open(url)
-    with _told(url, "fetched"):
+    with _data_errors(url, "downloaded"):
         system.get_file(path, str(local))
 
 
 def names_below(url: str) -> list[str]:
-    """The names of the objects and folders directly below a URL, sorted; none where there is nothing.
+    """List the names of the objects and folders directly below a URL, sorted; empty if there are none.
 
     Raises:
-        DataError: the server denies it; as RemoteError, where trying again may help.
+        DataError: the server denies access; RemoteError if a retry may help.
     """
     system, path = _open(url)
-    with _told(url, "listed"):
+    with _data_errors(url, "listed"):
         system.invalidate_cache()
         try:
             found: Any = system.ls(path, detail=False)
@@ -169,36 +171,36 @@ def names_below(url: str) -> list[str]:
 
 
 def upload(local: Path, url: str) -> None:
-    """Copy a local file to an object, over what that holds.
+    """Upload a local file to an object, which is overwritten.
 
     Raises:
-        DataError: the server denies it; as RemoteError, where trying again may help.
+        DataError: the server denies access; RemoteError if a retry may help.
     """
     system, path = _open(url)
-    with _told(url, "written"):
+    with _data_errors(url, "written"):
         system.makedirs(path.rpartition("/")[0], exist_ok=True)
         system.put_file(str(local), path)
 
 
 def write(url: str, content: bytes) -> None:
-    """Make an object of some bytes, over what it holds.
+    """Write bytes to an object, which is overwritten.
 
     Raises:
-        DataError: the server denies it; as RemoteError, where trying again may help.
+        DataError: the server denies access; RemoteError if a retry may help.
     """
     system, path = _open(url)
-    with _told(url, "written"):
+    with _data_errors(url, "written"):
         system.pipe_file(path, content)
 
 
 def remove(url: str) -> None:
-    """Remove an object, or a folder and all below it; nothing where there is none.
+    """Remove an object, or a folder with its contents, if it exists.
 
     Raises:
-        DataError: the server denies it; as RemoteError, where trying again may help.
+        DataError: the server denies access; RemoteError if a retry may help.
     """
     system, path = _open(url)
-    with _told(url, "removed"):
+    with _data_errors(url, "removed"):
         system.invalidate_cache()
         try:
             system.rm(path, recursive=True)
@@ -208,26 +210,28 @@ def remove(url: str) -> None:
 
 @dataclass(frozen=True)
 class Retries:
-    """How often, and after what time, something that failed at a server is tried again."""
+    """Retry policy for requests that fail at a server."""
 
     attempts: int = 8
+    """Maximum number of attempts, the first one included."""
     first_wait_s: float = 1.0
-    """Seconds before the second attempt; twice as many before each further one, about two minutes in all."""
+    """Seconds before the second attempt; doubled before each further one, about two minutes in total by default."""
     longest_wait_s: float = 60.0
+    """Upper limit of the wait between two attempts, in seconds."""
 
     def call(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns, as soon as it does not raise a :class:`RemoteError`.
+        """Call ``action`` until it does not raise a :class:`RemoteError`; returns its result.
 
         Raises:
-            RemoteError: the last attempt's, with their number.
+            RemoteError: all attempts failed; has the number of attempts and the last error.
         """
         for attempt in range(1, self.attempts + 1):
             try:
                 return action()
             except RemoteError as error:
                 if attempt == self.attempts:
-                    raise RemoteError(f"given up after {attempt} attempts; the last one: {error}") from error
-                # Spread, so that the processes of a cluster do not all come back at once.
+                    raise RemoteError(f"given up after {attempt} attempts; last error: {error}") from error
+                # Randomised, so that the processes of a cluster do not all retry at the same time.
                 wait = min(self.first_wait_s * 2 ** (attempt - 1), self.longest_wait_s) * random.uniform(0.5, 1.0)
                 print(f"attempt {attempt} of {self.attempts}: {error} Next in {wait:.1f} s.", file=sys.stderr)
                 time.sleep(wait)
@@ -235,7 +239,7 @@ class Retries:
 
 
 def _open(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL, and the path in it."""
+    """Open the file system of a URL; returns it and the path in it."""
     protocol = url.split("::")[-1].split("://")[0]
     try:
         return url_to_fs(url)
@@ -245,19 +249,19 @@ def _open(url: str) -> tuple[AbstractFileSystem, str]:
         raise ConfigError(f"{shown(url)}: {protocol}:// needs a package that is not installed: {advice}") from error
     except ValueError as error:
         raise ConfigError(
-            f"{shown(url)}: fsspec cannot open it ({error}). It knows, among others, s3://, gs://, az://, "
+            f"{shown(url)}: fsspec cannot open it ({error}). It supports, among others, s3://, gs://, az://, "
             "https:// and memory://."
         ) from error
 
 
 @contextmanager
-def _told(url: str, done: str) -> Iterator[None]:
-    """Turns what a backend raises into a :class:`DataError` that names the URL."""
+def _data_errors(url: str, done: str) -> Iterator[None]:
+    """Convert a backend's exceptions to a :class:`DataError` that names the URL."""
     backend = tuple(getattr(sys.modules[m], name) for m, name in BACKEND_ERRORS if m in sys.modules)
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"{shown(url)} is not there, or must not be seen with these credentials.") from error
+        raise DataError(f"{shown(url)} does not exist, or these credentials do not allow access.") from error
     except (OSError, *backend) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
@@ -265,5 +269,5 @@ def _told(url: str, done: str) -> Iterator[None]:
         refused = isinstance(error, PermissionError)
         raise (DataError if refused else RemoteError)(
             f"{shown(url)} cannot be {done}: {reason}. Check the address, the network and the credentials (from the "
-            "environment, as fsspec's backend reads them), then give the same command again; what was fetched is kept."
+            "environment, as fsspec's backend reads them), then run the same command again; downloaded files are kept."
         ) from error

@@ -362,7 +362,7 @@ def test_a_stopped_job_says_how_to_go_on_and_a_second_one_waits_its_turn(tmp_pat
         wait_for(output, "*.keys.npy", 1, job)
         rival = again(source, output)
         assert rival.returncode == 1
-        assert "another process is at work" in rival.stderr
+        assert "is locked by another process" in rival.stderr
         job.send_signal(signal.SIGTERM)
         _, stderr = job.communicate(timeout=60)
     assert job.returncode == 130, stderr

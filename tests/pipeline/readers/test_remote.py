@@ -105,14 +105,14 @@ def test_an_object_that_changes_while_it_is_fetched_is_an_error(store, tmp_path)
     store.put("d.smi", b"C\n")
     identity = remote.identity("s3://data/d.smi")
     store.put("d.smi", b"NN\n")
-    with pytest.raises(DataError, match=r"s3://data/d.smi changed while it was fetched"):
+    with pytest.raises(DataError, match=r"s3://data/d.smi changed while it was downloaded"):
         remote.fetch("s3://data/d.smi", identity, tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_not_there_is_an_error_that_names_the_url(store, tmp_path):
     for url in ("s3://data/no.csv", "s3://no-such-bucket-1/m.csv"):
-        with pytest.raises(DataError, match=f"{url} is not there"):
+        with pytest.raises(DataError, match=f"{url} does not exist"):
             read([url], tmp_path)
 
 
@@ -147,7 +147,7 @@ def test_the_command_prepares_from_a_store_and_does_not_fetch_twice(store, tmp_p
 
 def test_a_server_that_does_not_answer_is_an_error_that_names_the_url(closed_port, tmp_path):
     url = f"http://user:secret@127.0.0.1:{closed_port}/m.csv?token=secret"
-    with pytest.raises(DataError, match=rf"http://127.0.0.1:{closed_port}/m.csv (cannot be|is not)") as caught:
+    with pytest.raises(DataError, match=rf"http://127.0.0.1:{closed_port}/m.csv (cannot be|does not exist)") as caught:
         read([url], tmp_path)
     assert "secret" not in str(caught.value)
 

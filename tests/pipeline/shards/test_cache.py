@@ -128,7 +128,7 @@ def test_an_object_that_is_not_what_the_manifest_says_is_an_error_after_all_atte
         remote.open_shard(2)
     assert capfd.readouterr().err.count(f"{bad}/{name}") == 2
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(DataError, match=r"s3://data/none/manifest.json is not there"):
+    with pytest.raises(DataError, match=r"s3://data/none/manifest.json does not exist"):
         ShardDataset("s3://data/none", ShardCache(tmp_path))
 
 
