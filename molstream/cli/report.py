@@ -17,9 +17,9 @@ def report(config: ReportConfig) -> None:
 
     from molstream.training.report.page import summary, write_page
 
-    stories, output = write_page(config)
-    for story in stories:
-        Console().print(summary(story))
+    runs, output = write_page(config)
+    for run in runs:
+        Console().print(summary(run))
     print(output)
 
 

@@ -1,1 +1,1 @@
-"""The HTML report of one run or several."""
+"""HTML report of one or several runs, and text overviews of datasets, runs, checkpoints and exports."""

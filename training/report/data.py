@@ -1,4 +1,4 @@
-"""What run directories tell: everything that a report shows of a run, read once."""
+"""Reads everything that a report shows of a run from its directory."""
 
 import math
 from dataclasses import dataclass
@@ -31,38 +31,45 @@ GENERATED_RESULTS: dict[str, Shape] = {
 
 
 @dataclass(frozen=True)
-class Story:
-    """What a run directory tells."""
+class RunData:
+    """Contents of a run directory that a report shows."""
 
     name: str
+    """Name of the run, that of its directory."""
     config: PretrainConfig
+    """Configuration of the run."""
     dataset: dict[str, Any]
+    """Record of the dataset that it was trained on."""
     environment: dict[str, Any]
+    """Versions and machine of the newest launch."""
     records: list[Record]
+    """Records of all steps, in order."""
     launches: list[Launch]
+    """Launches of the run, in order; empty if there is no history."""
     evaluation: dict[str, Any] | None
+    """JSON of `molstream evaluate`; None without an evaluation."""
     diagnostics: dict[str, Any] | None
-    """JSON of `molstream diagnose`, where it was run."""
+    """JSON of `molstream diagnose`; None if it was not run."""
     generated: dict[str, dict[str, Any]]
-    """JSON of `molstream evaluate conformers` and `bonds`, where they were run."""
+    """JSON of `molstream evaluate conformers` and `bonds`, as far as they were run."""
     gallery: list[list[Any]]
-    """Molecules of the former, see :func:`molstream.training.evaluation.gallery.read_gallery`."""
+    """Molecules of the gallery, see :func:`molstream.training.evaluation.gallery.read_gallery`."""
     embedded: tuple[int, int] | None
-    """Rows of the embeddings file, and how many of them failed."""
+    """Number of rows of the embeddings file, and number of failed ones."""
 
     def loss(self) -> tuple[float, float]:
-        """Mean training loss over the first and over the last twentieth of the steps."""
+        """Mean training loss over the first and the last twentieth of the steps."""
         losses = [record["train/loss"] for record in self.records if "train/loss" in record]
         part = max(1, len(losses) // 20)
         return float(np.mean(losses[:part])), float(np.mean(losses[-part:]))
 
 
-def read_story(run_dir: str, evaluation_file: str | None = None, embeddings_file: str | None = None) -> Story:
-    """Everything the report needs.
+def read_run(run_dir: str, evaluation_file: str | None = None, embeddings_file: str | None = None) -> RunData:
+    """Read everything that a report needs of a run.
 
     Args:
         run_dir: the pretraining run.
-        evaluation_file: JSON of `molstream evaluate`; `eval.json` in the run is taken where it exists.
+        evaluation_file: JSON of `molstream evaluate`; by default `eval.json` in the run, if it exists.
         embeddings_file: Parquet of `molstream embed`.
 
     Raises:
@@ -72,7 +79,7 @@ def read_story(run_dir: str, evaluation_file: str | None = None, embeddings_file
     run = RunDirectory(run_dir)
     pretrain = run.config()
     if not (records := read_metrics(run.path)):
-        raise DataError(f"{run.path} has no recorded step yet: train it for at least one log interval.")
+        raise DataError(f"{run.path} has no recorded step yet. Train it for at least one log interval.")
     evaluation = Path(evaluation_file) if evaluation_file else run.path / "eval.json"
     if evaluation_file and not evaluation.is_file():
         raise DataError(f"evaluation={evaluation}: no such file. Write it with `molstream evaluate output=...`.")
@@ -103,40 +110,42 @@ def _generated(folder: Path, kind: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class LaunchRow:
-    """A launch in the table of the report."""
+    """A launch of the run: a row in the table of the report."""
 
     launch: Launch
+    """The launch itself, from the run's history."""
     until: int
-    """Newest step that was recorded before the next launch, or at all."""
+    """Last step recorded before the next launch; for the last launch, the last recorded step."""
     molecules_per_s: float
-    """Median over its steps that were not done again."""
+    """Median throughput over its steps that were not repeated later."""
     ended: str
+    """How the launch ended, such as "died"."""
     hours: float | None
-    """None where it died or still runs."""
+    """Duration in hours; None if it died or is still running."""
 
     @property
     def began(self) -> str:
-        """When it began, in UTC."""
+        """Time at which the launch began, in UTC."""
         return datetime.fromtimestamp(self.launch.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
     @property
     def repeated(self) -> int:
-        """Steps that it did again."""
+        """Number of steps that the launch repeated."""
         return self.launch.recorded - self.launch.step
 
 
-def launch_rows(story: Story) -> list[LaunchRow]:
-    """The launches of a run with what became of them."""
-    launch_of = _launch_of(story)
-    speeds = np.array([record["throughput/molecules_per_s"] for record in story.records])
+def launch_rows(run: RunData) -> list[LaunchRow]:
+    """List the launches of a run with their outcome."""
+    launch_of = _launch_of(run)
+    speeds = np.array([record["throughput/molecules_per_s"] for record in run.records])
     rows: list[LaunchRow] = []
-    for k, launch in enumerate(story.launches):
-        is_last = k + 1 == len(story.launches)
+    for k, launch in enumerate(run.launches):
+        is_last = k + 1 == len(run.launches)
         own = speeds[launch_of == k]
         rows.append(
             LaunchRow(
                 launch=launch,
-                until=int(story.records[-1]["step"]) if is_last else story.launches[k + 1].recorded,
+                until=int(run.records[-1]["step"]) if is_last else run.launches[k + 1].recorded,
                 molecules_per_s=float(np.median(own)) if len(own) else math.nan,
                 ended=launch.ended or ("died, or still runs" if is_last else "died"),
                 hours=(launch.end_time - launch.time) / 3600 if launch.end_time else None,
@@ -145,21 +154,21 @@ def launch_rows(story: Story) -> list[LaunchRow]:
     return rows
 
 
-def per_process(story: Story) -> list[Record]:
-    """The records, with the speed of each process where it is known how many there were."""
+def per_process(run: RunData) -> list[Record]:
+    """Add the throughput per process to the records whose number of processes is known."""
     name = "throughput/molecules_per_s"
     return [
-        {**record, f"{name}_and_process": record[name] / story.launches[k].world_size} if k >= 0 else record
-        for record, k in zip(story.records, _launch_of(story), strict=True)
+        {**record, f"{name}_and_process": record[name] / run.launches[k].world_size} if k >= 0 else record
+        for record, k in zip(run.records, _launch_of(run), strict=True)
     ]
 
 
-def _launch_of(story: Story) -> np.ndarray:
-    """[records], the number of the launch that made each; -1 where it is not known."""
-    steps = np.array([record["step"] for record in story.records])
+def _launch_of(run: RunData) -> np.ndarray:
+    """[records]: number of the launch that wrote each record; -1 if it is not known."""
+    steps = np.array([record["step"] for record in run.records])
     launch_of = np.full(len(steps), -1)
-    for k, launch in enumerate(story.launches):
-        # A launch did again what those before it had done beyond its first step.
+    for k, launch in enumerate(run.launches):
+        # A launch repeats the steps of earlier launches after the one that it resumes from.
         launch_of[steps > launch.step] = k
     return launch_of
 

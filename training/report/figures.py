@@ -1,4 +1,4 @@
-"""The figures of the reports."""
+"""Figures of the HTML reports, drawn with matplotlib."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ RUN_COLOURS = ("#1f5a96", "#c8772b", "#3a8a5f", "#a13d63", "#6b5ca5", "#7a7a7a")
 
 
 def figure(columns: int, rows: int = 1) -> "tuple[Figure, list[Any]]":
-    """An empty figure of that many panels, and its axes in reading order."""
+    """Create a figure with panels in columns and rows, and return it with its axes in reading order."""
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(3.6 * columns, 2.7 * rows), layout="constrained")
@@ -36,20 +36,20 @@ def figure(columns: int, rows: int = 1) -> "tuple[Figure, list[Any]]":
 
 
 def image(fig: "Figure") -> str:
-    """The figure as the address of an image that a page carries itself."""
+    """Convert a figure to a data URL, for an inlined image."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="svg")
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def plot_losses(runs: Mapping[str, Sequence[Record]], launches: Sequence[Launch] = ()) -> "Figure":
-    """Every part of the training loss against the step, of one run with its launches marked, or of several."""
+    """Plot the terms of the training loss against the step, of one run with its launches marked, or of several."""
     names = list(dict.fromkeys(k for records in runs.values() for r in records for k in r if k.startswith("train/")))
     return _curves(runs, {name: name.removeprefix("train/") for name in names}, launches)
 
 
 def plot_progress(runs: Mapping[str, Sequence[Record]], launches: Sequence[Launch] = ()) -> "Figure":
-    """Learning rate, gradient norm, speed, waits and padding against the step."""
+    """Plot learning rate, gradient norm, throughput, waiting time and padding against the step."""
     return _curves(runs, PROGRESS, launches)
 
 
@@ -83,7 +83,7 @@ def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _mark(axis: "Axes", launches: Sequence[Launch]) -> None:
-    """A line where each launch but the first began, the number of processes where it changed, steps done twice."""
+    """Mark the start of launches, changes of the number of processes, and repeated steps."""
     world_size = 0
     for launch in launches if len(launches) > 1 else ():
         if launch.step > 0:
@@ -97,11 +97,11 @@ def _mark(axis: "Axes", launches: Sequence[Launch]) -> None:
 
 
 def plot_dataset(dataset: dict[str, Any]) -> "Figure":
-    """The histograms of a dataset's manifest."""
+    """Plot the histograms of a dataset's manifest."""
     histograms = dataset["histograms"]
     fig, axes = figure(len(histograms))
     for axis, (name, histogram) in zip(axes, histograms.items()):
-        # Numeric bins lie on an axis of numbers; names are sorted by count.
+        # Numeric bins are placed on a numeric axis; names are sorted by count.
         numeric = all(str(key).lstrip("-").isdigit() for key in histogram)
         items = sorted(histogram.items(), key=(lambda kv: int(kv[0])) if numeric else (lambda kv: -kv[1]))[:60]
         axis.bar([int(k) if numeric else k for k, _ in items], [v for _, v in items], color="#1f5a96")
@@ -110,7 +110,7 @@ def plot_dataset(dataset: dict[str, Any]) -> "Figure":
 
 
 def plot_evaluation(evaluation: dict[str, Any]) -> "Figure":
-    """The test error of each representation."""
+    """Plot the test error of each representation."""
     fig, (axis,) = figure(1)
     scores = evaluation["scores"]
     axis.barh([s["representation"] for s in scores][::-1], [s["rmse"] for s in scores][::-1], color="#1f5a96")
@@ -119,7 +119,7 @@ def plot_evaluation(evaluation: dict[str, Any]) -> "Figure":
 
 
 def plot_gallery(gallery: list[list[Any]]) -> "Figure":
-    """Molecules in columns, each method on the reference in a row."""
+    """Draw the gallery: a column per molecule, a row per method, over the reference."""
     fig, axes = figure(len(gallery), max(len(row) for row in gallery) - 1)
     for axis in axes:
         axis.set_axis_off()
@@ -131,7 +131,7 @@ def plot_gallery(gallery: list[list[Any]]) -> "Figure":
 
 
 def plot_deciles(deciles: dict[str, list[dict[str, Any]]]) -> "Figure":
-    """Denoising losses by diffusion time."""
+    """Plot the denoising losses by diffusion time."""
     fig, axes = figure(len(deciles))
     for axis, (name, parts) in zip(axes, deciles.items()):
         heights = [part["loss"] or 0.0 for part in parts]

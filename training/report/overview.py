@@ -1,4 +1,4 @@
-"""What lies at a path, on one screen of text: a dataset, run, checkpoint or export."""
+"""Text overview of a dataset, run, checkpoint or export."""
 
 import json
 from datetime import UTC, datetime
@@ -14,11 +14,11 @@ from molstream.training.run.history import read_launches
 
 
 def overview(path: Path) -> str:
-    """The text for whatever lies at ``path``.
+    """Describe the dataset, run, checkpoint or export at ``path``.
 
     Raises:
-        DataError: nothing that molstream writes.
-        CheckpointError: a checkpoint or export that is damaged.
+        DataError: ``path`` is none of these.
+        CheckpointError: the checkpoint or export is damaged.
     """
     if (path / "manifest.json").is_file():
         return inspect_dataset(path)
@@ -29,9 +29,9 @@ def overview(path: Path) -> str:
     if (path / "config.yaml").is_file():
         return _inspect_run(path)
     if (path / "plan.json").is_file():
-        raise DataError(f"{path} is a dataset that is not finished: run the same `molstream preprocess` command again.")
+        raise DataError(f"{path} is an unfinished dataset: run the same `molstream preprocess` command again.")
     raise DataError(
-        f"{path} is nothing that molstream writes: expected a dataset (manifest.json), a run (config.yaml), "
+        f"{path} is not written by molstream: expected a dataset (manifest.json), a run (config.yaml), "
         f"a checkpoint ({MARKER}) or an export ({CONFIG_FILE})."
     )
 
@@ -43,13 +43,13 @@ def _inspect_checkpoint(path: Path) -> str:
     size = sum(p.stat().st_size for p in path.iterdir())
     return "\n".join(
         [
-            f"checkpoint {path}: whole, {size / 2**20:.1f} MiB",
-            f"  step {state.step} ({state.step - state.optimizer_steps} left out), seed {state.seed}, "
+            f"checkpoint {path}: intact, {size / 2**20:.1f} MiB",
+            f"  step {state.step} ({state.step - state.optimizer_steps} skipped), seed {state.seed}, "
             f"{state.lanes} lanes x {state.micro_batch} molecules",
             f"  {len(checkpoint.weights)} tensors, {values:,} values; {len(checkpoint.moments)} optimizer moments, "
             f"{len(checkpoint.average)} averages",
             f"  written by {state.world_size} process(es) at ZeRO {state.zero_stage}; any number that divides "
-            f"{state.lanes} continues it",
+            f"{state.lanes} can resume from it",
             f"  dataset {state.dataset_fingerprint}",
         ]
     )
@@ -60,7 +60,7 @@ def _inspect_export(path: Path) -> str:
     values = sum(tensor.numel() for tensor in export.encoders.state_dict().values())
     return "\n".join(
         [
-            f"export {path}: whole, {values:,} values, purpose {export.config['purpose']}",
+            f"export {path}: intact, {values:,} values, purpose {export.config['purpose']}",
             "  encoders " + ", ".join(f"{name} ({side})" for side, name in export.model.encoders().items()),
             f"  featurizer {json.dumps(export.config['featurizer']['config'])}",
             f"  training {json.dumps(export.config['training'])}",
@@ -83,7 +83,7 @@ def _inspect_run(path: Path) -> str:
         ended = launch.ended or "no end recorded"
         lines.append(f"  began at step {launch.step} on {launch.where}, {began} UTC; {ended}")
     store = run.checkpoints(config)
-    lines += [f"  {name_of(step)}: {damage(store.fetch(step)) or 'whole'}" for step in store.steps()]
+    lines += [f"  {name_of(step)}: {damage(store.fetch(step)) or 'intact'}" for step in store.steps()]
     if (path / "command.txt").is_file():
-        lines.append(f"  continue with: {(path / 'command.txt').read_text().splitlines()[-1]}")
+        lines.append(f"  resume with: {(path / 'command.txt').read_text().splitlines()[-1]}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The report of a run, or of several side by side: a self-contained HTML page, and a short table for the terminal."""
+"""Report of one run, or comparison of several: a self-contained HTML page, and a short table for the terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from molstream.config import flatten, to_yaml, tree_of
 from molstream.errors import ConfigError
 from molstream.io.files import write_atomically
 from molstream.training.report.config import ReportConfig
-from molstream.training.report.data import Story, launch_rows, per_process, read_story
+from molstream.training.report.data import RunData, launch_rows, per_process, read_run
 from molstream.training.report.figures import (
     image,
     plot_dataset,
@@ -25,54 +25,54 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
-def write_report(story: Story, output: Path) -> None:
-    """Render the page; images are inlined, so that it opens anywhere, offline."""
-    records = {story.name: per_process(story)}
-    before, after = story.loss()
+def write_report(run: RunData, output: Path) -> None:
+    """Write the HTML page of a run; images are inlined, so that it can be opened offline."""
+    records = {run.name: per_process(run)}
+    before, after = run.loss()
     page = _template("report.html.jinja").render(
-        story=story,
-        config_yaml=to_yaml(story.config),
-        rows=launch_rows(story),
+        run=run,
+        config_yaml=to_yaml(run.config),
+        rows=launch_rows(run),
         before=before,
         after=after,
-        losses=image(plot_losses(records, story.launches)),
-        progress=image(plot_progress(records, story.launches)),
-        histograms=image(plot_dataset(story.dataset)),
-        evaluation=image(plot_evaluation(story.evaluation)) if story.evaluation else None,
-        deciles=image(plot_deciles(story.diagnostics["deciles"])) if story.diagnostics else None,
-        gallery=image(plot_gallery(story.gallery)) if story.gallery else None,
+        losses=image(plot_losses(records, run.launches)),
+        progress=image(plot_progress(records, run.launches)),
+        histograms=image(plot_dataset(run.dataset)),
+        evaluation=image(plot_evaluation(run.evaluation)) if run.evaluation else None,
+        deciles=image(plot_deciles(run.diagnostics["deciles"])) if run.diagnostics else None,
+        gallery=image(plot_gallery(run.gallery)) if run.gallery else None,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, page.encode())
 
 
-def summary(story: Story) -> Table:
-    """The run in a few lines for a terminal."""
-    counts, (before, after) = story.dataset["counts"], story.loss()
+def summary(run: RunData) -> Table:
+    """Summarise a run in a table for a terminal."""
+    counts, (before, after) = run.dataset["counts"], run.loss()
     rejected = sum(counts["rejected"].values())
-    table = Table(title=f"run {story.name}", show_header=False)
+    table = Table(title=f"run {run.name}", show_header=False)
     table.add_row("molecules in", f"{counts['in']:,}")
     table.add_row("written", f"{counts['written']:,}")
     table.add_row("rejected", f"{rejected:,}")
     table.add_row("duplicates", f"{counts['duplicates']:,}")
-    table.add_row("steps", f"{len(story.records):,}")
-    if story.launches:
-        sizes = ", ".join(str(launch.world_size) for launch in story.launches)
+    table.add_row("steps", f"{len(run.records):,}")
+    if run.launches:
+        sizes = ", ".join(str(launch.world_size) for launch in run.launches)
         table.add_row("launches on processes", sizes)
     table.add_row("loss before -> after", f"{before:.4f} -> {after:.4f}")
-    if story.embedded:
-        table.add_row("embeddings written", f"{story.embedded[0] - story.embedded[1]:,} ({story.embedded[1]} failed)")
+    if run.embedded:
+        table.add_row("embeddings written", f"{run.embedded[0] - run.embedded[1]:,} ({run.embedded[1]} failed)")
     return table
 
 
-def write_comparison(stories: Sequence[Story], output: Path) -> None:
-    """Render the page of several runs: what they are, in what they differ, their curves in the same panels."""
-    names = [f"{k}. {story.name}" for k, story in enumerate(stories, 1)]
-    records = {name: per_process(story) for name, story in zip(names, stories, strict=True)}
-    configs = [dict(flatten(tree_of(story.config))) for story in stories]
+def write_comparison(runs: Sequence[RunData], output: Path) -> None:
+    """Write the HTML page that compares several runs: losses, differing configuration keys and shared curves."""
+    names = [f"{k}. {run.name}" for k, run in enumerate(runs, 1)]
+    records = {name: per_process(run) for name, run in zip(names, runs, strict=True)}
+    configs = [dict(flatten(tree_of(run.config))) for run in runs]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     page = _template("comparison.html.jinja").render(
-        runs=list(zip(names, stories, [launch_rows(story) for story in stories], strict=True)),
+        runs=list(zip(names, runs, [launch_rows(run) for run in runs], strict=True)),
         differing=[
             (key, values) for key in keys if len(set(map(str, values := [config.get(key) for config in configs]))) > 1
         ],
@@ -90,21 +90,21 @@ def _template(name: str) -> "Template":
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
 
 
-def write_page(config: ReportConfig) -> tuple[list[Story], Path]:
-    """Read the runs and write their page; returns what was read, and the file.
+def write_page(config: ReportConfig) -> tuple[list[RunData], Path]:
+    """Read the runs and write their page; returns the runs' data and the path of the page.
 
     Raises:
-        ConfigError: no run is named, or a key of one run is given for several.
+        ConfigError: no run is named, or a key for a single run is given with several.
     """
-    runs = config.run_dir
-    if not runs:
-        raise ConfigError("no run is named: molstream report RUN... [output=FILE.html].")
-    if len(runs) > 1 and (config.evaluation or config.embeddings):
-        raise ConfigError(f"evaluation and embeddings are those of one run, but {len(runs)} runs are named.")
-    stories = [read_story(run, config.evaluation, config.embeddings) for run in runs]
-    output = Path(config.output or (Path(runs[0], "report.html") if len(runs) == 1 else "report.html"))
+    folders = config.run_dir
+    if not folders:
+        raise ConfigError("no run is named. Name one or several: molstream report RUN... [output=FILE.html].")
+    if len(folders) > 1 and (config.evaluation or config.embeddings):
+        raise ConfigError(f"evaluation and embeddings belong to one run, but {len(folders)} runs are named.")
+    runs = [read_run(folder, config.evaluation, config.embeddings) for folder in folders]
+    output = Path(config.output or (Path(folders[0], "report.html") if len(folders) == 1 else "report.html"))
     if len(runs) == 1:
-        write_report(stories[0], output)
+        write_report(runs[0], output)
     else:
-        write_comparison(stories, output)
-    return stories, output
+        write_comparison(runs, output)
+    return runs, output

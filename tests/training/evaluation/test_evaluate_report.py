@@ -64,14 +64,14 @@ def test_the_report_is_one_page_with_plots_and_numbers(small_run, evaluation, tm
 def test_inspect_tells_what_each_thing_is(dataset, small_run, export, tmp_path):
     assert molstream("inspect", dataset).stdout.startswith(f"dataset {dataset}: ")
     run = molstream("inspect", small_run).stdout
-    assert "step_00000006: whole" in run
-    assert "continue with: molstream pretrain" in run
+    assert "step_00000006: intact" in run
+    assert "resume with: molstream pretrain" in run
     assert "began at step 0 on 1 process, ZeRO 1, fp32, cpu" in run
-    assert "whole" in molstream("inspect", small_run / "checkpoints" / "step_00000006").stdout
+    assert "intact" in molstream("inspect", small_run / "checkpoints" / "step_00000006").stdout
     assert "purpose test" in molstream("inspect", export).stdout
     nothing = molstream("inspect", tmp_path, check=False)
     assert nothing.returncode == 1
-    assert "is nothing that molstream writes" in nothing.stderr
+    assert "is not written by molstream" in nothing.stderr
 
 
 def test_the_command_line_helps_and_refuses():

@@ -18,7 +18,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from molstream.training.metrics.records import last_step, read_metrics
-from molstream.training.report.data import launch_rows, per_process, read_story
+from molstream.training.report.data import launch_rows, per_process, read_run
 from molstream.training.report.figures import plot_losses, plot_progress
 from molstream.training.run.history import read_launches
 from tests.support.datasets import molstream
@@ -137,9 +137,9 @@ def test_on_a_terminal_there_is_a_live_panel_and_the_last_line_stays(launched):
 
 def test_the_report_marks_launches_and_steps_that_were_done_again(launched, tmp_path):
     run_dir, recorded, *_ = launched
-    story = read_story(str(run_dir))
-    restored = story.launches[1].step
-    axes = [axis for axis in plot_losses({"run": story.records}, story.launches).axes if axis.get_visible()]
+    run = read_run(str(run_dir))
+    restored = run.launches[1].step
+    axes = [axis for axis in plot_losses({"run": run.records}, run.launches).axes if axis.get_visible()]
     assert axes[0].get_title() == "loss"
     for axis in axes:
         marks = [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == "--"]
@@ -151,11 +151,11 @@ def test_the_report_marks_launches_and_steps_that_were_done_again(launched, tmp_
         ]
         spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axis.patches]
         assert spans == ([(restored, recorded)] if recorded > restored else [])
-    for r in per_process(story):
+    for r in per_process(run):
         processes = r["throughput/molecules_per_s"] / r["throughput/molecules_per_s_and_process"]
         assert processes == pytest.approx(2 if restored < r["step"] <= STOPPED_AT else 1)
-    assert len([a for a in plot_progress({"run": per_process(story)}, story.launches).axes if a.get_visible()]) == 6
-    assert [(row.until, row.repeated, row.ended) for row in launch_rows(story)] == [
+    assert len([a for a in plot_progress({"run": per_process(run)}, run.launches).axes if a.get_visible()]) == 6
+    assert [(row.until, row.repeated, row.ended) for row in launch_rows(run)] == [
         (recorded, 0, "died"),
         (STOPPED_AT, recorded - restored, "stopped"),
         (STEPS, 0, "finished"),
@@ -180,14 +180,14 @@ def test_several_runs_are_reported_side_by_side(launched, small_run, tmp_path):
     assert "2 runs side by side" in text
     assert "data.lanes 4 2" in text
     assert "optim.lr" not in text
-    stories = [read_story(str(each)) for each in (run_dir, small_run)]
-    for story in stories:
-        assert f"{story.loss()[0]:.4f} {story.loss()[1]:.4f}" in text
-    axis = plot_losses({"a": stories[0].records, "b": stories[1].records}).axes[0]
+    runs = [read_run(str(each)) for each in (run_dir, small_run)]
+    for run in runs:
+        assert f"{run.loss()[0]:.4f} {run.loss()[1]:.4f}" in text
+    axis = plot_losses({"a": runs[0].records, "b": runs[1].records}).axes[0]
     assert [line.get_label() for line in axis.lines] == ["a", "b"]
-    for line, story in zip(axis.lines, stories, strict=True):
-        assert np.array_equal(line.get_ydata(), [record["train/loss"] for record in story.records])
+    for line, run in zip(axis.lines, runs, strict=True):
+        assert np.array_equal(line.get_ydata(), [record["train/loss"] for record in run.records])
     refused = molstream("report", run_dir, small_run, "embeddings=x.parquet", check=False)
     assert refused.returncode == 2
-    assert "those of one run" in refused.stderr
+    assert "belong to one run" in refused.stderr
     assert "no run is named" in molstream("report", check=False).stderr
