@@ -1,1 +1,1 @@
-"""What a trained encoder is worth, and what it costs."""
+"""Evaluation of trained models, and estimates of their cost."""

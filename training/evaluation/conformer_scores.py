@@ -1,4 +1,4 @@
-"""How good an ensemble of conformers is: coverage, matching, handedness and physical validity."""
+"""Scores of conformer ensembles: coverage, matching, handedness and physical validity."""
 
 import logging
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from molstream.preprocessing.alignment import best_rmsd, with_conformers
 
 @dataclass(frozen=True)
 class ConformerScore:
-    """One molecule's conformers against its reference conformers (GEOM-QM9 protocol of Ganea et al. 2021)."""
+    """Scores of a molecule's conformers against reference conformers (GEOM-QM9 protocol of Ganea et al. 2021)."""
 
     cov_r: float
-    """COV-R: share of the reference conformers that have a generated one within the threshold."""
+    """COV-R: share of the reference conformers with a generated one within the threshold."""
     mat_r: float
     """MAT-R: mean over the reference conformers of the RMSD to the nearest generated one, angstrom."""
     cov_p: float
@@ -23,23 +23,23 @@ class ConformerScore:
     mat_p: float
     """MAT-P: mean over the generated conformers of the RMSD to the nearest reference, angstrom."""
     centres: int
-    """Tetrahedral stereocentres that the SMILES specifies, times the generated conformers."""
+    """Number of tetrahedral stereocentres that the SMILES specifies, times that of generated conformers."""
     kept: int
-    """Those of them that have the specified handedness."""
+    """Number of these stereocentres with the specified handedness."""
     flipped: int
-    """Those that have the other one; the rest are flat."""
+    """Number of these stereocentres with the opposite handedness; the others are flat."""
 
 
 def score_conformers(
     smiles: str, reference: np.ndarray, generated: np.ndarray, threshold: float
 ) -> ConformerScore | None:
-    """The score of one molecule; None where nothing was generated.
+    """Score one molecule; None if no conformer was generated.
 
     Args:
-        smiles: stored SMILES, in the order of the stored atoms.
+        smiles: stored SMILES, whose atoms are in the order of the positions.
         reference: [r, n, 3], angstrom, r > 0.
-        generated: [g, n, 3].
-        threshold: angstrom.
+        generated: [g, n, 3], angstrom.
+        threshold: largest RMSD of a match, angstrom.
     """
     if not len(generated):
         return None
@@ -58,7 +58,7 @@ def score_conformers(
 
 
 def handedness(smiles: str, positions: np.ndarray) -> tuple[int, int, int]:
-    """Stereocentres that ``smiles`` specifies, summed over conformers [g, n, 3]: all, kept and flipped ones."""
+    """Count the stereocentres that ``smiles`` specifies, over conformers [g, n, 3]: all, kept and flipped ones."""
     mol = with_conformers(smiles, positions)
     centres = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetChiralTag() in TETRAHEDRAL]
     kept = flipped = 0
@@ -78,28 +78,32 @@ TETRAHEDRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDR
 
 @dataclass(frozen=True)
 class EnsembleScore:
-    """A method's scores over all molecules."""
+    """Scores of a method over all molecules."""
 
     method: str
+    """Name of the method, such as ETKDG."""
     molecules: int
-    """Molecules with at least one conformer; the others count as not covered."""
+    """Number of molecules with at least one conformer; the others count as not covered."""
     failed: int
-    """Molecules without any."""
+    """Number of molecules without a conformer."""
     cov_r: tuple[float, float]
-    """Mean and median over all molecules, 0 for those that failed."""
+    """Mean and median of COV-R over all molecules, 0 for those that failed."""
     mat_r: tuple[float, float]
-    """Mean and median over the molecules that did not fail, angstrom."""
+    """Mean and median of MAT-R over the molecules that did not fail, angstrom."""
     cov_p: tuple[float, float]
+    """Mean and median of COV-P over all molecules, 0 for those that failed."""
     mat_p: tuple[float, float]
+    """Mean and median of MAT-P over the molecules that did not fail, angstrom."""
     chirality_kept: float | None
-    """Share of the specified stereocentres; None where there are none."""
+    """Share of the specified stereocentres with the specified handedness; None if there are none."""
     chirality_flipped: float | None
+    """Share of the specified stereocentres with the opposite handedness; None if there are none."""
     valid: float | None
-    """Share of the conformers that pass every check of PoseBusters; None where it is not installed."""
+    """Share of the conformers that pass every check of PoseBusters; None if it is not installed."""
 
 
 def ensemble_score(method: str, scores: Sequence[ConformerScore | None], valid: float | None) -> EnsembleScore:
-    """The means and medians of one score per molecule."""
+    """Aggregate the scores of all molecules to means, medians and shares."""
     found = [score for score in scores if score is not None]
     failed = len(scores) - len(found)
 
@@ -125,9 +129,9 @@ def ensemble_score(method: str, scores: Sequence[ConformerScore | None], valid: 
 def posebusters_validity(molecules: Sequence[tuple[str, np.ndarray]]) -> float | None:
     """Share of conformers that pass every check of PoseBusters' ``mol`` suite.
 
-    Hydrogens that are not stored are placed by geometry first (Buttenschoen et al. 2024 check bond lengths and angles,
-    flatness, clashes and the internal energy); a check that PoseBusters cannot make counts as passed. None for no
-    molecules, or where posebusters is not installed.
+    Missing hydrogens are first placed by geometry. Buttenschoen et al. 2024 check bond lengths and angles, flatness,
+    clashes and the internal energy; checks that PoseBusters cannot run count as passed. None without molecules, or if
+    posebusters is not installed.
 
     Args:
         molecules: stored SMILES and positions [g, n, 3] in angstrom, g > 0.
@@ -143,10 +147,10 @@ def posebusters_validity(molecules: Sequence[tuple[str, np.ndarray]]) -> float |
         mol = with_conformers(smiles, positions)
         for conformer in mol.GetConformers():
             pose = Chem.Mol(mol, confId=conformer.GetId())
-            # The copy keeps the number, and PoseBusters' energies are those of conformer 0.
+            # The copy keeps the conformer's number, but PoseBusters computes energies of conformer 0.
             pose.GetConformer().SetId(0)
             poses.append(Chem.AddHs(pose, addCoords=True))
-    # Else it warns, for every single conformer, of the checks that it cannot make.
+    # Otherwise it warns for each conformer about the checks that it cannot run.
     logging.getLogger("posebusters").setLevel(logging.ERROR)
     checks = PoseBusters(config="mol").bust(poses)
     return float(checks.astype(bool).all(axis=1).mean())

@@ -1,4 +1,4 @@
-"""What a model costs before it is trained: its parameters, the memory of a GPU by ZeRO stage, FLOPs per molecule."""
+"""Estimates the cost of a model: parameters, GPU memory by ZeRO stage, and FLOPs per molecule."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from molstream.training.module import PretrainingModule, build_module, num_param
 from molstream.training.objectives.config import ObjectiveConfig
 
 LAYOUTS = ((0, "none"), (1, "none"), (2, "none"), (3, "none"), (3, "all"))
-"""ZeRO stages, and what is offloaded: the presets of configs/deepspeed."""
+"""ZeRO stages with their offload setting: the presets of configs/deepspeed."""
 TYPICAL_SMILES = (
     "Cc1ccc(cc1)-c1cc(nn1-c1ccc(cc1)S(N)(=O)=O)C(F)(F)F",
     "CCOC(=O)N1CCC(=C2c3ccc(Cl)cc3CCc3cccnc23)CC1",
@@ -34,37 +34,37 @@ TYPICAL_SMILES = (
     "CCCCc1nc(Cl)c(CO)n1Cc1ccc(cc1)-c1ccccc1-c1nnn[nH]1",
     "OC(Cn1cncn1)(Cn1cncn1)c1ccc(F)cc1F",
 )
-"""Drugs of 22 to 30 heavy atoms, 25 on average: what FLOPs are counted on."""
+"""Drugs of 22 to 30 heavy atoms, 25 on average, for which FLOPs are counted."""
 TRUNKS = ("graph_transformer", "geometry_transformer", "position_transformer.trunk", "bond_transformer.trunk")
-"""Where :class:`molstream.training.models.encoders.ModelConfig` has stacks of equal blocks."""
+"""Dotted paths of the stacks of equal blocks in :class:`molstream.training.models.config.ModelConfig`."""
 
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes that ``Engine`` needs on one GPU besides activations, and those it keeps elsewhere."""
+    """Bytes that ``Engine`` needs on one GPU, without activations, and in CPU memory."""
 
     weights: int
-    """fp32 parameters: whole on every GPU at the stages 0 to 2, a share of them and the small ones at stage 3."""
+    """fp32 parameters: all on each GPU at the stages 0 to 2; a shard, and all small ones, at stage 3."""
     sums: int
-    """fp64 sums of the lanes' gradients: whole on every GPU at the stages 0 to 2, a share at stage 3."""
+    """fp64 sums of the lanes' gradients: all on each GPU at the stages 0 to 2, a shard at stage 3."""
     optimizer: int
-    """AdamW's two moments, and from stage 1 on DeepSpeed's own fp32 copy of the weights that it updates."""
+    """Moments of AdamW, and from stage 1 on DeepSpeed's fp32 copy of the weights that it updates."""
     lane: int
-    """At most, from the forward pass to the end of the backward pass, with activations: copies of the weights in half
-    precision, and at stage 3 the weights that are gathered and the gradients that are reduced."""
+    """Maximum during forward and backward, besides activations: half-precision copies of the weights, and at stage 3
+    the gathered weights and the gradients that are reduced."""
     step: int
-    """Gradients in fp32 and DeepSpeed's buffers, while the optimizer steps; activations are gone then."""
+    """fp32 gradients and buffers of DeepSpeed during the optimizer step, after activations are freed."""
     cpu: int = 0
-    """In the CPU's memory, for this GPU."""
+    """Bytes in CPU memory per GPU, with offload."""
 
     @property
     def kept(self) -> int:
-        """What is there at all times."""
+        """Bytes that are allocated permanently."""
         return self.weights + self.sums + self.optimizer
 
     @property
     def peak(self) -> int:
-        """The most, if activations need less than ``step``."""
+        """Maximum number of bytes, if activations need less than ``step``."""
         return self.kept + max(self.lane, self.step)
 
 
@@ -76,27 +76,34 @@ def gpu_memory(
     bucket: int = EngineConfig.bucket_size,
     offload: str = "none",
 ) -> GpuMemory:
-    """Memory of one GPU for a model whose parameters have so many elements each, P together.
+    """Estimate the memory of one GPU for a model with P parameters in total.
 
-    With N GPUs, a bucket of B elements and the part S of the parameters that a GPU's optimizer updates, P at stage 0
-    and P / N from stage 1 on, there are 4 P bytes of weights, 8 P of sums, 8 S of moments and from stage 1 on 4 S of
-    weights once more; in half precision at most 2 P of copies. A step makes 4 P of the sums in fp32, and of these
+    N is the number of GPUs, B the elements of a bucket, and S the parameters that a GPU's optimizer updates: P at stage
+    0, P / N from stage 1 on. Permanent are 4 P bytes of weights, 8 P of sums, 8 S of moments and, from stage 1 on, 4 S
+    for another copy of the weights; half precision needs at most 2 P for copies. A step converts the sums to fp32, 4 P,
+    and needs
 
-    * at stage 0 4 P gradients of the parameters, and 4 P flattened to reduce them, later AdamW's root;
-    * at stage 1 4 P gradients, beside the bucket, then, as they leave, beside the 4 S that are the optimizer's;
-    * at stage 2 the bucket, a copy of it that is reduced, and the optimizer's 4 S; other gradients are gone by then;
-    * then the optimizer's, the same flattened, and AdamW's root: at most 12 S, all in one group.
+    * at stage 0: 4 P for the parameters' gradients and 4 P for a flat copy to reduce, later for AdamW's square root;
+    * at stage 1: 4 P for gradients, with the bucket, then with the optimizer's 4 S while the gradients are freed;
+    * at stage 2: the bucket, a copy of it that is reduced, and the optimizer's 4 S; other gradients are freed before;
+    * then the optimizer's gradients, a flat copy of them and AdamW's square root: at most 12 S, all in one group.
 
-    At stage 3 there are 4 S of weights, and 4 Q of those that stay gathered, and 8 S of sums. At most B elements and
-    the largest parameter are gathered, 4 bytes each, and as many gradients reduced: 4 bytes each in fp32 and 8 in fp64.
-    A step makes 4 S of gradients and 4 S flattened, later AdamW's root, and in the end gathers 4 Q anew.
-    ``offload="all"`` keeps 4 S of weights, 12 S of the optimizer's and 8 S of gradients in the CPU's memory.
+    Stage 3 needs 4 S for weights, 4 Q for the Q small parameters that stay gathered, and 8 S for sums. At most B
+    elements and the largest parameter are gathered, with 4 bytes each, and as many gradients are reduced, with 4 bytes
+    in fp32 and 8 in fp64. A step needs 4 S for gradients and 4 S for a flat copy, later for AdamW's square root, and
+    finally gathers the 4 Q again. ``offload="all"`` moves 4 S of weights, 12 S of the optimizer and 8 S of gradients to
+    CPU memory.
 
-    A moving average of the weights (``optim.ema_decay``) takes 4 P / N more, where the weights are. Muon's matrices
-    have one moment, of 4 P / N at any stage. Buffers are not counted, nor what NCCL and CUDA take for themselves.
+    An EMA of the weights (``optim.ema_decay``) needs another 4 P / N, where the weights are. Muon has one moment per
+    matrix, 4 P / N at every stage. Not included: module buffers, and the memory of NCCL and CUDA themselves.
 
     Args:
-        offload: none; or all, at stage 3.
+        sizes: number of elements of each parameter.
+        stage: ZeRO stage, 0 to 3.
+        gpus: number of GPUs N.
+        precision: fp32, fp16 or bf16.
+        bucket: elements of a bucket B.
+        offload: none, or at stage 3 also all.
     """
     parameters = sum(sizes)
     copies = 0 if precision == "fp32" else 2 * parameters
@@ -129,17 +136,17 @@ def gpu_memory(
 
 
 def on_meta(model: ModelConfig, objective: ObjectiveConfig) -> PretrainingModule:
-    """The module without memory for its weights.
+    """Build the module on the meta device, without memory for its weights.
 
     Raises:
-        ConfigError: no such encoder or objective, or sizes that contradict each other.
+        ConfigError: an encoder or objective is unknown, or sizes contradict each other.
     """
     with torch.device("meta"):
         return build_module(model, objective, seed=0)
 
 
 def parameters_by_part(module: PretrainingModule) -> dict[str, int]:
-    """Parameters of both encoders and of every head of the objective, by name."""
+    """Count the parameters of each encoder and of each head of the objective, by name."""
     parts = dict(module.encoders.named_children())
     for objective in module.objective.parts.values():
         parts |= dict(objective.named_children())
@@ -148,22 +155,24 @@ def parameters_by_part(module: PretrainingModule) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations per molecule: two per multiplication and addition in products of matrices.
+    """Floating-point operations per molecule in matrix products: two per multiply-add.
 
-    Entries of attention that are padding are counted; element-wise work, norms, gathers and searches are not, nor is
-    what gradient checkpointing computes a second time.
+    Padded entries of attention are counted; elementwise operations, norms, gathers, searches and the recomputation of
+    gradient checkpointing are not.
     """
 
     forward: float
+    """FLOPs of the forward pass."""
     backward: float
+    """FLOPs of the backward pass."""
 
 
 def count_flops(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeBatch) -> Flops:
-    """FLOPs per molecule of a training step on ``batch``, which must be on the CPU.
+    """Count the FLOPs per molecule of a training step on ``batch``, which must be on the CPU.
 
-    Forward and backward run in earnest, since which atoms and pairs there are depends on the data: the meta device
-    cannot. All blocks of a stack cost the same, so that every stack is run with one block and with two, and the rest
-    follows.
+    Forward and backward are executed, because the numbers of atoms and pairs depend on the data, which the meta device
+    does not have. All blocks of a stack cost the same, so each stack is run with one and with two blocks, and the
+    result is extrapolated.
     """
     shallow = model
     trunks = [trunk for trunk in TRUNKS if getattr(model, trunk.partition(".")[0]) is not None]
@@ -180,8 +189,8 @@ def count_flops(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeB
 
 
 def flops_of(forward: Callable[[], Tensor]) -> np.ndarray:
-    """int64 [2]: FLOPs of a function that returns a scalar, and of the scalar's backward pass."""
-    # Of attention's kernels the counter does not know those for CPUs; the plain one is made of products it knows.
+    """Count the FLOPs of a function that returns a scalar, and of its backward pass, int64 [2]."""
+    # The counter does not know the CPU kernels of attention, but the products of the plain implementation.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loss = forward()
         ahead = counter.get_total_flops()
@@ -190,7 +199,7 @@ def flops_of(forward: Callable[[], Tensor]) -> np.ndarray:
 
 
 def typical_batch() -> MoleculeBatch:
-    """:data:`TYPICAL_SMILES`, heavy atoms with one conformer each."""
+    """Build a batch of :data:`TYPICAL_SMILES`, heavy atoms only, with one conformer each."""
     raws = [RawMolecule(text, "smiles", "", row) for row, text in enumerate(TYPICAL_SMILES)]
     found = [featurize(raw, FeaturizeConfig()) for raw in raws]
     samples = [sample for sample in found if isinstance(sample, MoleculeSample)]
@@ -198,10 +207,10 @@ def typical_batch() -> MoleculeBatch:
 
 
 def dataset_batch(path: str) -> MoleculeBatch:
-    """The first molecules of a dataset, as many as there are :data:`TYPICAL_SMILES`.
+    """Build a batch of the first molecules of a dataset, as many as :data:`TYPICAL_SMILES` has.
 
     Raises:
-        DataError: ``path`` is no dataset.
+        DataError: ``path`` is not a dataset.
     """
     dataset = ShardDataset(path)
     index = np.arange(min(len(TYPICAL_SMILES), dataset.num_rows))
@@ -214,7 +223,7 @@ def _run(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeBatch) -
 
 
 def _replaced(config: Any, path: str, **values: Any) -> Any:
-    """A copy of a configuration with other values at a dotted path."""
+    """Copy a configuration with other values at a dotted path."""
     if not path:
         return replace(config, **values)
     name, _, rest = path.partition(".")

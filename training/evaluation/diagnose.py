@@ -1,4 +1,4 @@
-"""``molstream diagnose run_dir=...``: what a run has learned, beyond its loss, on the molecules of a dataset."""
+"""``molstream diagnose run_dir=...``: measures a run's representations and losses on the molecules of a dataset."""
 
 import json
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ from molstream.training.evaluation.config import DiagnoseConfig
 from molstream.training.evaluation.diagnostics import NUM_DECILES, Diagnosis, diagnose
 from molstream.training.inference.device import device_named
 from molstream.training.inference.trained import Trained, load_trained
-from molstream.training.metrics.console import told
+from molstream.training.metrics.console import progress
 
 FILE = "diagnostics.json"
-"""In the run directory."""
+"""Name of the file with the diagnostics in the run directory."""
 
 
 def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
-    """Measure a run's checkpoint.
+    """Compute the diagnostics of a run's checkpoint.
 
     Raises:
-        ConfigError: there is no run, the dataset does not fit it, or is smaller than a batch.
-        CheckpointError: the run has no whole checkpoint, or not the one of ``step``.
-        DataError: ``dataset`` is none, or has no conformers.
+        ConfigError: ``run_dir`` is not a run, or the dataset does not match it or is smaller than a batch.
+        CheckpointError: the run has no intact checkpoint, or none of ``step``.
+        DataError: ``dataset`` is not a dataset, or has no conformers.
     """
     trained = load_trained(config.run_dir, config.step, device_named(config.device))
     data = Mixture([ShardDataset(config.dataset)]) if config.dataset else open_data(trained.config.data)
@@ -43,7 +43,7 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
     size = config.batch_size or trained.config.data.micro_batch
     order = data.order(trained.config.seed, 1, size, trained.config.data.window_blocks)
     count = min(config.batches, order.steps_per_epoch)
-    with told("batches", count) as watch:
+    with progress("batches", count) as watch:
         return diagnose(trained.module, _batches(data, order, count, trained), trained.config.seed, watch)
 
 
@@ -53,7 +53,7 @@ def _batches(data: Mixture, order: StepOrder, count: int, trained: Trained) -> I
 
 
 def tables(found: Diagnosis) -> list[Table]:
-    """The numbers as tables for a terminal."""
+    """Format the diagnostics as tables for a terminal."""
     return [_summary(found), _deciles(found), _gradients(found)]
 
 
@@ -93,7 +93,7 @@ def _gradients(found: Diagnosis) -> Table:
 
 
 def write_diagnosis(found: Diagnosis, run_dir: str | Path) -> Path:
-    """Write the numbers as JSON into a run directory; returns the file."""
+    """Write the diagnostics as JSON to the run directory; returns the file."""
     output = Path(run_dir) / FILE
     write_atomically(output, (json.dumps(asdict(found), indent=1) + "\n").encode())
     return output

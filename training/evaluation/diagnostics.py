@@ -1,8 +1,8 @@
-"""What a trained module has learned, beyond its loss: measures of representations, of noise levels and of branches.
+"""Diagnostics of a trained module: losses by noise level, representations, and gradients by branch.
 
-Losses by noise level; how well 2D and 3D representations of a molecule find each other, how evenly they spread and how
-many directions they use; what they tell of each other at least; and which branch of the objective pulls the encoders.
-Symbols of shapes: ``g`` molecules, ``d`` width of a representation.
+Measures of representations are the alignment of 2D and 3D, their uniformity and effective rank, and a lower bound of
+their mutual information. Gradient norms show which branch of the objective dominates the encoders' training. Symbols of
+shapes: ``g`` molecules, ``d`` width of a representation.
 """
 
 import math
@@ -24,62 +24,63 @@ from molstream.training.objectives.contrastive import info_nce
 
 NUM_DECILES = 10
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""What cosine similarities are divided by in :func:`information_bound`."""
+"""Temperatures that divide cosine similarities in :func:`information_bound`."""
 
 
 @dataclass(frozen=True)
 class Decile:
-    """The molecules whose diffusion time is in one tenth of its range."""
+    """Molecules whose diffusion time is in one tenth of its range."""
 
     molecules: int
+    """Number of molecules in this tenth."""
     loss: float | None
-    """Their mean loss; None where there is none of them."""
+    """Mean loss of these molecules; None if there are none."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`diagnose` found; plain numbers, ready for JSON."""
+    """Results of :func:`diagnose`: plain numbers that can be written as JSON."""
 
     molecules: int
-    """How many had a conformer, in all batches."""
+    """Number of molecules with a conformer, over all batches."""
     metrics: dict[str, float]
-    """The objective's own, contrastive accuracy among them; means over batches."""
+    """Metrics of the objective, such as contrastive accuracy; means over batches."""
     deciles: dict[str, list[Decile]]
-    """Denoising losses by name, from little noise to much."""
+    """Denoising losses by name, from low to high noise."""
     gradient_norm: dict[str, dict[str, float]]
-    """:func:`gradient_norms` by branch and encoder; means over batches."""
+    """Norms of :func:`gradient_norms` by branch and encoder; means over batches."""
     alignment: float
-    """:func:`alignment` of 2D and 3D."""
+    """Result of :func:`alignment` of 2D and 3D representations."""
     uniformity: dict[str, float]
-    """:func:`uniformity` by modality."""
+    """Result of :func:`uniformity` by modality, 2d and 3d."""
     effective_rank: dict[str, float]
-    """:func:`effective_rank` by modality."""
+    """Result of :func:`effective_rank` by modality, 2d and 3d."""
     information_bound: float
-    """:func:`information_bound` in nats at the best of ``TEMPERATURES``; mean over batches."""
+    """Result of :func:`information_bound` in nats at the best of ``TEMPERATURES``; mean over batches."""
     largest_bound: float
-    """log of the molecules in a batch, in nats: the bound cannot tell of more."""
+    """Largest possible value of the bound in nats: the logarithm of the number of molecules in a batch."""
 
 
 def alignment(x: Tensor, y: Tensor) -> float:
-    """Mean squared distance of x [g, d] and y [g, d], two representations of the same molecules, at length one.
+    """Mean squared distance of normalised representations x [g, d] and y [g, d] of the same molecules.
 
-    Wang and Isola 2020, equation 4 with alpha = 2: from 0, where they agree, over 2, where they are orthogonal, to 4.
+    Wang and Isola 2020, equation 4 with alpha = 2: 0 if they are equal, 2 if they are orthogonal, at most 4.
     """
     return (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean().item()
 
 
 def uniformity(x: Tensor) -> float:
-    """log of the mean of exp(-2 |u - v|^2) over all pairs of different rows u, v of x [g, d], at length one.
+    """Logarithm of the mean of exp(-2 |u - v|^2) over all pairs of different normalised rows u, v of x [g, d].
 
-    Wang and Isola 2020, equation 5 with t = 2: from 0, where all representations are the same, down to about -4, where
-    they cover the sphere of many dimensions evenly.
+    Wang and Isola 2020, equation 5 with t = 2: 0 if all representations are equal, about -4 if they cover a sphere of
+    many dimensions uniformly.
     """
     squared = torch.pdist(F.normalize(x, dim=1)).square()
     return (torch.logsumexp(-2.0 * squared, 0) - math.log(squared.numel())).item()
 
 
 def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the singular values of x [g, d] less its mean row, taken as shares of their sum.
+    """Exponential of the entropy of the singular values of centred x [g, d], normalised to sum 1.
 
     Roy and Vetterli 2007, definition 1: the number of directions in which representations differ, from 1 to
     min(g - 1, d).
@@ -90,17 +91,17 @@ def effective_rank(x: Tensor) -> float:
 
 
 def information_bound(x: Tensor, y: Tensor, temperature: float) -> float:
-    """log g - L in nats, a lower bound of the mutual information of the two representations x, y [g, d] of a molecule.
+    """Lower bound log g - L, in nats, of the mutual information of representations x, y [g, d] of the same molecules.
 
-    L is the InfoNCE loss of their cosine similarities over ``temperature``, the mean of both directions (van den Oord
-    et al. 2018, section 2.3). In expectation it is a bound whatever the similarity, and never more than log g.
+    L is the InfoNCE loss of their cosine similarities divided by ``temperature``, averaged over both directions (van
+    den Oord et al. 2018, section 2.3). In expectation it is a bound for any similarity, and at most log g.
     """
     loss, _ = info_nce(F.normalize(x, dim=1), F.normalize(y, dim=1), temperature, torch.Generator())
     return math.log(len(x)) - loss.item()
 
 
 def by_decile(losses: Tensor, time: Tensor) -> list[Decile]:
-    """Molecules with ``losses`` [g] at diffusion times [g] in [0, 1], by the tenth of that range they are in."""
+    """Group molecules with ``losses`` [g] by the tenth of [0, 1] of their diffusion times [g]."""
     decile = (NUM_DECILES * time).long().clamp(max=NUM_DECILES - 1)
     counts = torch.bincount(decile, minlength=NUM_DECILES).tolist()
     totals = torch.bincount(decile, losses.double(), minlength=NUM_DECILES).tolist()
@@ -108,7 +109,7 @@ def by_decile(losses: Tensor, time: Tensor) -> list[Decile]:
 
 
 def gradient_norms(terms: Mapping[str, Term], encoders: Encoders) -> dict[str, dict[str, float]]:
-    """L2 norm of each weighted term's gradient with respect to each encoder's parameters, by branch and encoder."""
+    """Compute the L2 norm of each weighted term's gradient on each encoder's parameters, by branch and encoder."""
     parts = {name: list(encoder.parameters()) for name, encoder in encoders.named_children()}
     parameters = [parameter for part in parts.values() for parameter in part]
     norms = {}
@@ -123,7 +124,7 @@ def gradient_norms(terms: Mapping[str, Term], encoders: Encoders) -> dict[str, d
 
 
 def representations(batch: MoleculeBatch, encoders: Encoders) -> tuple[Tensor, Tensor]:
-    """Pooled 2D and 3D representations [g, d] of the molecules that have a conformer, float32."""
+    """Compute pooled 2D and 3D representations, float32 [g, d], of the molecules with a conformer."""
     nodes_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
     nodes_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
     pooled_2d = encoders.encoder_2d.readout(nodes_2d, batch.batch, batch.num_graphs)
@@ -137,13 +138,13 @@ def diagnose(
     seed: int,
     watch: Callable[[int], None] = lambda done: None,
 ) -> Diagnosis:
-    """Measure a module in evaluation mode: BatchNorm with its running statistics, no dropout.
+    """Compute the diagnostics of a module in evaluation mode: BatchNorm uses running statistics, no dropout.
 
     Args:
         module: encoders and objective.
-        batches: molecules, on the module's device; a batch with fewer than two conformers is passed over.
-        seed: where noise and times come from.
-        watch: told how many batches are done.
+        batches: molecules, on the module's device; batches with fewer than two conformers are skipped.
+        seed: random seed of noise and times.
+        watch: called with the number of batches done.
 
     Raises:
         DataError: no batch has two conformers.
@@ -181,14 +182,14 @@ def diagnose(
         alignment=alignment(x, y),
         uniformity={"2D": uniformity(x), "3D": uniformity(y)},
         effective_rank={"2D": effective_rank(x), "3D": effective_rank(y)},
-        # Every temperature gives a bound; the largest mean tells most.
+        # Every temperature gives a bound; the largest one is the tightest.
         information_bound=float(np.mean(bounds, axis=1).max()),
         largest_bound=float(np.mean([math.log(len(a)) for a, _ in pairs])),
     )
 
 
 def _denoised(terms: Mapping[str, Term]) -> list[tuple[str, Tensor, Tensor]]:
-    """Name, losses [g] and times [g] of every denoising loss."""
+    """List the name, losses [g] and times [g] of each denoising loss."""
     return [
         (name, losses, term.time)
         for term in terms.values()

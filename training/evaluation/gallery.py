@@ -1,4 +1,4 @@
-"""A gallery of generated conformers, each laid on its reference: kept as an SDF, drawn by the report."""
+"""Gallery of generated conformers aligned to their references: an SDF that the report draws."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 METHOD, RMSD = "method", "rmsd"
-"""Properties of the molecules of a gallery."""
+"""Names of the properties of molecules in a gallery."""
 REFERENCE = "reference"
 COLOURS = ("#1f5a96", "#c8772b")
-"""Of ours and of the first baseline."""
+"""Colours of the run's conformers and of the first baseline."""
 
 
 def write_gallery(
     smiles: Sequence[str], reference: Sequence[np.ndarray], ensembles: Mapping[str, Sequence[np.ndarray]], output: Path
 ) -> None:
-    """An SDF with, for every molecule, the first reference conformer and the nearest one of every method.
+    """Write an SDF with the first reference conformer of each molecule and the nearest conformer of each method.
 
     Args:
         smiles: stored SMILES of the molecules.
-        reference: [r, n, 3] of each, angstrom.
-        ensembles: for every method, [g, n, 3] of each; g = 0 where it failed, which leaves the molecule out.
-        output: the file.
+        reference: reference conformers [r, n, 3] of each molecule, angstrom.
+        ensembles: by method, conformers [g, n, 3] of each molecule; molecules with g = 0, a failure, are omitted.
+        output: the file to write.
     """
     with Chem.SDWriter(str(output)) as writer:
         for k, text in enumerate(smiles):
@@ -41,7 +41,7 @@ def write_gallery(
                     continue
                 rmsd = best_rmsd(text, reference[k][:1], found[k])[0]
                 best = with_conformers(text, found[k][rmsd.argmin()][None])
-                # Moves `best` onto the target.
+                # Aligns `best` to the target in place.
                 rdMolAlign.GetBestRMS(best, target, maxMatches=MAX_SYMMETRIES)
                 writer.write(_named(best, method, float(rmsd.min())))
 
@@ -68,7 +68,7 @@ def read_gallery(file: Path) -> list[list[Chem.Mol]]:
 
 
 def draw(axis: "Axes", reference: Chem.Mol, other: Chem.Mol, colour: str) -> None:
-    """Both, seen along the direction in which the reference is thinnest; the reference in grey."""
+    """Draw both molecules, viewed along the direction in which the reference is thinnest; the reference is grey."""
     centre = reference.GetConformer().GetPositions()
     origin = centre.mean(0)
     # The two widest directions span the page.

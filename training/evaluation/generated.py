@@ -1,4 +1,4 @@
-"""``molstream evaluate conformers|bonds``: what a run generates, against a dataset and beside ETKDG."""
+"""``molstream evaluate conformers|bonds``: compares generated molecules with a dataset and with ETKDG."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -23,25 +23,25 @@ from molstream.training.evaluation.config import EvaluateGeneratedConfig
 from molstream.training.evaluation.conformer_scores import ensemble_score, posebusters_validity, score_conformers
 from molstream.training.evaluation.gallery import write_gallery
 from molstream.training.inference.generator import GeneratedBonds, MoleculeGenerator, Watch
-from molstream.training.metrics.console import told
+from molstream.training.metrics.console import progress
 
 BASELINES: dict[str, ForceField] = {"ETKDG": "none", "ETKDG + MMFF94s": "MMFF94s"}
-"""Methods that stand beside ours, and the force field that relaxes what they embed."""
+"""Baseline methods, with the force field that relaxes their conformers."""
 GALLERY = 6
-"""Molecules whose conformers are kept for pictures."""
+"""Number of molecules in the gallery."""
 
 
 def evaluate_conformers(config: EvaluateGeneratedConfig, output: Path) -> dict[str, Any]:
-    """COV, MAT, handedness and validity of generated conformers, and of ETKDG's at the same number.
+    """Compute COV, MAT, handedness and validity of generated conformers, and of as many of ETKDG.
 
-    Some of them, each laid on its reference, are written to ``output`` with the ending ``.sdf``, for the report.
+    A gallery of some of them, aligned to their references, is written to ``output`` with the suffix ``.sdf``.
 
     Raises:
         ConfigError, CheckpointError, DataError: run or dataset cannot be used, or do not belong together.
     """
     generator, references = _open(config)
     counts = [config.per_reference * len(sample.positions) for sample in references]
-    with told("conformers", sum(counts)) as tell:
+    with progress("conformers", sum(counts)) as tell:
         generated = _generated(generator, references, counts, tell)
     methods = {"molstream": generated}
     methods |= {name: _embedded(references, counts, force_field) for name, force_field in BASELINES.items()}
@@ -59,13 +59,13 @@ def evaluate_conformers(config: EvaluateGeneratedConfig, output: Path) -> dict[s
 
 
 def evaluate_bonds(config: EvaluateGeneratedConfig, output: Path) -> dict[str, Any]:
-    """How well bonds and charges are recovered from the first conformer of every molecule.
+    """Measure how well bonds and charges are recovered from the first conformer of each molecule.
 
     Raises:
         ConfigError, CheckpointError, DataError: run or dataset cannot be used, or do not belong together.
     """
     generator, references = _open(config)
-    with told("molecules", len(references)) as tell:
+    with progress("molecules", len(references)) as tell:
         generated = [found[0] for found in generator.bonds(references, 1, tell)]
     featurizer = generator.trained.featurize
     rows = [_bond_score(*both, featurizer) for both in zip(references, generated, strict=True)]
@@ -81,7 +81,7 @@ def evaluate_bonds(config: EvaluateGeneratedConfig, output: Path) -> dict[str, A
 
 
 def _bond_score(sample: MoleculeSample, found: GeneratedBonds, featurizer: FeaturizeConfig) -> dict[str, int]:
-    """Counts of one molecule; ``same`` is by InChIKey."""
+    """Count correct bonds and properties of one molecule; ``same`` compares InChIKeys."""
     truth = {
         (min(i, j), max(i, j)): int(kind)
         for (i, j), kind in zip(sample.bond_index.T.tolist(), sample.bond_features[:, 0], strict=True)
@@ -103,7 +103,7 @@ def _bond_score(sample: MoleculeSample, found: GeneratedBonds, featurizer: Featu
     return {
         "exact": guess == truth and bool((found.formal_charge == sample.atom_features[:, FORMAL_CHARGE]).all()),
         "valid": key is not None,
-        # The first block alone: handedness comes from the positions, and hydrogens may sit on another nitrogen.
+        # The first block only: handedness comes from the positions, and tautomers may differ in hydrogens.
         "same": key is not None and key.split("-")[0] == sample.key.split("-")[0],
         "bonds": len(truth),
         "right": sum(guess.get(pair) == kind for pair, kind in truth.items()),
@@ -112,7 +112,7 @@ def _bond_score(sample: MoleculeSample, found: GeneratedBonds, featurizer: Featu
 
 
 def _open(config: EvaluateGeneratedConfig) -> tuple[MoleculeGenerator, list[MoleculeSample]]:
-    """The run, and the molecules that it is tried on."""
+    """Load the run's generator, and the molecules of the dataset that it is evaluated on."""
     generator = MoleculeGenerator.from_run(
         config.run_dir, config.sampler, config.step, config.device, config.seed, config.batch_size
     )
@@ -121,7 +121,7 @@ def _open(config: EvaluateGeneratedConfig) -> tuple[MoleculeGenerator, list[Mole
     if hydrogens != generator.trained.featurize.hydrogens:
         raise ConfigError(
             f"dataset={config.dataset} stores hydrogens={hydrogens}, the run was trained on "
-            f"hydrogens={generator.trained.featurize.hydrogens}. Prepare the dataset as the run's own was."
+            f"hydrogens={generator.trained.featurize.hydrogens}. Preprocess it like the dataset of the run."
         )
     order = np.random.default_rng(config.seed).permutation(dataset.num_rows)
     wanted = config.molecules or dataset.num_rows
@@ -139,7 +139,7 @@ def _open(config: EvaluateGeneratedConfig) -> tuple[MoleculeGenerator, list[Mole
 def _generated(
     generator: MoleculeGenerator, references: Sequence[MoleculeSample], counts: Sequence[int], watch: Watch
 ) -> list[np.ndarray]:
-    """As many conformers of every molecule, [count, n, 3]; those with the same count are drawn together."""
+    """Generate conformers [count, n, 3] of each molecule; molecules with the same count are generated together."""
     found: dict[int, np.ndarray] = {}
     done = 0
     for count in sorted(set(counts)):
@@ -155,7 +155,7 @@ def _after(watch: Watch, before: int, done: float) -> None:
 
 
 def _embedded(references: Sequence[MoleculeSample], counts: Sequence[int], force_field: ForceField) -> list[np.ndarray]:
-    """RDKit's conformers of every molecule, [g, n, 3]; g = 0 where it fails."""
+    """Embed conformers of each molecule with RDKit, [g, n, 3]; g = 0 if it fails."""
     made = []
     for sample, count in zip(references, counts, strict=True):
         settings = ConformerConfig(num_conformers=count, force_field=force_field)
@@ -165,9 +165,9 @@ def _embedded(references: Sequence[MoleculeSample], counts: Sequence[int], force
 
 
 def in_every(methods: Sequence[Sequence[np.ndarray]]) -> list[int]:
-    """Numbers of the molecules that every method has conformers [g, n, 3] of, ascending.
+    """List the numbers of the molecules of which every method has conformers [g, n, 3], ascending.
 
-    PoseBusters judges these alone: it embeds molecules itself, and needs minutes to fail where ETKDG fails.
+    Only these are passed to PoseBusters: it embeds molecules itself, and takes minutes where ETKDG fails.
     """
     return [k for k, ensembles in enumerate(zip(*methods, strict=True)) if all(len(found) for found in ensembles)]
 
@@ -212,4 +212,4 @@ GENERATED: dict[str, Evaluation] = {
     "conformers": (evaluate_conformers, conformer_table),
     "bonds": (evaluate_bonds, bond_table),
 }
-"""What can be evaluated: the scores of it, and their table."""
+"""Evaluations of generated molecules by name: functions that compute the scores, and that format their table."""

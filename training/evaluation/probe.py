@@ -1,4 +1,4 @@
-"""What frozen vectors are worth: ridge regression on a scaffold split, beside an untrained encoder and ECFP4."""
+"""Evaluates frozen vectors by ridge regression on a scaffold split, against an untrained encoder and ECFP4."""
 
 import csv
 import gzip
@@ -23,28 +23,33 @@ from molstream.training.evaluation.config import EvaluateConfig
 from molstream.training.inference.embedder import MoleculeEmbedder
 
 ALPHAS = tuple(10.0**k for k in range(-3, 5))
-"""Ridge penalties, chosen by the validation set."""
+"""Ridge penalties, of which the validation set selects one."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A representation's errors on the test part, in the target's unit."""
+    """Errors of a representation on the test part, in the unit of the target."""
 
     representation: str
+    """Name of the representation, such as ECFP4."""
     rmse: float
+    """Root mean squared error, in the unit of the target."""
     mae: float
+    """Mean absolute error, in the unit of the target."""
     r2: float
+    """Coefficient of determination of the predictions."""
     alpha: float
+    """Ridge penalty that the validation set selected."""
     molecules: tuple[int, int, int]
-    """Train, validation and test molecules that the representation could be computed for."""
+    """Numbers of train, validation and test molecules for which the representation could be computed."""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, object]:
-    """Score the pretrained encoder, the same encoder untrained, and ECFP4, on one scaffold split (80/10/10).
+    """Score the pretrained encoder, the same encoder untrained, and ECFP4 on one scaffold split (80/10/10).
 
     Raises:
-        DataError: the file lacks a column, or holds too few usable rows.
-        CheckpointError: ``export`` is no export.
+        DataError: the file lacks a column, or has too few usable rows.
+        CheckpointError: ``export`` is not an export.
     """
     smiles, target = _read(config)
     parts = scaffold_split(smiles)
@@ -65,7 +70,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, object]:
 
 
 def ecfp4(smiles: Sequence[str]) -> np.ndarray:
-    """Morgan fingerprints of radius 2, 2048 bits, float32 [g, 2048]; NaN where the SMILES does not parse."""
+    """Compute Morgan fingerprints of radius 2, float32 [g, 2048]; NaN if the SMILES cannot be parsed."""
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     bits = np.full((len(smiles), 2048), np.nan, np.float32)
     for row, text in enumerate(smiles):
@@ -97,7 +102,7 @@ def _score(name: str, vectors: np.ndarray, target: np.ndarray, parts: Sequence[n
 
 
 def _read(config: EvaluateConfig) -> tuple[list[str], np.ndarray]:
-    """SMILES and float64 targets (NaN where empty) of the file's rows."""
+    """Read the SMILES and float64 targets (NaN if empty) of a file's rows."""
     path = Path(config.input)
     if not path.is_file():
         found = "expected a CSV, got a folder" if path.is_dir() else "no such file"

@@ -21,7 +21,7 @@ from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, Rejection
 from molstream.training.inference.config import GenerateConfig
 from molstream.training.inference.generator import MoleculeGenerator, Watch
-from molstream.training.metrics.console import told
+from molstream.training.metrics.console import progress
 
 ROWS_PER_GROUP = 1024
 """Number of records that are read and processed at a time, which bounds the memory."""
@@ -147,7 +147,7 @@ def generate_file(kind: Kind, config: GenerateConfig) -> tuple[int, int]:
         Chem.SDWriter(file) as writer,
     ):
         splits = cut(open_sources(config.input, Path(work), read), ROWS_PER_GROUP, config.limit)
-        with told("samples", config.repeats * sum(split.rows for split in splits)) as tell:
+        with progress("samples", config.repeats * sum(split.rows for split in splits)) as tell:
             for before, split in _with_rows_before(splits):
                 samples, rejected = _featurized(split, featurizer)
                 failures += rejected

@@ -18,7 +18,7 @@ from molstream.training.metrics.records import Record, eta_text, log_line, losse
 
 
 @contextmanager
-def told(what: str, total: int, interval_s: float = 10.0) -> Iterator[Callable[[float], None]]:
+def progress(what: str, total: int, interval_s: float = 10.0) -> Iterator[Callable[[float], None]]:
     """Show the progress of a task.
 
     Args:
