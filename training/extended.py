@@ -1,6 +1,6 @@
-"""The configurations of models and objectives, with what other packages add to them.
+"""Configurations of models and objectives that include the encoders and objectives of other packages.
 
-They stand apart from the plain ones, which the modules of such a package import themselves.
+They are separate from the plain configurations, because modules of these packages import the plain ones.
 """
 
 from typing import TYPE_CHECKING

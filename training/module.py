@@ -1,4 +1,4 @@
-"""What is trained: shared encoders and one objective with its heads, as a single module for the engine."""
+"""The module that the engine trains: shared encoders, and the objective with its heads."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from molstream.training.objectives.table import build_objective
 
 
 class PretrainingModule(nn.Module):
-    """Encoders plus objective; parameter names begin with ``encoders.`` or ``objective.``."""
+    """Encoders and objective; parameter names begin with ``encoders.`` or ``objective.``."""
 
     def __init__(self, model: ModelConfig, objective: ObjectiveConfig):
         super().__init__()
@@ -22,27 +22,27 @@ class PretrainingModule(nn.Module):
         self.objective = build_objective(objective, model)
 
     def forward(self, batch: MoleculeBatch, generator: torch.Generator) -> ObjectiveOutput:
-        """Loss and metrics of one micro-batch; every draw comes from ``generator``."""
+        """Compute loss and metrics of a micro-batch; all random draws come from ``generator``."""
         return self.objective(batch, self.encoders, generator)
 
 
 def run_children_once(module: nn.Module) -> None:
-    """Have networks run every child once per forward, as ZeRO 3 needs; see :class:`Blockwise`."""
+    """Make networks run each child once per forward, as ZeRO 3 requires; see :class:`Blockwise`."""
     for network in module.modules():
         if isinstance(network, Blockwise):
             network.blockwise = False
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Number of scalars in all parameters."""
+    """Number of elements of all parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def build_module(model: ModelConfig, objective: ObjectiveConfig, seed: int) -> PretrainingModule:
-    """A module whose initial weights are a function of ``seed`` alone.
+    """Build a module whose initial weights are a function of the configuration and ``seed``.
 
     Raises:
-        ConfigError: an encoder or objective that no table has, or sizes that contradict each other.
+        ConfigError: an encoder or objective is unknown, or sizes contradict each other.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,10 +1,10 @@
-"""Pretraining: ``deepspeed training/pretrain.py data.path=... run_dir=...``, or the same under plain ``python``."""
+"""Pretraining script: ``deepspeed training/pretrain.py data.path=... run_dir=...``, or the same with ``python``."""
 
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run by path, as the deepspeed launcher does: this folder is on the module path then, the package is not.
+    # If run by path, as by the deepspeed launcher, sys.path has this folder instead of the package's.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from molstream.cli.pretrain import main
 
@@ -20,11 +20,11 @@ from molstream.training.trainer import Trainer
 
 
 def pretrain(config: PretrainConfig, context: DistributedContext) -> bool:
-    """Run, or continue, the pretraining that ``config`` describes; False when a signal stopped it.
+    """Start or resume the run that ``config`` describes; returns False if a signal stopped it.
 
     Raises:
-        ConfigError, DataError, CheckpointError: before any training, when something does not fit.
-        TrainingError: the loss is lost, or the disk of the run is full.
+        ConfigError, DataError, CheckpointError: configuration, data and run do not match; raised before training.
+        TrainingError: too many steps have no finite gradient, or the disk of the run is full.
     """
     data = open_data(config.data)
     run = RunDirectory(config.run_dir)
@@ -40,6 +40,6 @@ def pretrain(config: PretrainConfig, context: DistributedContext) -> bool:
         if error.errno not in FULL:
             raise
         raise TrainingError(
-            f"{error.strerror}: {error.filename}. Make room there: the same command continues from the newest "
-            "checkpoint."
+            f"{error.strerror}: {error.filename}. Free space there and run the same command again to resume from the "
+            "newest checkpoint."
         ) from error

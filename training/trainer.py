@@ -1,4 +1,4 @@
-"""The pretraining loop: fetch, forward and backward per lane, step, record; save so that any crash costs little."""
+"""The pretraining loop: load batches, accumulate gradients over lanes, step, record metrics, validate and save."""
 
 import time
 from collections.abc import Iterator
@@ -36,13 +36,14 @@ from molstream.training.run.directory import RunDirectory, command
 
 
 class Trainer:
-    """One process of a pretraining run.
+    """Trains a model on one process of a run.
 
     Args:
-        config: the run.
+        config: configuration of the run.
         context: this process among its peers.
-        dataset, validation: what it is trained on and validated with, as ``config.data`` names them.
-        run: its directory, already checked and begun.
+        dataset: training data, as ``config.data`` names it.
+        validation: validation dataset, or None.
+        run: the run directory, already checked.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Trainer:
     # --- life cycle --------------------------------------------------------------------------------------------------
 
     def fit(self) -> bool:
-        """Train to the end of the run, or to ``stop_at``; False when a signal stopped it, with a checkpoint saved."""
+        """Train to the end of the run, or to ``stop_at``; returns False if a signal stopped it, after saving."""
         done = self._restore()
         retention = Retention(self.config.keep_last, self.config.keep_every, self.config.keep_best)
         self.writer = CheckpointWriter(self.store, self.context, retention, self._say, done)
@@ -108,7 +109,7 @@ class Trainer:
                 saving = stopping or (step + 1) % self.config.save_every == 0 or step + 1 == last
                 if self.validation and (step + 1 == last or (step + 1) % self.config.validate_every == 0):
                     self._validate(step + 1)
-                # Before a save as well: a run continued from it must not lack records, nor start from a lost loss.
+                # Also before a save: a run that resumes from it must not lack records, nor start from a bad loss.
                 if saving or (step + 1) % self.config.log_every == 0:
                     self._flush()
                 if saving:
@@ -118,12 +119,12 @@ class Trainer:
                     break
             self.writer.finish()
             if stopped_at is not None:
-                self._say(f"stopped by a signal at step {stopped_at}; continue with: {command(self.context)}")
+                self._say(f"stopped by a signal at step {stopped_at}; resume with: {command(self.context)}")
         return stopped_at is None
 
     def _restore(self) -> int:
-        """Continue from the newest whole checkpoint, or start from init_from, or from scratch; the steps done."""
-        # One process looks, since looking reads every byte of a checkpoint.
+        """Resume from the newest intact checkpoint, or start from init_from or from scratch; returns the steps done."""
+        # Only one process verifies checkpoints, since this reads them completely.
         found = self.store.latest(self._say) if self.context.rank == 0 else None
         step = self.context.broadcast(-1 if found is None else found)
         if step >= 0:
@@ -156,7 +157,7 @@ class Trainer:
         )
 
     def _dry_run_batch(self) -> None:
-        """Try the largest batch there can be, so that what does not fit into memory fails now and not in a week."""
+        """Run the largest possible batch, so that a run that needs too much memory fails now and not in a week."""
         histograms = self.dataset.record()["histograms"]
         batch = largest_batch(histograms, self.config.data.micro_batch, len(self.dataset.target_names))
         kept = self.engine.dry_run(batch.to(self.context.device), self._generator(0, 0))
@@ -187,13 +188,13 @@ class Trainer:
         self._records.add(step + 1, lanes, metrics, seconds, wait, common)
 
     def _generator(self, step: int, lane: int) -> torch.Generator:
-        """Where all noise, times, permutations and dropout masks of a lane's micro-batch come from."""
+        """Create the generator of all noise, times, permutations and dropout masks of a lane's micro-batch."""
         return torch.Generator(self.context.device).manual_seed(keyed_seed(self.config.seed, step, lane))
 
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """Gather the lanes' metrics of the steps since the last flush, and record them (collective)."""
+        """Gather the lanes' metrics of the steps since the last flush and record them (collective)."""
         records = self._records.gather()
         if not records or not self._metrics:
             return
@@ -207,14 +208,14 @@ class Trainer:
         self._metrics.tell({**mean, "step": records[-1]["step"]}, seconds, peak_memory_gib(self.context.device))
 
     def _leave_out(self, step: int, losses: Tensor) -> None:
-        """Keep the molecules of a step that the optimizer could not take; too many of them in a row end training.
+        """Record the molecules of a step that the optimizer skipped; raise after too many consecutive ones.
 
         Args:
             step: number of the step, from 0.
-            losses: [L / W] of this process's lanes.
+            losses: [L / W] losses of this process's lanes.
         """
         every = self.context.gather_lanes(losses)
-        # A finite loss may have a gradient that is not; whose it was is not known then.
+        # If all losses are finite, the lane of the non-finite gradient is not known.
         lanes = (~every.isfinite()).nonzero().flatten().tolist() or list(range(self.config.data.lanes))
         file = self.run.path / "rejected" / f"step_{step + 1:08d}.txt"
         if self.context.rank == 0:
@@ -224,16 +225,16 @@ class Trainer:
             file.parent.mkdir(exist_ok=True)
             file.write_text("\n".join(map(str, keys)) + "\n")
         found = f"step {step + 1} has no finite gradient (lanes {', '.join(map(str, lanes))})"
-        self._say(f"{found}: left out, the keys of its molecules are in {file}")
+        self._say(f"{found}: skipped, the keys of its molecules are in {file}")
         if (skipped := self.engine.progress.skipped) > self.config.optim.max_skipped:
             raise TrainingError(
-                f"{found}, like the {skipped - 1} before it; optim.max_skipped={self.config.optim.max_skipped} allows "
-                f"no more. The keys of the molecules are in {file.parent}; the last checkpoint is untouched. "
+                f"{found}, like the {skipped - 1} previous steps; expected at most "
+                f"optim.max_skipped={self.config.optim.max_skipped}. The keys of the molecules are in {file.parent}. "
                 "Lower optim.lr, set optim.gradient_clipping, or use deepspeed.precision=fp32."
             )
 
     def _validate(self, step: int) -> None:
-        """The objective on molecules that are not trained on, with the same noise every time (collective)."""
+        """Compute the metrics of the validation dataset, with the same noise every time (collective)."""
         assert self.validation is not None
         rounds: list[Tensor] = []
         names: list[str] = []
@@ -253,7 +254,7 @@ class Trainer:
         self._say(f"validation at step {step}: " + "  ".join(f"{n} {v:.4f}" for n, v in zip(names, mean)))
 
     def _save(self, step: int) -> None:
-        """Begin to write a checkpoint; :meth:`fit` settles it at the end of a later step."""
+        """Start to write a checkpoint; :meth:`fit` commits it at the end of a later step."""
         progress = self.engine.progress
         state = RunState(
             step=step,
@@ -276,14 +277,14 @@ class Trainer:
 
 
 VALIDATION = 2**62
-"""Stands for the step in the key of what is drawn in a validation; no run has so many."""
+"""Used instead of the step in the random keys of a validation; larger than the steps of any run."""
 
 
 def _require_fields(fields: frozenset[str], dataset: Mixture) -> None:
-    """Make sure, before anything starts, that the dataset has what the objective reads.
+    """Check that the dataset has the fields that the objective needs.
 
     Raises:
-        ConfigError: positions are needed and no molecule has a conformer, or targets are and there are none.
+        ConfigError: the objective needs positions and no molecule has a conformer, or targets and there are none.
     """
     available = {
         "positions": dataset.num_with_conformer > 0,

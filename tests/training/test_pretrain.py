@@ -131,7 +131,7 @@ def test_sigterm_finishes_the_step_saves_and_says_how_to_go_on(whole_run, datase
     output = process.stdout.read()
     assert process.wait() == 130, output
     assert "stopped by a signal at step" in output
-    assert f"continue with: python training/pretrain.py data.path={dataset}" in output
+    assert f"resume with: python training/pretrain.py data.path={dataset}" in output
     run_ranks(1, command)
     assert losses(tmp_path / "run") == losses(whole_run)
 
@@ -209,7 +209,7 @@ def test_steps_without_a_finite_gradient_name_their_molecules_and_end_the_run_if
     code, output = fails(dataset, tmp_path / "run", "optim.lr=1e30", "log_every=1", "optim.max_skipped=3")
     assert code == 1
     assert "step 5 has no finite gradient (lanes " in output
-    assert "like the 3 before it; optim.max_skipped=3 allows no more" in output
+    assert "like the 3 previous steps; expected at most optim.max_skipped=3" in output
     files = sorted((tmp_path / "run" / "rejected").iterdir())
     assert [file.name for file in files] == [f"step_{step:08d}.txt" for step in (2, 3, 4, 5)]
     keys = files[0].read_text().split()

@@ -127,7 +127,7 @@ def test_molecules_without_positions_are_refused_by_the_3d_encoder_alone(export,
 def test_what_is_no_batch_of_featurized_molecules_is_refused(export, batch):
     model = load_pretrained(export, representation="2d")
     single = batch.to_pyg()[0]
-    with pytest.raises(DataError, match=r"which molecule each atom belongs to .*from_data_list"):
+    with pytest.raises(DataError, match=r"batch.batch, the molecule of each atom, is missing.*from_data_list"):
         model(single)
     assert model(Batch.from_data_list([single])).shape == (1, model.width)
     for x, found in ((batch.x.float(), r"torch.float32 \[\d+, 9\]"), (batch.x[:, :2], r"torch.int64 \[\d+, 2\]")):

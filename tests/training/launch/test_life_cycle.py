@@ -170,7 +170,7 @@ def test_the_supervisor_restarts_after_a_kill_and_stops_on_a_signal_with_a_check
         code, output = program.end()
     assert code == 130, output
     assert "1 of 3 slots stay idle: 2 share 4 lanes evenly" in output
-    assert "continue with: molstream supervise deepspeed --num_accelerators 3 training/pretrain.py" in output
+    assert "resume with: molstream supervise deepspeed --num_accelerators 3 training/pretrain.py" in output
     with Program(words) as program:
         code, output = program.end()
     assert code == 0, output
