@@ -1,1 +1,1 @@
-"""What several tests share: molecules, datasets, servers, jobs, and the walk over the whole road."""
+"""Support of several test modules: molecules, datasets, servers, jobs, and a run of all commands."""

@@ -1,4 +1,4 @@
-"""Pretraining with the smallest blocks: as many of them on a few molecules as a real batch has."""
+"""Pretraining job with small blocks, so that a few molecules fill as many blocks as a real batch."""
 
 import sys
 

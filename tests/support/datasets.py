@@ -1,4 +1,4 @@
-"""Real datasets for tests of every room, made once per session by the real command."""
+"""Molecules and the commands that tests build real datasets with."""
 
 import os
 import subprocess
@@ -44,27 +44,27 @@ DRUGS = (
 """32 connected molecules of 3 to 15 heavy atoms."""
 
 SMILES = [*DRUGS, "C", "O", "CC"]
-"""Small molecules, single atoms among them."""
+"""Small molecules, including single atoms."""
 
 HOMOLOGUES = [
     f"{chain}{end}" for chain in ("C" * n for n in range(2, 10)) for end in ("O", "N", "Cl", "C#N", "C(=O)O", "S")
 ]
-"""Chains that fill a dataset up without costing much embedding."""
+"""Chains that enlarge a dataset and are quick to embed."""
 
 
 def molecules() -> list[str]:
-    """About 80 distinct molecules."""
+    """Return about 80 distinct molecules as SMILES."""
     return list(dict.fromkeys(SMILES + HOMOLOGUES))
 
 
 def write_csv(path: Path, smiles: list[str]) -> Path:
-    """A CSV with the columns smiles and value."""
+    """Write a CSV with the columns smiles and value."""
     path.write_text("smiles,value\n" + "".join(f"{s},{k / 10}\n" for k, s in enumerate(smiles)))
     return path
 
 
 def molstream(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the console command in a process of its own, as a user does."""
+    """Run the command molstream in a separate process, as a user does."""
     result = subprocess.run(
         [sys.executable, "-m", "molstream.cli.main", *map(str, arguments)],
         cwd=REPOSITORY,

@@ -1,4 +1,4 @@
-"""A disk that can be filled up: a file system in memory, made by a test that runs as root."""
+"""A disk that tests can fill: a file system in memory, which needs root to mount."""
 
 import os
 import subprocess
@@ -12,22 +12,22 @@ ROOMY = 64 << 20
 
 
 class Disk:
-    """A file system in memory, of a size that can be changed while it is in use."""
+    """A file system in memory whose size can be changed while it is in use."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def fill(self) -> None:
-        """Leave no free page."""
+        """Shrink the disk so that no free page is left."""
         while True:
             state = os.statvfs(self.folder)
             used = (state.f_blocks - state.f_bfree) * state.f_frsize
-            # Refused if it has grown meanwhile.
+            # Fails if the used space has grown meanwhile.
             if self._resize(used) == 0:
                 return
 
     def enlarge(self) -> None:
-        """Make room again."""
+        """Enlarge the disk to its initial size."""
         assert self._resize(ROOMY) == 0
 
     def protect(self) -> None:
@@ -41,7 +41,7 @@ class Disk:
 
 @contextmanager
 def mounted(folder: Path) -> Iterator[Disk]:
-    """A disk at ``folder``; skips the test where none can be made."""
+    """Mount a disk at ``folder``; skips the test if this is not possible."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={ROOMY}", "molstream-test", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
@@ -49,5 +49,5 @@ def mounted(folder: Path) -> Iterator[Disk]:
     try:
         yield Disk(folder)
     finally:
-        # Lazily: a process that has not ended yet must not keep it.
+        # Lazily, since a process that still runs may have files open.
         subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,4 +1,4 @@
-"""Molecules that the tests of this room share."""
+"""Diverse molecules and records for tests of preprocessing."""
 
 import gzip
 import lzma
@@ -15,7 +15,7 @@ from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.preprocessing.standardize import StandardizedMolecule, standardize
 
 FLAT = FeaturizeConfig(conformers=ConformerConfig(num_conformers=0))
-"""Graphs only."""
+"""Configuration that featurizes graphs without conformers."""
 
 FAST = FeaturizeConfig(conformers=ConformerConfig(max_iterations=2, random_coordinates_max_iterations=0))
 
@@ -45,29 +45,29 @@ DIVERSE = {
     "cubane": "C12C3C4C1C5C2C3C45",
     "biaryl, 14C": "[14CH3]c1ccccc1-c1ccccn1",
 }
-"""Name -> SMILES: charges, salts, stereochemistry, isotopes, metals, radicals, small and polycyclic ones."""
+"""SMILES by name: charges, salts, stereochemistry, isotopes, metals, radicals, small and polycyclic molecules."""
 
 IMPOSSIBLE_STEREO = "F[C@@]12CC[C@](F)(C1)C2"
-"""A bicycle whose bridgeheads cannot both be as written: no conformer exists."""
+"""A bicycle whose bridgeheads cannot both have the specified stereochemistry: it has no conformer."""
 
 TRILAURIN = "CCCCCCCCCCCC(=O)OCC(COC(=O)CCCCCCCCCCC)OC(=O)CCCCCCCCCCC"
-"""So flexible that ETKDG gives up; random coordinates work."""
+"""A molecule so flexible that ETKDG fails; embedding from random coordinates works."""
 
 
 def smiles_record(text: str) -> RawMolecule:
-    """A SMILES as an input record."""
+    """Create an input record of a SMILES."""
     return RawMolecule(text, "smiles", "test.smi", 0)
 
 
 def sample(text: str, config: FeaturizeConfig) -> MoleculeSample:
-    """The record of a SMILES that must give one."""
+    """Featurize a SMILES, which must succeed."""
     result = featurize(smiles_record(text), config)
     assert isinstance(result, MoleculeSample), result
     return result
 
 
 def standardized(raw: RawMolecule, config: StandardizeConfig | None = None) -> StandardizedMolecule | MoleculeError:
-    """The parent molecule of a record with the usual limits, or why there is none."""
+    """Standardize a record with the default limits; returns the molecule or the error."""
     try:
         with rdBase.BlockLogs():
             return standardize(
@@ -78,7 +78,7 @@ def standardized(raw: RawMolecule, config: StandardizeConfig | None = None) -> S
 
 
 def same_bytes(left: MoleculeSample, right: MoleculeSample) -> bool:
-    """Whether two records agree in every field, arrays bit by bit."""
+    """Whether two records are equal in every field, arrays bit for bit."""
     for field in fields(MoleculeSample):
         a, b = getattr(left, field.name), getattr(right, field.name)
         if isinstance(a, np.ndarray):
@@ -90,20 +90,20 @@ def same_bytes(left: MoleculeSample, right: MoleculeSample) -> bool:
 
 
 def zinc(shared_data: Path) -> list[str]:
-    """SMILES of ZINC250k: a third charged, most with stereochemistry."""
+    """Read the SMILES of ZINC250k: a third charged, most with stereochemistry."""
     with lzma.open(shared_data / "pretrain_smiles" / "zinc250k.smiles.xz", "rt") as file:
         return file.read().split()
 
 
 def pubchem_substances(shared_data: Path) -> list[str]:
-    """SMILES of raw PubChem substances: metals, mixtures, dummy atoms."""
+    """Read SMILES of raw PubChem substances: metals, mixtures, dummy atoms."""
     name = "pubchem_substances_100k_standardize_sm.csv.gz"
     with gzip.open(shared_data / "pretrain_smiles" / name, "rt") as file:
         return [line.split("\t")[0].strip() for line in file]
 
 
 def mol_blocks(path: Path) -> list[str]:
-    """The mol blocks of a gzipped SD file, without their data fields."""
+    """Read the mol blocks of a gzipped SD file, without their data fields."""
     with gzip.open(path, "rt") as file:
         records = file.read().split("$$$$\n")
     return [record.split("M  END")[0] + "M  END\n" for record in records if record.strip()]

@@ -1,7 +1,7 @@
-"""A small job for the engine's tests: ``engine_job.py OPTIONS FROM TO`` trains from step to step, as options say.
+"""A small training job for the engine's tests: ``engine_job.py OPTIONS FROM TO``, with options in JSON.
 
-Restores from the checkpoint of its first step in FROM, if that is not step 0, writes losses, norms and a checkpoint to
-TO; its module has matrices, vectors, a BatchNorm and two parameter groups.
+It restores the checkpoint of its first step from FROM, unless that is step 0, and writes losses, norms and a checkpoint
+to TO. Its module has matrices, vectors, a BatchNorm and two parameter groups.
 """
 
 import json
@@ -25,10 +25,15 @@ LANES, MICRO_BATCH = 4, 5
 
 @dataclass
 class Output:
+    """Output of the module, with the loss that the engine differentiates."""
+
     loss: Tensor
+    """Scalar, mean squared error."""
 
 
 class Body(nn.Module):
+    """Two linear layers with a BatchNorm and a gain: matrices, vectors and buffers."""
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(7, 33, bias=False)
@@ -41,6 +46,8 @@ class Body(nn.Module):
 
 
 class Network(nn.Module):
+    """The module of the job: mean squared error of a :class:`Body`."""
+
     def __init__(self) -> None:
         super().__init__()
         self.body = Body()
@@ -50,6 +57,7 @@ class Network(nn.Module):
 
 
 def state_of(engine: Engine, step: int) -> RunState:
+    """Create the state of the run for a checkpoint after ``step`` steps."""
     progress = engine.progress
     return RunState(
         step=step,
@@ -66,10 +74,11 @@ def state_of(engine: Engine, step: int) -> RunState:
 
 
 def main() -> None:
+    """Train as one rank, by the options in the command line."""
     options, source, target = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     start, stop, poisoned = options.pop("start", 0), options.pop("stop"), options.pop("poisoned", [])
     muon = options.pop("muon", False)
-    # Smaller than the parameters: else DeepSpeed keeps all of them gathered at ZeRO 3.
+    # Smaller than the parameters, because DeepSpeed would keep smaller parameters gathered at ZeRO 3.
     config = EngineConfig(**{"bucket_size": 40, **options})
     context = start_processes(config.timeout_s)
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
-"""The golden records: what the featurizer gave for 24 molecules when somebody last looked and agreed.
+"""Golden records: the reviewed results of the featurizer for 24 molecules.
 
-Regenerate with ``python -m tests.support.golden_records`` and review the difference of ``tests/golden/records.json``.
+Regenerate them with ``python -m tests.support.golden_records`` and review the diff of ``tests/golden/records.json``.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ PATH = Path(__file__).resolve().parents[1] / "golden" / "records.json"
 
 
 def records() -> dict[str, Any]:
-    """What is kept of the records of :data:`DIVERSE`: graphs as hashes, geometry as rounded figures."""
+    """Compute the golden records of :data:`DIVERSE`: graphs as hashes, geometry as rounded numbers."""
     config = FeaturizeConfig()
     molecules = {name: _record(text, sample(text, config)) for name, text in DIVERSE.items()}
     return {"rdkit": rdkit.__version__, "molecules": molecules}

@@ -1,7 +1,7 @@
-"""Hosts on one machine: each with its own network, name, processes and sshd, joined by a switch; for tests.
+"""Simulated hosts on one machine, each with its own network, name, processes and sshd, connected by a switch.
 
-A host is a set of Linux namespaces, kept by a process that waits for the end of its stdin: when the test's process
-ends, however it ends, the hosts end with it. The network of the machine, its /etc and its /run are not touched.
+A host is a set of Linux namespaces, held by a process that waits for the end of its stdin, so that hosts end with the
+test's process in any case. The machine's own network, /etc and /run are not changed.
 """
 
 import os
@@ -28,7 +28,7 @@ read -r wired
 echo up
 exec cat > /dev/null
 """
-"""Process 1 of a host; killing it is a loss of power."""
+"""Script of process 1 of a host; killing it simulates a power failure."""
 
 SSH_CONFIG = """
 Host *
@@ -54,7 +54,7 @@ UseDNS no
 
 
 def what_lacks() -> str | None:
-    """Why hosts cannot be made here, or None."""
+    """Return why hosts cannot be created here, or None."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     tools = ("ip", "ssh", "ssh-keygen", "unshare", "nsenter", "hostname")
@@ -101,17 +101,17 @@ class Hosts:
 
     @property
     def ssh(self) -> str:
-        """The remote shell that reaches the hosts from one another."""
+        """Remote shell command that connects hosts with each other."""
         return f"ssh -F {self.folder / 'ssh_config'}"
 
     def boot(self, name: str) -> None:
-        """Start a host; it can be reached when this returns."""
+        """Start a host and wait until it can be reached."""
         namespaces = ["--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         sshd = _sshd()
         assert sshd is not None
         host = self._hold(name, ["unshare", *namespaces, "sh", "-c", INIT, "init", str(self.folder), name, sshd])
         number = self.names.index(name) + 1
-        # The same address of the card every time: the neighbours of a host that comes back remember the old one.
+        # A fixed hardware address, since the neighbours of a rebooted host have cached the old one.
         card = f"eth0 address 02:00:00:00:00:{number:02x} netns {self._first_process(name)}"
         self._ip("switch", f"link add port{number} type veth peer name {card}")
         self._ip("switch", f"link set port{number} master switch up")
@@ -123,21 +123,21 @@ class Hosts:
         assert host.stdout.readline() == "up\n"
 
     def power_off(self, name: str) -> None:
-        """All processes of a host end at once; its network goes with it."""
+        """Kill all processes of a host at once; its network disappears too."""
         process = self._processes.pop(name)
         process.kill()
         process.communicate()
 
     def unplug(self, name: str) -> None:
-        """Cut a host off: no packet comes or goes, and nobody is told."""
+        """Disconnect a host silently: no packets get in or out."""
         self._ip("switch", f"link set port{self.names.index(name) + 1} down")
 
     def plug(self, name: str) -> None:
-        """The cable is back."""
+        """Reconnect a host that was disconnected."""
         self._ip("switch", f"link set port{self.names.index(name) + 1} up")
 
     def enter(self, name: str, command: list[str]) -> list[str]:
-        """The command that runs ``command`` on a host, in the folder of the repository."""
+        """Return the command that runs ``command`` on a host, in the repository's folder."""
         host = ["nsenter", "-t", str(self._first_process(name)), "-n", "-u", "-m", "-p", "--"]
         return [*host, "env", "-C", str(REPOSITORY), *command]
 

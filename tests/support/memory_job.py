@@ -1,7 +1,6 @@
-"""A small job for the doctor's tests: ``memory_job STAGE OFFLOAD BUCKET OUT`` trains the tiny model, counts bytes.
+"""A small job for the doctor's tests: ``memory_job STAGE OFFLOAD BUCKET OUT`` trains the tiny model and counts bytes.
 
-Writes the parameters' sizes, what the engine keeps between steps, and the most that a step adds to it, in bytes of all
-tensors, to OUT.
+It writes the sizes of the parameters, the bytes of all tensors between steps, and the maximum that a step adds, to OUT.
 """
 
 import gc
@@ -24,7 +23,7 @@ from tests.support.molecules import DRUGS, model_config, molecule_batch, objecti
 
 
 class PeakBytes(TorchDispatchMode):
-    """The most bytes that tensors made inside have together at any time."""
+    """Measures the peak of the bytes of all tensors created inside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class PeakBytes(TorchDispatchMode):
 
 
 def live_bytes() -> int:
-    """Bytes of all tensors that Python knows, each storage once."""
+    """Count the bytes of all tensors that Python knows, each storage once."""
     gc.collect()
     storages = [item.untyped_storage() for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
@@ -81,7 +80,7 @@ def main() -> None:
         steps.append(peak.most)
     kept = live_bytes() - before
     if context.rank == 0:
-        # The least, since gloo's threads let go of what they have sent when they come to it: on a busy machine, later.
+        # The minimum, since gloo's threads free sent buffers with a delay on a busy machine.
         Path(target).write_text(json.dumps({"sizes": sizes, "kept": kept, "step": min(steps[1:])}))
     stop_processes()
     end_process(0)

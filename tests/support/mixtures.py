@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians, whose score is known at every time of a diffusion."""
+"""Mixtures of Gaussians, whose score is known in closed form at every diffusion time."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ F64 = torch.float64
 
 
 def marginal(sde: SDE, t: float | Tensor) -> tuple[float, float]:
-    """alpha and sigma at ``t``."""
+    """Return alpha and sigma of an SDE at ``t``."""
     alpha, sigma = sde.marginal_prob(torch.ones(1, dtype=F64), torch.as_tensor(t, dtype=F64).view(1))
     return alpha.item(), sigma.item()
 
@@ -22,23 +22,26 @@ class Mixture:
     """Gaussians in d dimensions: weights [k], means [k, d], covariances [k, d, d]."""
 
     weights: Tensor
+    """[k]: weights of the modes, with sum 1."""
     means: Tensor
+    """[k, d]: means of the modes."""
     covariances: Tensor
+    """[k, d, d]: covariances of the modes."""
 
     def at(self, sde: SDE, t: float | Tensor) -> "Mixture":
-        """The marginal at time ``t``."""
+        """Compute the marginal mixture at time ``t``."""
         alpha, sigma = marginal(sde, t)
         noise = sigma**2 * torch.eye(self.means.shape[1]).to(self.means)
         return Mixture(self.weights, alpha * self.means, alpha**2 * self.covariances + noise)
 
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
-        """[num, d]."""
+        """Draw ``num`` samples, [num, d]."""
         mode = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         z = normal((num, self.means.shape[1]), generator).to(self.means)
         return self.means[mode] + (torch.linalg.cholesky(self.covariances)[mode] @ z.unsqueeze(2)).squeeze(2)
 
     def score_and_modes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of log p [n, d], and the probability of every mode given x [n, k]."""
+        """Compute the gradient of log p [n, d], and the probability of each mode given x [n, k]."""
         num_modes, width = self.means.shape
         precision = torch.linalg.inv(self.covariances)
         towards = (precision @ self.means.unsqueeze(2)).view(num_modes, width, 1)
@@ -50,11 +53,11 @@ class Mixture:
         return (mode.unsqueeze(1) * pull).sum(0).T, mode.T
 
     def score(self, x: Tensor) -> Tensor:
-        """In pieces that stay in the cache, four times as fast as at once."""
+        """Compute the score [n, d] in chunks that fit into the cache, four times as fast as at once."""
         return torch.cat([self.score_and_modes(piece)[0] for piece in x.split(20_000)])
 
     def assert_recovered(self, x: Tensor, tolerance: float) -> None:
-        """Weights, means and covariances of the modes of ``x``, and of the whole, are mine up to ``tolerance``."""
+        """Assert that samples ``x`` have this mixture's weights, means and covariances up to ``tolerance``."""
         _, mode = self.score_and_modes(x)
         mean = self.weights @ self.means
         offset = self.means - mean
@@ -72,7 +75,7 @@ class Mixture:
 
 
 def gaussian(mean: float, std: float) -> Mixture:
-    """One dimension, float64."""
+    """Create a one-dimensional Gaussian in float64."""
     return Mixture(
         torch.ones(1, dtype=F64), torch.full((1, 1), mean, dtype=F64), torch.full((1, 1, 1), std**2, dtype=F64)
     )

@@ -1,4 +1,4 @@
-"""A real MLflow tracking server on loopback, with SQLite, that a test may kill and start again."""
+"""A real MLflow tracking server on the loopback, with SQLite, that tests can kill and restart."""
 
 import importlib.util
 import os
@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 MISSING = [name for name in ("mlflow", "sqlalchemy", "alembic") if importlib.util.find_spec(name) is None]
-"""What the server needs besides the client."""
+"""Missing packages that the server needs besides the client."""
 
 requires_mlflow = pytest.mark.skipif(bool(MISSING), reason=f"no MLflow server here: {', '.join(MISSING)} missing")
 
 
 class MLflowServer:
-    """`mlflow server` in a process group of its own."""
+    """`mlflow server` in its own process group."""
 
     def __init__(self, folder: Path):
         with socket.socket() as probe:
@@ -30,7 +30,7 @@ class MLflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, on the address and the database it had before."""
+        """Start the server, with the same address and database after a restart."""
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
         command += ["--port", str(self._port), "--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
         command += ["--default-artifact-root", str(self._folder / "artifacts")]
@@ -47,7 +47,7 @@ class MLflowServer:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """Kill it and its workers."""
+        """Kill the server and its workers."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -1,6 +1,6 @@
-"""Real small molecules as batches, made from SMILES with RDKit alone, and the motions that tests apply to them.
+"""Small real molecules as batches, built from SMILES by RDKit alone, and motions that tests apply to them.
 
-Also as datasets, by the featurizer but without a job.
+Also datasets of molecules, written by the featurizer without a job, and small configurations.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ AWKWARD = ("C", "O", "CC", "N#N", "C#C", "O=C=O", "[Na+].[Cl-]", "CC(=O)[O-].[Na
 
 
 def molecule_batch(smiles: Sequence[str], has_pos: Sequence[bool] | None = None) -> MoleculeBatch:
-    """The batch of these molecules, heavy atoms only; the rows of ``pos`` are zero where ``has_pos`` is False."""
+    """Build a batch of molecules, heavy atoms only; rows of ``pos`` are zero where ``has_pos`` is False."""
     has_pos = [True] * len(smiles) if has_pos is None else list(has_pos)
     molecules = [_molecule(text) for text in smiles]
     counts = torch.tensor([len(x) for x, _, _, _ in molecules])
@@ -50,7 +50,7 @@ def molecule_batch(smiles: Sequence[str], has_pos: Sequence[bool] | None = None)
 
 
 def write_featurized(folder: Path, smiles: Sequence[str]) -> Path:
-    """A dataset of these molecules in two shards, with a target named as in the fixture ``dataset``."""
+    """Write a dataset of molecules in two shards, with a target named as in the fixture ``dataset``."""
     raws = [RawMolecule(text, "smiles", "", row, (row / 10,)) for row, text in enumerate(smiles)]
     samples = [sample for raw in raws if isinstance(sample := featurize(raw, FeaturizeConfig()), MoleculeSample)]
     half = len(samples) // 2
@@ -58,12 +58,12 @@ def write_featurized(folder: Path, smiles: Sequence[str]) -> Path:
 
 
 def with_pos(batch: MoleculeBatch, pos: torch.Tensor) -> MoleculeBatch:
-    """The same molecules at other positions."""
+    """Replace the positions of a batch."""
     return replace(batch, pos=pos)
 
 
 def permuted(batch: MoleculeBatch, generator: torch.Generator) -> tuple[MoleculeBatch, torch.Tensor]:
-    """The batch with the atoms of every molecule shuffled, and ``order``: new atom k was atom order[k]."""
+    """Shuffle the atoms within each molecule; returns the batch and ``order``: new atom k was atom order[k]."""
     order = torch.cat(
         [start + torch.randperm(int(end - start), generator=generator) for start, end in zip(batch.ptr, batch.ptr[1:])]
     )
@@ -73,34 +73,34 @@ def permuted(batch: MoleculeBatch, generator: torch.Generator) -> tuple[Molecule
 
 
 def rotation(generator: torch.Generator) -> torch.Tensor:
-    """A random proper rotation, float64 [3, 3]."""
+    """Draw a random proper rotation, float64 [3, 3]."""
     q, r = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
     q = q * r.diagonal().sign()
     return q * torch.linalg.det(q).sign()
 
 
 def model_config(name: str) -> ModelConfig:
-    """A preset of ``configs/model``."""
+    """Load a preset of ``configs/model``."""
     return load(ModelConfig, read_yaml(CONFIG_DIR / "model" / f"{name}.yaml"), name)
 
 
 def paper_tiny(**networks: object) -> ModelConfig:
-    """The networks of the paper, narrow; some of them replaced."""
+    """Configure the paper's networks with small widths; ``networks`` replace some of them."""
     return replace(model_config("paper_tiny"), **networks)
 
 
 def tiny_model(objective: str) -> ModelConfig:
-    """A narrow model with the networks of an objective."""
+    """Configure a narrow model with the networks that an objective needs."""
     return model_config({"moleculesde": "tiny", "moleculesde_paper": "paper_tiny"}[objective])
 
 
 def objective_config(name: str, **values: object) -> ObjectiveConfig:
-    """The configuration of one objective."""
+    """Create the configuration of one objective."""
     return ObjectiveConfig(**{name: values})
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    """A CPU generator."""
+    """Create a seeded CPU generator."""
     return torch.Generator().manual_seed(seed)
 
 

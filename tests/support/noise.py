@@ -1,8 +1,8 @@
-"""Stochastic differential equations for tests."""
+"""Configurations of stochastic differential equations for tests."""
 
 from molstream.training.diffusion.config import SDEConfig
 
 
 def noise(kind: str, minimum: float, maximum: float) -> SDEConfig:
-    """An SDE of a kind with the range of its noise."""
+    """Configure an SDE of a kind with the range of its noise."""
     return SDEConfig(kind=kind, minimum=minimum, maximum=maximum)

@@ -1,4 +1,4 @@
-"""A real S3 server on the loopback, and a network in front of it that fails."""
+"""An S3 server on the loopback, and an unreliable network in front of it."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ import pytest
 
 
 class Store:
-    """An S3 server of our own."""
+    """A running S3 server with the bucket ``data``."""
 
     def __init__(self, log: Path, port: int):
         self.log, self.port = log, port
@@ -26,7 +26,7 @@ class Store:
         self._put({name: content})
 
     def put_folder(self, name: str, folder: Path) -> str:
-        """Store the files of a folder; its URL."""
+        """Store the files of a folder; returns its URL."""
         self._put({f"{name}/{file.name}": file.read_bytes() for file in folder.iterdir()})
         return f"s3://data/{name}"
 
@@ -38,13 +38,13 @@ class Store:
             system.pipe_file(f"data/{name}", content)
 
     def fetched(self, name: str) -> int:
-        """How often the content of an object was asked for."""
+        """Number of requests for the content of an object."""
         return len(re.findall(rf'"GET /data/{re.escape(name)} HTTP', self.log.read_text()))
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Store]:
-    """Moto's server in a process on the loopback, to which the environment points the S3 backend."""
+    """Run Moto's server in a process on the loopback, and point the S3 backend to it by the environment."""
     pytest.importorskip("moto.server", reason="needs moto[server]")
     pytest.importorskip("s3fs")
     log = folder / "log"
@@ -70,7 +70,7 @@ def serving(folder: Path) -> Iterator[Store]:
 
 @contextmanager
 def endpoint(port: int) -> Iterator[None]:
-    """The S3 backend talks to a port of the loopback."""
+    """Point the S3 backend to a port of the loopback."""
     import s3fs
 
     with pytest.MonkeyPatch.context() as patch:
@@ -82,9 +82,10 @@ def endpoint(port: int) -> Iterator[None]:
 
 @contextmanager
 def failing_network(port: int, seed: int, share: float) -> Iterator[tuple[int, list[int]]]:
-    """A port that leads to ``port``, but cuts every connection: a ``share`` of them at once or within the first answer.
+    """Forward a new port to ``port``, but cut every connection: a ``share`` of them at once or in the first answer.
 
-    The others carry about as much as some shards of a test. Also, after how many bytes every connection was to be cut.
+    Other connections are cut after about the size of some shards of a test. Yields the port, and the number of bytes
+    after which each connection was to be cut.
     """
     random, cuts = Random(seed), []
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,16 +1,16 @@
-"""What a job leaves, without what may differ from run to run: for tests that disturb it."""
+"""Output of a job without what differs between runs, to compare a disturbed job with an undisturbed one."""
 
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 TIMED = ("timing.json", "card.html")
-"""Files that tell how long it took."""
+"""Files with durations, whose content is ignored."""
 TABLES = ("rejected.parquet", "duplicates.parquet", "decontaminated.parquet")
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """Every name in a dataset's folder, and behind it the bytes; of tables all columns but times; of TIMED nothing."""
+    """Read the files of a dataset by name: bytes; of tables all columns but times; None for TIMED."""
     found: dict[str, object] = {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
     for name in TABLES:
         table = pq.read_table(folder / name)
@@ -19,7 +19,7 @@ def outcome(folder: Path) -> dict[str, object]:
 
 
 def assert_same_outcome(folder: Path, undisturbed: Path) -> None:
-    """Both folders hold the same dataset, to the byte, and nothing else."""
+    """Assert that two folders have the same dataset, byte for byte, and no other files."""
     found, expected = outcome(folder), outcome(undisturbed)
     only = found.keys() ^ expected.keys()
     assert not only, f"in one of the folders only: {sorted(only)}"

@@ -1,4 +1,4 @@
-"""Running a program as the ranks of one job: real processes, real gloo, no launcher's start-up time."""
+"""Runs a program as the ranks of a job: real processes with gloo, without the start-up time of a launcher."""
 
 import os
 import socket
@@ -19,11 +19,11 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(REPOSITORY),
 }
-"""What CPU ranks run under; one thread each, because the number of threads changes the order of float sums."""
+"""Environment of CPU ranks; one thread each, because the number of threads changes the order of float sums."""
 
 
 def free_port() -> int:
-    """A port of the loopback on which nobody listens now."""
+    """Find a port of the loopback that is not in use."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
@@ -51,7 +51,7 @@ def start_ranks(world_size: int, arguments: Sequence[str]) -> list[subprocess.Po
 
 
 def run_ranks(world_size: int, arguments: Sequence[str], timeout: float = 300) -> str:
-    """Run all ranks to their end; what rank 0 printed. Fails with the output of a rank that failed."""
+    """Run all ranks to their end; returns the stdout of rank 0. Fails with the output of a failed rank."""
     ranks = start_ranks(world_size, arguments)
     try:
         outputs = [rank.communicate(timeout=timeout)[0] for rank in ranks]

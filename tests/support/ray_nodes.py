@@ -1,7 +1,7 @@
-"""A Ray of several nodes on one machine, of real processes that can be killed: what `ray start` makes of a cluster.
+"""A Ray cluster of several nodes on one machine, started by `ray start` as real processes that tests can kill.
 
-The nodes differ in their loopback address, folder and ports. What belongs to a node, its workers and their sandboxes
-among them, is known by an environment variable that it inherited: nothing else on the machine is ever touched.
+The nodes differ in loopback address, folder and ports. Processes of a node, including workers and their sandboxes, are
+identified by an inherited environment variable; no other processes are ever signalled.
 """
 
 import os
@@ -20,12 +20,12 @@ from tests.support.datasets import REPOSITORY
 
 MARK = "MOLSTREAM_TEST_PROCESS"
 GONE_S = 60.0
-"""Patience with processes that are about to end."""
+"""Seconds to wait for processes that are about to end."""
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 class RayNodes:
-    """A head (node 0) and further nodes, with one core each; a context manager that leaves no process and no file."""
+    """A head (node 0) and further nodes, with one core each; as context manager it leaves no processes or files."""
 
     def __init__(self, count: int):
         self._count, self.token = count, secrets.token_hex(8)
@@ -34,11 +34,11 @@ class RayNodes:
 
     @property
     def address(self) -> str:
-        """For ``ray.address``; the same after a restart."""
+        """Address of the head for ``ray.address``; it does not change at a restart."""
         return f"{_ip(0)}:{self._ports['gcs']}"
 
     def __enter__(self) -> "RayNodes":
-        # Short: Ray puts sockets there, whose paths have a bound.
+        # Short, because the paths of Ray's sockets have a maximum length.
         self._folder = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))
         try:
             self.start()
@@ -55,7 +55,7 @@ class RayNodes:
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
-        """Start all nodes."""
+        """Start all nodes and wait for them."""
         self.start_node(0)
         self.wait_started()
         for node in range(1, self._count):
@@ -63,13 +63,13 @@ class RayNodes:
         self.wait_started()
 
     def start_node(self, node: int) -> None:
-        """Begin to start a node; :meth:`wait_started` waits for it."""
+        """Start a node in the background; :meth:`wait_started` waits for it."""
         role = [f"--address={self.address}", "--include-log-monitor=false"]
         if node == 0:
             role = ["--head", *(f"--{option}={port}" for option, port in self._head_ports().items())]
         shared = [f"--node-ip-address={_ip(node)}", "--num-cpus=1", f"--object-store-memory={80 << 20}"]
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *role, *shared]
-        # To a file: the node's processes keep it open for as long as they live.
+        # To a file, not a pipe: the node's processes keep it open while they live.
         with (self._folder / f"{node}.log").open("ab") as log:
             self._starting[node] = subprocess.Popen(
                 [*command, f"--temp-dir={self._folder / str(node)}"],
@@ -80,32 +80,32 @@ class RayNodes:
             )
 
     def wait_started(self) -> None:
-        """Until every node that is being started runs."""
+        """Wait until every node that is being started runs."""
         for node, starting in list(self._starting.items()):
             assert starting.wait(120) == 0, (self._folder / f"{node}.log").read_text()
             del self._starting[node]
 
     def environment(self, name: str) -> dict[str, str]:
-        """For a process called ``name`` that belongs to this Ray."""
+        """Environment of a process called ``name`` that belongs to this cluster."""
         return {
             **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
             MARK: f"{self.token}-{name}",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(REPOSITORY),
-            # Ray would write a token to the user's home.
+            # Otherwise Ray writes a token to the user's home.
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token * 4,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_monitor_refresh_ms": "0",
-            # The first driver would wait for the first workers, and for ever if one dies as it starts (ray#40131).
+            # Otherwise the first driver waits for the first workers, forever if one dies at start (ray#40131).
             "RAY_prestart_worker_first_driver": "0",
-            # How soon a death is noticed: of a node by the head, of the head by everybody.
+            # Time until the death of a node is detected by the head, and that of the head by all nodes.
             "RAY_health_check_period_ms": "1000",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
         }
 
     def alive(self) -> list[int]:
-        """Nodes with a process, and not just being started."""
+        """Numbers of the nodes that have a process and are not being started."""
         busy = [node for node, starting in self._starting.items() if starting.poll() is None]
         return [k for k in range(self._count) if k not in busy and processes(f"{self.token}-{k}")]
 
@@ -124,7 +124,7 @@ class RayNodes:
         kill_all(f"{self.token}-{node}")
 
     def bury(self) -> None:
-        """After the death of the head: until the other nodes have ended as well, by themselves."""
+        """Wait after the death of the head until the other nodes have ended by themselves."""
         for starting in self._starting.values():
             starting.wait(120)
         self._starting.clear()
@@ -143,12 +143,12 @@ class RayNodes:
 
 
 def processes(mark: str) -> dict[int, str]:
-    """Living processes by id, with their command lines, whose mark begins so."""
+    """List the living processes whose mark begins with ``mark``: command lines by process id."""
     wanted = f"{MARK}={mark}".encode()
     found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            # It may have ended meanwhile, or be somebody else's; what has ended but was not waited for has none.
+            # It may have ended meanwhile, or belong to another user; zombies have no environment.
             with suppress(OSError):
                 if any(entry.startswith(wanted) for entry in (folder / "environ").read_bytes().split(b"\0")):
                     found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
@@ -156,7 +156,7 @@ def processes(mark: str) -> dict[int, str]:
 
 
 def kill_all(mark: str) -> None:
-    """SIGKILL every process whose mark begins so, and those that it starts meanwhile."""
+    """SIGKILL every process whose mark begins with ``mark``, and those that it starts meanwhile."""
     while found := processes(mark):
         for pid in found:
             with suppress(ProcessLookupError):
@@ -165,7 +165,7 @@ def kill_all(mark: str) -> None:
 
 
 def _ip(node: int) -> str:
-    # Not 127.0.0.1, which Ray replaces by the address of the machine.
+    # Not 127.0.0.1, which Ray replaces with the address of the machine.
     return f"127.0.0.{node + 2}"
 
 

@@ -7,12 +7,12 @@ from molstream.training.metrics.records import MetricsWriter, Record
 
 
 def record(step: int, offset: float = 0.0) -> Record:
-    """The record of a step; its values tell the step, and by ``offset`` who wrote them."""
+    """Create the record of a step; its values encode the step, and by ``offset`` the launch."""
     return {"step": step, "time": 1.7e9 + step, "train/loss": 10.0 / step + offset, "optim/grad_norm": float(step)}
 
 
 def write_records(folder: Path, first: int, last: int, offset: float = 0.0) -> None:
-    """What a launch that continues after ``first - 1`` records."""
+    """Write the records ``first`` to ``last``, as a launch that resumes after ``first - 1``."""
     folder.mkdir(exist_ok=True)
     writer = MetricsWriter(folder, first - 1)
     for step in range(first, last + 1):
@@ -21,13 +21,13 @@ def write_records(folder: Path, first: int, last: int, offset: float = 0.0) -> N
 
 
 def description(folder: Path, **tags: str) -> RunDescription:
-    """What a logger is told of a run."""
+    """Create the description of a run that loggers get."""
     parameters = {"model.name": "tiny", "steps": 12, "optim.lr": 3e-4, "init_from": None}
     return RunDescription(folder.name, "molecules", folder, parameters, {"molstream.dataset": "f00d", **tags})
 
 
-class Told:
-    """Keeps what is said."""
+class Messages:
+    """Callback that collects messages in ``lines``."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -1,8 +1,8 @@
-"""The whole road by its commands: two datasets, three runs, an export and its vectors, from fixed molecules.
+"""Runs all commands on fixed molecules: two datasets, three runs, an export and its vectors.
 
-``tests/golden/road`` holds what the road gave before the package was laid out anew; ``tests/test_golden_road.py`` and
-``tests/support/same_bits.py`` walk it again. Only commands are used, so that any commit can be walked. To make the
-golden files anew, and review the difference: ``python -m tests.support.road tests/golden/road``.
+``tests/golden/road`` has the results from before the package was reorganised; ``tests/test_golden_road.py`` and
+``tests/support/same_bits.py`` compare with them or between commits. Only commands are used, so that any commit can be
+run. To regenerate the golden files: ``python -m tests.support.road tests/golden/road``; review the diff.
 """
 
 import csv
@@ -20,7 +20,7 @@ from tests.support.datasets import REPOSITORY, molecules
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "road"
 EMBEDDED = 50
-"""Molecules of the golden vectors."""
+"""Number of molecules with golden vectors."""
 STREAM = ("data.lanes=2", "data.micro_batch=8", "log_every=5", "seed=7")
 TRANSFORMERS = ("graph_transformer", "geometry_transformer", "position_transformer.trunk", "bond_transformer.trunk")
 TRAININGS = {
@@ -39,13 +39,13 @@ TRAININGS = {
         "model.bond_transformer.readout_hidden=16",
     ),
 }
-"""Settings of the runs by name; the narrow one is small enough for its checkpoint and export to be kept in git."""
+"""Settings of the runs by name; the checkpoint and export of the narrow one are small enough for git."""
 UNTIMED = ("train/", "optim/", "data/")
-"""What of a record does not depend on the clock."""
+"""Prefixes of the metrics that do not depend on time."""
 
 
 def molstream(tree: Path, folder: Path, *arguments: str) -> str:
-    """Run a command of the molstream in ``tree`` from ``folder``; returns its stdout."""
+    """Run a molstream command with the code in ``tree`` from ``folder``; returns its stdout."""
     module = "molstream" if (tree / "molstream").is_dir() else "molstream.cli.main"
     environment = {**os.environ, "PYTHONPATH": str(tree), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", module, *arguments]
@@ -55,7 +55,7 @@ def molstream(tree: Path, folder: Path, *arguments: str) -> str:
 
 
 def write_input(folder: Path) -> Path:
-    """A CSV of about 80 molecules, two of them spelled twice and two of them wrong, with a target."""
+    """Write a CSV of about 80 molecules with a target, two duplicates and two invalid SMILES."""
     file = folder / "molecules.csv"
     rows = [*molecules(), "OCC", "c1ccccc1C", "not a molecule", "C(C"]
     with file.open("w", newline="") as stream:
@@ -66,39 +66,39 @@ def write_input(folder: Path) -> Path:
 
 
 def preprocess(tree: Path, folder: Path, output: str, conformers: str) -> None:
-    """The input in ``folder`` to a dataset of several shards and blocks."""
+    """Preprocess the input in ``folder`` to a dataset of several shards and blocks."""
     write_input(folder)
     settings = ("target_columns=[value]", "rows_per_shard=30", "block_rows=8", f"conformers={conformers}")
     molstream(tree, folder, "preprocess", "input=molecules.csv", f"output={output}", *settings)
 
 
 def pretrain(tree: Path, folder: Path, name: str) -> list[dict[str, float]]:
-    """One of the :data:`TRAININGS`, or what is missing of it, on one process; returns its records."""
+    """Start or resume one of the :data:`TRAININGS` on one process; returns its records."""
     molstream(tree, folder, "pretrain", "data.path=dataset", f"run_dir={name}", *STREAM, *TRAININGS[name])
     return records(folder / name)
 
 
 def export(tree: Path, folder: Path) -> None:
-    """The last checkpoint of the narrow run to an export."""
+    """Export the last checkpoint of the narrow run."""
     molstream(tree, folder, "export", "run_dir=narrow", "output=export", "purpose=test")
 
 
 def embed(tree: Path, folder: Path) -> np.ndarray:
-    """The export's vectors of the first molecules of the input, float32 [g, d]."""
+    """Embed the first molecules of the input with the export, float32 [g, d]."""
     (folder / "embedded.smi").write_text("".join(f"{smiles}\n" for smiles in molecules()[:EMBEDDED]))
     molstream(tree, folder, "embed", "export=export", "input=embedded.smi", "output=vectors.parquet")
     return np.array(pq.read_table(folder / "vectors.parquet")["embedding"].to_pylist(), np.float32)
 
 
 def records(run_dir: Path) -> list[dict[str, float]]:
-    """The recorded steps of a run, without what depends on the clock."""
+    """Read the recorded steps of a run, without metrics that depend on time."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     kept = ({k: v for k, v in json.loads(line).items() if k == "step" or k.startswith(UNTIMED)} for line in lines)
     return list(kept)
 
 
 def walk(tree: Path, folder: Path) -> np.ndarray:
-    """The whole road into ``folder``; returns the vectors."""
+    """Run all commands in ``folder``; returns the vectors."""
     preprocess(tree, folder, "dataset", "one")
     preprocess(tree, folder, "graphs", "none")
     for name in TRAININGS:
@@ -108,7 +108,7 @@ def walk(tree: Path, folder: Path) -> np.ndarray:
 
 
 def main(folder: Path) -> None:
-    """Make the golden files."""
+    """Regenerate the golden files in ``folder``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     np.save(folder / "vectors.npy", walk(REPOSITORY, folder), allow_pickle=False)

@@ -1,7 +1,7 @@
-"""Do two commits of molstream compute the same, to the last bit, on this machine?
+"""Checks whether two commits of molstream compute the same results, bit for bit, on this machine.
 
-``python -m tests.support.same_bits OLD [NEW]`` walks the road of :mod:`tests.support.road` in a worktree of each commit
-and compares shards, records, weights, moments and vectors. Exit code 1 where anything differs.
+``python -m tests.support.same_bits OLD [NEW]`` runs the commands of :mod:`tests.support.road` in a worktree of each
+commit and compares shards, records, weights, moments and vectors. The exit code is 1 if anything differs.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.support.datasets import REPOSITORY
 
 
 def walked(commit: str, folder: Path) -> np.ndarray:
-    """Walk the road of a commit into ``folder``; returns the vectors."""
+    """Run the commands of a commit in ``folder``; returns the vectors."""
     tree = folder / "tree"
     subprocess.run(["git", "worktree", "add", "--quiet", "--detach", tree, commit], cwd=REPOSITORY, check=True)
     try:
@@ -29,7 +29,7 @@ def walked(commit: str, folder: Path) -> np.ndarray:
 
 
 def differences(old: Path, new: Path) -> Iterator[str]:
-    """What is not the same in two folders that the road was walked into."""
+    """Yield what differs between the results of two commits."""
     for name in ("dataset", "graphs"):
         shards = [json.loads((folder / name / "manifest.json").read_text())["shards"] for folder in (old, new)]
         if shards[0] != shards[1]:
@@ -46,19 +46,19 @@ def differences(old: Path, new: Path) -> Iterator[str]:
 
 
 def _tensors(folder: Path, kind: str) -> list[np.ndarray]:
-    """In the order of their files and of the modules; without their names, which may change."""
+    """Read tensors in the order of their files and of the modules, without their names, which may change."""
     files = sorted(folder.rglob(f"{kind}*.safetensors"))
     assert files, f"no {kind} in {folder}"
     return [tensor for file in files for tensor in load_file(file).values()]
 
 
 def _same(old: list[np.ndarray], new: list[np.ndarray]) -> bool:
-    """Whether both hold the same tensors, in any order."""
+    """Whether both lists have the same tensors, in any order."""
     return sorted((t.shape, t.tobytes()) for t in old) == sorted((t.shape, t.tobytes()) for t in new)
 
 
 def main(old: str, new: str = "HEAD") -> int:
-    """Compare two commits."""
+    """Compare two commits; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="molstream-") as folder:
         folders = [Path(folder) / "old", Path(folder) / "new"]
         for path in folders:

@@ -1,4 +1,4 @@
-"""Records of the right dtypes and shapes but random content, for what moves data and does not care about chemistry."""
+"""Records with valid dtypes and shapes and random content, for tests that only move data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from molstream.preprocessing.fields import FIELDS, ConformerStatus, MoleculeSamp
 
 
 def random_sample(rng: np.random.Generator, num_targets: int, row: int) -> MoleculeSample:
-    """A record of up to 12 atoms; some have no bonds, some no conformer, values are anything the dtype allows."""
+    """Draw a record of up to 12 atoms, some without bonds or conformers; values span the range of the dtype."""
     n, b, c = int(rng.integers(1, 13)), int(rng.integers(0, 13)), int(rng.integers(0, 4))
     return MoleculeSample(
         key=f"KEY-{rng.integers(1 << 60):x}",
@@ -34,13 +34,13 @@ def random_sample(rng: np.random.Generator, num_targets: int, row: int) -> Molec
 
 
 def random_samples(seed: int, count: int, num_targets: int) -> list[MoleculeSample]:
-    """``count`` records that belong to ``seed``, numbered from row 0."""
+    """Draw ``count`` records by ``seed``, numbered from row 0."""
     rng = np.random.default_rng(seed)
     return [random_sample(rng, num_targets, row) for row in range(count)]
 
 
 def varied(count: int) -> list[MoleculeSample]:
-    """``count`` records with two targets, always the same."""
+    """Draw ``count`` records with two targets by a fixed seed."""
     return random_samples(0, count, 2)
 
 
@@ -50,7 +50,7 @@ sample_lists = st.builds(random_samples, st.integers(0, 2**32), st.integers(1, 2
 def write_dataset(
     folder: Path, shards: Sequence[Sequence[MoleculeSample]], container: str = "webdataset", **values
 ) -> Path:
-    """Commit a dataset of these shards of two targets, in blocks of 8; ``values`` replace those of its manifest."""
+    """Commit a dataset of shards with two targets, in blocks of 8; ``values`` replace those of its manifest."""
     folder.mkdir(exist_ok=True)
     written = [write_shard(folder, k, container, 8, [encode(samples)]) for k, samples in enumerate(shards)]
     account = Account(sum(map(len, shards)), sum(map(len, shards)), 0, {})
@@ -74,12 +74,12 @@ def write_dataset(
 
 
 def decoded(stream: bytes) -> list[MoleculeSample]:
-    """The records of all batches of an Arrow stream."""
+    """Decode the records of all batches of an Arrow stream."""
     return [sample for batch in pa.ipc.open_stream(pa.py_buffer(stream)) for sample in decode(batch)]
 
 
 def per_row(columns: Columns, names: Sequence[str]) -> list[dict[str, tuple]]:
-    """Dtype, shape and content of every molecule's fields, cut out with plain Python slices; NaN equals NaN."""
+    """Slice each molecule's fields in plain Python; returns dtype, shape and content, in which NaN equals NaN."""
 
     def cell(name: str, row: int) -> tuple:
         start, stop = columns.offsets[name][row : row + 2] if name in columns.offsets else (row, row + 1)
@@ -90,7 +90,7 @@ def per_row(columns: Columns, names: Sequence[str]) -> list[dict[str, tuple]]:
 
 
 def assert_same(found: MoleculeSample, expected: MoleculeSample) -> None:
-    """Equality of every field in value, dtype and shape; NaN equals NaN."""
+    """Assert equality of every field in value, dtype and shape; NaN equals NaN."""
     for field in FIELDS:
         a, b = getattr(found, field.name), getattr(expected, field.name)
         if isinstance(b, np.ndarray):
@@ -101,7 +101,7 @@ def assert_same(found: MoleculeSample, expected: MoleculeSample) -> None:
 
 
 def assert_all_same(found: Sequence[MoleculeSample], expected: Sequence[MoleculeSample]) -> None:
-    """:func:`assert_same` for lists of the same length."""
+    """Apply :func:`assert_same` to lists of equal length."""
     assert len(found) == len(expected)
     for a, b in zip(found, expected):
         assert_same(a, b)

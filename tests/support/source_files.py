@@ -1,4 +1,4 @@
-"""Files of molecules in every format, and how tests read them."""
+"""Files of molecules in every format, and functions that read them in tests."""
 
 import bz2
 import gzip
@@ -28,7 +28,7 @@ COMPRESS = {
 
 
 def sdf(smiles: Sequence[str], values: Sequence[str]) -> str:
-    """An SD file with the data item ``value``."""
+    """Write an SD file with the data item ``value``."""
     entries = [
         f"{Chem.MolToMolBlock(Chem.MolFromSmiles(s))}> <value>\n{value}\n\n> <name>\nx\n\n$$$$\n"
         for s, value in zip(smiles, values, strict=True)
@@ -41,14 +41,14 @@ TABLE = pa.table({"name": ["n"] * 7, "smiles": SMILES, "value": [float(v) if v e
 
 
 def columnar(write, **options) -> bytes:
-    """The table as pyarrow writes it."""
+    """Write the table with pyarrow to bytes."""
     sink = io.BytesIO()
     write(TABLE, sink, **options)
     return sink.getvalue()
 
 
 def ipc(new, table: pa.Table = TABLE) -> bytes:
-    """The table in batches of two rows."""
+    """Write the table as Arrow IPC, in batches of two rows."""
     sink = io.BytesIO()
     with new(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=2)
@@ -72,7 +72,7 @@ FORMATS = {
 
 
 def read(*files: Path | str, rows: int = 1000, targets: Sequence[str] = (), column=None, limit=None, **options):
-    """All records of the files; compressed ones are unpacked beside the first."""
+    """Read all records of the files; compressed ones are unpacked next to the first one."""
     config = ReadConfig(smiles_column=column, target_columns=list(targets), **options)
     work = Path(find_files([str(file) for file in files], config)[0].given).parent / "work"
     work.mkdir(exist_ok=True)
@@ -82,12 +82,12 @@ def read(*files: Path | str, rows: int = 1000, targets: Sequence[str] = (), colu
 
 
 def table(tmp_path: Path, body: bytes, rows: int = 1000, targets: Sequence[str] = ("value",)):
-    """The records of a CSV with the columns smiles and value."""
+    """Read the records of a CSV with the columns smiles and value."""
     file = tmp_path / "t.csv"
     file.write_bytes(b"smiles,value\n" + body)
     return read(file, rows=rows, targets=targets)
 
 
 def shown(records) -> list[str]:
-    """A word per record: the text of a molecule, the reason of a rejection."""
+    """Show each record as a word: the text of a molecule, or the reason of a rejection."""
     return [r.text if isinstance(r, RawMolecule) else f"<{r.reason}>" for r in records]

@@ -10,7 +10,7 @@ from molstream.training.metrics.records import MetricsWriter, read_metrics
 from molstream.training.run.history import read_launches
 from tests.support.datasets import molstream
 from tests.support.mlflow_server import MLflowServer, requires_mlflow
-from tests.support.recorded import Told, description, record, write_records
+from tests.support.recorded import Messages, description, record, write_records
 from tests.training.metrics.test_sinks import hand_over, wait_for
 
 pytestmark = requires_mlflow
@@ -98,7 +98,7 @@ def test_a_run_that_the_server_does_not_know_is_handed_over_from_the_start(tmp_p
 def test_a_server_that_is_killed_and_comes_back_has_everything_in_the_end(tmp_path, server, client, capfd, caplog):
     folder = tmp_path / "outage"
     folder.mkdir()
-    told = Told()
+    told = Messages()
     writer = MetricsWriter(folder, 0)
     delivery = Delivery("mlflow", LOGGERS["mlflow"](description(folder)), folder, 0, told)
     delivery.start()

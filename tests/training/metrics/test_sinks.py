@@ -11,12 +11,12 @@ from molstream.training.metrics.config import LogConfig
 from molstream.training.metrics.loggers import LOGGERS, Delivery, check_loggers, finish_all
 from molstream.training.metrics.loggers.base import LoggerError
 from molstream.training.metrics.records import MetricsWriter
-from tests.support.recorded import Told, description, record, write_records
+from tests.support.recorded import Messages, description, record, write_records
 
 
 def hand_over(folder, name, restored, ended="finished", **tags):
     """A launch's delivery from beginning to end."""
-    told = Told()
+    told = Messages()
     delivery = Delivery(name, LOGGERS[name](description(folder, **tags)), folder, restored, told)
     delivery.start()
     assert finish_all([delivery], ended, grace_s=120), told.lines
@@ -96,7 +96,7 @@ def wait_for(condition, what):
 
 
 def test_an_outage_is_told_once_and_made_up_for_in_order(tmp_path, flaky):
-    told = Told()
+    told = Messages()
     writer = MetricsWriter(tmp_path, 0)
     delivery = Delivery("flaky", flaky, tmp_path, 0, told)
     delivery.start()
@@ -126,7 +126,7 @@ def test_an_outage_is_told_once_and_made_up_for_in_order(tmp_path, flaky):
 
 
 def test_a_sink_that_hangs_holds_nobody_up_and_what_it_lacks_is_told(tmp_path, flaky):
-    told = Told()
+    told = Messages()
     flaky.hanging.clear()
     write_records(tmp_path, 1, 5)
     delivery = Delivery("flaky", flaky, tmp_path, 0, told)
@@ -143,7 +143,7 @@ def test_a_process_that_dies_between_goes_on_where_the_sink_was(tmp_path, flaky)
     write_records(tmp_path, 1, 5)
     for restored, last in ((0, 5), (3, 8)):
         write_records(tmp_path, restored + 1, last, offset=float(restored))
-        delivery = Delivery("flaky", flaky, tmp_path, restored, Told())
+        delivery = Delivery("flaky", flaky, tmp_path, restored, Messages())
         delivery.start()
         assert finish_all([delivery], "failed")
     # Steps 4 and 5 were done twice: a logger that cannot drop them keeps the first.

@@ -39,11 +39,11 @@ def launch(folder: Path, restored: int, ended: str, place: str) -> None:
 UNREACHABLE = """
 import sys
 from pathlib import Path
-from tests.support.recorded import Told, description
+from tests.support.recorded import Messages, description
 from tests.training.metrics.test_sinks import wait_for
 from molstream.training.metrics.loggers import LOGGERS, Delivery, check_loggers, finish_all
 check_loggers(["wandb"])
-folder, told = Path(sys.argv[1]), Told()
+folder, told = Path(sys.argv[1]), Messages()
 delivery = Delivery("wandb", LOGGERS["wandb"](description(folder)), folder, 0, told)
 delivery.start()
 wait_for(lambda: told.lines, "that the server is told to be away")
