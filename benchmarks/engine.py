@@ -1,4 +1,4 @@
-"""A training step of our engine beside the same step in plain PyTorch, and what saving every 50 steps costs.
+"""Compares a training step of molstream's engine with plain PyTorch, and measures the cost of saving every 50 steps.
 
     python benchmarks/engine.py DATASET [KEY=VALUE ...] [--parts step saving] [--processes 1 2] [--stages 0 1 2 3]
         [--pairs 5] [--steps 4] [--save-every 50]
@@ -6,16 +6,16 @@
 on a dataset of `molstream preprocess` and an idle machine; keys are those of pretraining (model=base,
 deepspeed.precision=bf16). It runs on GPUs where there are any, else on CPU processes with one thread each.
 
-**step**: for every number of processes and ZeRO stage a job in which two sides take turns. Both train the same module
-on the same batches, already in memory, with the same draws, AdamW, accumulation over lanes and clipping: ours by
-``molstream.training.engine``, the other as PyTorch's tutorials do, in DistributedDataParallel where there are several
-processes. Their losses are compared first. ``vs_pytorch`` is PyTorch's time over ours, the median of the turns'
-ratios. Memory is the most that a process had before the other side was made: allocated on its GPU, or resident with
-all libraries.
+**step**: runs a job for each number of processes and ZeRO stage, in which two sides take turns. Both train the same
+module on the same batches in memory, with the same random draws, AdamW, accumulation over lanes and clipping: ours by
+``molstream.training.engine``, the other as in PyTorch's tutorials, with DistributedDataParallel for several processes.
+Their losses are compared first. ``vs_pytorch`` is PyTorch's time divided by ours, the median of the turns' ratios.
+Memory is the peak of a process before the other side is created: allocated on its GPU, or resident including all
+libraries.
 
-**saving**: the whole command, `training/pretrain.py`, with and without a checkpoint every 50 steps, taking turns; the
-time from the end of step 10 to that of step 60 (one save, and ten steps for what is written in the background), and
-what the records tell of speed and of waiting for data.
+**saving**: runs the command `training/pretrain.py` with and without a checkpoint every 50 steps, in turns. Measures the
+time from the end of step 10 to that of step 60 (one save, and ten steps for the background write), and the throughput
+and waiting time in the records.
 """
 
 import argparse
@@ -54,15 +54,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULTS = ("model=small", "data.lanes=8", "data.micro_batch=8", "optim.gradient_clipping=1.0")
 WARM_UP, NEVER = 10, 10**9
 LINEAR = torch.nn.functional.linear
-"""PyTorch's own."""
+"""PyTorch's own function, before DeepSpeed patches it."""
 
 Lanes = dict[int, MoleculeBatch]
-"""What a process has of a step."""
+"""Batches of one step on a process, by lane."""
 Step = Callable[[int, Lanes], float]
-"""One training step of this process; its own lanes' mean loss."""
+"""Runs one training step of this process; returns the mean loss of its lanes."""
 
 
 def main() -> None:
+    """Run the chosen parts and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("keys", nargs="*", metavar="KEY=VALUE")
@@ -91,7 +92,7 @@ def main() -> None:
 
 
 def run_ranks(processes: int, arguments: Sequence[str], log: Path) -> str:
-    """Run ``python *arguments`` as every rank of a job; what rank 0 printed. What they tell people goes to ``log``."""
+    """Run ``python *arguments`` as every rank of a job; returns the stdout of rank 0, and writes stderr to ``log``."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
@@ -119,7 +120,7 @@ def run_ranks(processes: int, arguments: Sequence[str], log: Path) -> str:
 
 
 def step(keys: list[str], processes: int, stage: int, arguments: argparse.Namespace) -> None:
-    """Start the job of both sides, and print what it measured."""
+    """Run the job with both sides, and print its figures."""
     with tempfile.TemporaryDirectory() as folder:
         options = [__file__, "--child", str(arguments.pairs), str(arguments.steps), *keys, f"run_dir={folder}"]
         found = json.loads(run_ranks(processes, options, Path(folder) / "log").splitlines()[-1])
@@ -137,7 +138,7 @@ def step(keys: list[str], processes: int, stage: int, arguments: argparse.Namesp
 
 
 def child(pairs: int, steps: int, keys: Sequence[str]) -> None:
-    """One rank; rank 0 ends with a line of JSON."""
+    """Measure both sides as one rank; rank 0 prints the figures as a line of JSON."""
     config = compose("pretrain", PretrainConfig, keys)
     context = start_processes(config.deepspeed.timeout_s)
     batches = load(config, context, steps)
@@ -166,7 +167,7 @@ def child(pairs: int, steps: int, keys: Sequence[str]) -> None:
 
 
 def load(config: PretrainConfig, context: DistributedContext, steps: int) -> list[Lanes]:
-    """The first steps of the run, on the device."""
+    """Load the batches of the run's first steps to the device."""
     data = open_data(config.data)
     lanes = lanes_of_rank(context.rank, context.world_size, config.data.lanes)
     order = data.order(config.seed, config.data.lanes, config.data.micro_batch, config.data.window_blocks)
@@ -175,7 +176,7 @@ def load(config: PretrainConfig, context: DistributedContext, steps: int) -> lis
 
 
 def our_side(config: PretrainConfig, context: DistributedContext) -> Step:
-    """As the trainer does it."""
+    """Create the step of molstream's engine, as the trainer uses it."""
     module = build_module(config.model, config.objective, config.seed)
     if config.deepspeed.zero_stage == 3:
         run_children_once(module)
@@ -203,7 +204,7 @@ def our_side(config: PretrainConfig, context: DistributedContext) -> Step:
 
 
 def plain_side(config: PretrainConfig, context: DistributedContext) -> Step:
-    """As PyTorch's tutorials do it."""
+    """Create the step in plain PyTorch, as in its tutorials."""
     module = build_module(config.model, config.objective, config.seed).to(context.device)
     optimizer, _ = build_optimizer(module, config.optim, module.objective.learning_rate_scale)
     model = DistributedDataParallel(module) if context.world_size > 1 else module
@@ -218,7 +219,7 @@ def plain_side(config: PretrainConfig, context: DistributedContext) -> Step:
             last = len(losses) + 1 == len(lanes)
             unsynced = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
             with unsynced:
-                # DeepSpeed replaces it in the whole process at ZeRO 3.
+                # At ZeRO 3 DeepSpeed patches it in the whole process.
                 linear = mock.patch.object(torch.nn.functional, "linear", LINEAR)
                 with linear, torch.autocast(context.device.type, precision, enabled=precision != torch.float32):
                     loss = model(batch, generator(config, context, number, lane)).loss
@@ -233,12 +234,12 @@ def plain_side(config: PretrainConfig, context: DistributedContext) -> Step:
 
 
 def generator(config: PretrainConfig, context: DistributedContext, step: int, lane: int) -> torch.Generator:
-    """Where both sides' draws come from."""
+    """Create the generator of a lane's random draws, equal for both sides."""
     return torch.Generator(context.device).manual_seed(keyed_seed(config.seed, step, lane))
 
 
 def timed(side: Step, batches: Sequence[Lanes], context: DistributedContext) -> float:
-    """Seconds per step."""
+    """Measure the mean time of a step of one side, in seconds."""
     context.barrier()
     start = time.perf_counter()
     for number, lanes in enumerate(batches):
@@ -252,7 +253,7 @@ def timed(side: Step, batches: Sequence[Lanes], context: DistributedContext) -> 
 
 
 def saving(keys: list[str], processes: int, arguments: argparse.Namespace) -> None:
-    """The command with and without saving, in turns."""
+    """Measure the pretraining command with and without saving, in turns."""
     steps = arguments.save_every
     found: dict[int, list[float]] = {steps: [], NEVER: []}
     rates, waits = [], []
@@ -260,7 +261,7 @@ def saving(keys: list[str], processes: int, arguments: argparse.Namespace) -> No
         for every, seconds in found.items():
             with tempfile.TemporaryDirectory() as folder:
                 run_dir = Path(folder) / "run"
-                # The last step saves whatever is asked, so that it is left out.
+                # The last step always saves, so it is not measured.
                 run_keys = [*keys, f"run_dir={run_dir}", f"save_every={every}", f"steps={WARM_UP + steps + 1}"]
                 run_ranks(processes, ["training/pretrain.py", *run_keys], Path(folder) / "log")
                 records = read_metrics(run_dir)[WARM_UP - 1 : -1]

@@ -1,8 +1,8 @@
-"""molstream's Ray job against a plain RDKit loop and against datamol, with the same molecules, chemistry and machine.
+"""Compares molstream's Ray job with a plain RDKit loop and with datamol, for the same molecules and chemistry.
 
-The plain loop calls `featurize` in one process and writes a shard, without child processes, stages or duplicates; the
-job has to be as fast as such loops would be on all of its cores together: 1.0 means that Ray, sandbox and stages cost
-nothing. `datamol.parallelized` spreads the same calls over as many processes as the job has cores. They take turns.
+The plain loop calls `featurize` in one process and writes a shard, without child processes, stages or duplicates. The
+job is compared with such loops on all of its cores: 1.0 means that Ray, sandbox and stages cost nothing.
+`datamol.parallelized` distributes the same calls over as many processes as the job has cores. All take turns.
 
     pip install datamol
     python benchmarks/preprocess.py [FILE.smi[.gz|.bz2|.xz]] [--conformers one|none] [--molecules N] [--pairs N]
@@ -37,17 +37,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ZINC = REPOSITORY.parent / "shared" / "data" / "pretrain_smiles" / "zinc250k.smiles.xz"
 OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 MOLECULES = {"one": 4_000, "none": 50_000}
-"""Enough for a measurement of a minute or more on two cores."""
+"""Number of molecules by conformers: a measurement takes a minute or more on two cores."""
 BLOCK_ROWS = 256
 ROWS_PER_SHARD = 2048
 SPLITS_PER_CORE = 32
-"""So many that the cores end together; a real job has thousands."""
+"""Number of splits per core, so that all cores end at about the same time; a real job has thousands."""
 LOOK_S = 1.0
-"""Time between two looks at the memory of a job."""
+"""Seconds between two measurements of a job's memory."""
 
 
 def read_smiles(file: Path, count: int) -> list[RawMolecule]:
-    """The first ``count`` molecules of a file with a SMILES at the start of every line."""
+    """Read the first ``count`` molecules of a file with a SMILES at the start of each line."""
     with OPEN.get(file.suffix, open)(file, "rt") as lines:
         words = (line.split() for line in lines)
         texts = itertools.islice((word[0] for word in words if word), count)
@@ -55,21 +55,21 @@ def read_smiles(file: Path, count: int) -> list[RawMolecule]:
 
 
 def write(results: Iterable[MoleculeSample | Rejection], folder: Path) -> None:
-    """Write what was not rejected as a shard."""
+    """Write the molecules that were not rejected as a shard."""
     samples = (result for result in results if isinstance(result, MoleculeSample))
     blocks = iter(lambda: list(itertools.islice(samples, BLOCK_ROWS)), [])
     write_shard(folder, 0, "webdataset", BLOCK_ROWS, map(encode, blocks))
 
 
 def plain_seconds(molecules: list[RawMolecule], config: FeaturizeConfig, folder: Path) -> float:
-    """Wall time of the plain loop."""
+    """Measure the wall time of the plain loop, in seconds."""
     start = time.perf_counter()
     write((featurize(molecule, config) for molecule in molecules), folder)
     return time.perf_counter() - start
 
 
 def datamol_seconds(molecules: list[RawMolecule], config: FeaturizeConfig, cores: int, folder: Path) -> float:
-    """Wall time of the same calls in datamol's processes, without the start of these."""
+    """Measure the wall time of the same calls in datamol's processes in seconds, without their start."""
     function = functools.partial(featurize, config=config)
     datamol.parallelized(function, molecules[: 4 * cores], n_jobs=cores)
     start = time.perf_counter()
@@ -80,9 +80,9 @@ def datamol_seconds(molecules: list[RawMolecule], config: FeaturizeConfig, cores
 def job_seconds(
     file: Path, rows: int, cores: int, config: FeaturizeConfig, output: Path
 ) -> tuple[float, float, dict[str, float]]:
-    """Wall time of the job's stages, from its own progress lines; of the whole command with Ray's start; peak memory.
+    """Measure the seconds of the job's stages, by its progress lines, those of the whole command, and peak memory.
 
-    The memory is that of the driver and of the largest worker and sandbox, in MiB.
+    Memory in MiB is that of the driver, of the largest worker and of the largest sandbox.
     """
     command = [
         *(sys.executable, str(REPOSITORY / "preprocess"), f"input={file}", f"output={output}"),
@@ -96,19 +96,19 @@ def job_seconds(
             peaks = watch(job)
         whole = time.perf_counter() - start
         log.seek(0)
-        told = log.read()
+        printed = log.read()
     if job.returncode:
-        sys.exit(f"the job failed:\n{told}")
-    stages = re.findall(r"^\w+  splits (\d+)/\1  molecules (\d+)/\2  ([\d.]+) mol/s", told, re.MULTILINE)
+        sys.exit(f"the job failed:\n{printed}")
+    stages = re.findall(r"^\w+  splits (\d+)/\1  molecules (\d+)/\2  ([\d.]+) mol/s", printed, re.MULTILINE)
     return sum(int(molecules) / float(speed) for _, molecules, speed in stages), whole, peaks
 
 
 def watch(job: subprocess.Popen[bytes]) -> dict[str, float]:
-    """Wait for a job; the most memory in MiB that its driver and any one of its workers and sandboxes had."""
+    """Wait for a job; returns the peak memory in MiB of its driver, and of its largest worker and sandbox."""
     peaks: dict[str, float] = {}
     while job.poll() is None:
         for role, pid in family(job.pid):
-            # It may have ended meanwhile.
+            # The process may have ended meanwhile.
             with suppress(OSError):
                 status = Path(f"/proc/{pid}/status").read_text()
                 if peak := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
@@ -118,7 +118,7 @@ def watch(job: subprocess.Popen[bytes]) -> dict[str, float]:
 
 
 def family(driver: int) -> list[tuple[str, int]]:
-    """The driver, and its Ray workers and their sandboxes, with their process ids."""
+    """List the driver, its Ray workers and their sandboxes, with their process ids."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -138,17 +138,17 @@ def family(driver: int) -> list[tuple[str, int]]:
 
 
 def main() -> None:
-    """Measure, and print the figures."""
+    """Run all sides in turns and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", type=Path, default=ZINC, help="ZINC250k beside the repository by default")
+    parser.add_argument("file", nargs="?", type=Path, default=ZINC, help="default: ZINC250k next to the repository")
     parser.add_argument("--conformers", choices=tuple(MOLECULES), default="one", help="per molecule; default one")
     parser.add_argument("--molecules", type=int, help="4,000 by default, 50,000 without conformers")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
     if not options.file.is_file():
-        parser.error(f"{options.file} is not there: give a file of SMILES")
-    # For the processes of datamol too.
+        parser.error(f"{options.file} does not exist: give a file of SMILES")
+    # Also for the processes of datamol.
     os.environ["OMP_NUM_THREADS"] = "1"
     config = FeaturizeConfig(conformers=ConformerConfig(num_conformers=int(options.conformers == "one")))
     molecules = read_smiles(options.file, options.molecules or MOLECULES[options.conformers])

@@ -1,8 +1,8 @@
-"""What a job costs besides chemistry: driver memory, cutting, duplicates and manifest for 10^5 to 10^8 records.
+"""Measures the cost of a job without chemistry: driver memory, splits, duplicates and manifest, 10^5 to 10^8 records.
 
-The real job runs on a real Ray, but its two stages are replaced, here only, by stubs that do no chemistry: the first
-leaves hashes of numbers (one in ten occurs twice), the second sparse files of a shard's size. Every size runs in a
-process of its own, so that its peak memory is its own.
+The job runs on Ray, but stubs without chemistry replace its two stages: the first writes hashes of numbers (one in ten
+is a duplicate), the second sparse files of a shard's size. Each size runs in a separate process, to measure its peak
+memory.
 
     python benchmarks/scaling.py [--rows 100000 1000000] [--rows-per-shard 2048] [--folder FOLDER]
 """
@@ -32,7 +32,7 @@ BYTES_PER_MOLECULE = 400
 
 
 def describe_stub(task: SplitTask) -> dict[str, int]:
-    """Hashes of the rows' numbers, of which every tenth repeats the one before."""
+    """Write hashes of the rows' numbers; every tenth is a duplicate of the previous one."""
     path = keys_path(Path(task.work), task.index)
     if not path.exists():
         rows = np.arange(task.split.rows, dtype=np.uint64)
@@ -45,7 +45,7 @@ def describe_stub(task: SplitTask) -> dict[str, int]:
 
 
 def write_stub(task: SplitTask, buckets: int) -> SplitCommit:
-    """A sparse file of the size that a shard would have."""
+    """Write a sparse file of the size of a shard."""
     duplicates = len(duplicates_of(Path(task.work), task.index, buckets))
     rows = task.split.rows - duplicates
     file = Path(task.folder) / shard_name(task.index, task.container)
@@ -62,7 +62,7 @@ def write_stub(task: SplitTask, buckets: int) -> SplitCommit:
 
 
 def measure(rows: int, rows_per_shard: int, folder: Path) -> None:
-    """One job, in this process; its figures as a line of JSON on stdout."""
+    """Run one job in this process, and print its figures as a line of JSON."""
     source = folder / "molecules.smi"
     with source.open("wb") as file:
         for start in range(0, rows, 1_000_000):
@@ -85,11 +85,11 @@ def measure(rows: int, rows_per_shard: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Measure all sizes and compare the last with the first."""
+    """Measure all sizes and compare the last one with the first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--rows-per-shard", type=int, default=2048)
-    parser.add_argument("--folder", help="where the files go; a temporary folder by default")
+    parser.add_argument("--folder", help="folder of the files; default: a temporary folder")
     parser.add_argument("--one", action="store_true", help="measure in this process")
     options = parser.parse_args()
     if options.one:

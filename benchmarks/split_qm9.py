@@ -1,6 +1,6 @@
-"""QM9 in one npz file as two, at random: one to train on and one that is held out.
+"""Splits an npz file of QM9 at random into a training file and a held-out file.
 
-A molecule may be in QM9 twice. So the SMILES that are held out come as a third file, for ``decontaminate``:
+A molecule can occur twice in QM9, so the held-out SMILES are written to a third file, for ``decontaminate``:
 
     python benchmarks/split_qm9.py qm9_dev_60k.npz train.npz held_out.npz [--held-out 5000] [--seed 0]
     molstream preprocess input=train.npz format=qm9_npz output=qm9/train decontaminate=[held_out.smi]
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def main() -> None:
-    """Write both files, with the arrays of the first (see ``pipeline/readers/datasets/qm9_npz.py``)."""
+    """Write both files, with the arrays of the input (see ``pipeline/readers/datasets/qm9_npz.py``)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path)
     parser.add_argument("train", type=Path)

@@ -1,15 +1,15 @@
-"""Our shuffled stream from disk into ready batches, side by side with four others; its memory; the time to resume.
+"""Measures the shuffled stream from disk to batches: its speed beside four others, its memory, the time to resume.
 
     pip install mosaicml-streaming litdata
     python benchmarks/stream.py DATASET [--parts speed memory resume] [--batch 256] [--pairs 5] [--seconds 3]
 
 on a dataset of `molstream preprocess` and an idle machine. **speed**: one core and process, the same molecules and
-batch size, all shuffled; every side ends with the tensors x, edge_index, edge_attr, pos, batch and ptr. PyG's
-``DataLoader`` holds a list of Data in memory. The others read from disk: ``streaming`` (mosaicml), ``litdata`` and
-plain per-sample ``webdataset`` get every molecule as one packed frame of bytes, the fastest form that was found for
-them, and our own collation behind it. Every side is a process of its own; they take turns, and those whose turn it is
-not are stopped. Ratios are taken within a turn, and the median counts. Ours opens the dataset anew in every turn, so
-that checksums are computed at first use as in a run.
+batch size, all shuffled; every side yields the tensors x, edge_index, edge_attr, pos, batch and ptr. PyG's
+``DataLoader`` has a list of Data in memory. The others read from disk: ``streaming`` (mosaicml), ``litdata`` and plain
+per-sample ``webdataset`` store each molecule as one packed frame of bytes, the fastest format found for them, with our
+collation. Each side is a separate process; they take turns, and the others are stopped meanwhile. Ratios are computed
+within a turn, and their median is reported. Ours reopens the dataset in every turn, so that checksums are computed at
+first use as in a run.
 
 **memory**: peak resident memory of a process that streams from 1, 10 and 100 shards of 65,536 molecules. **resume**:
 the time to open a dataset of 100 shards and make the first batches of step 10, or of step 1,000,000, in turns.
@@ -54,6 +54,7 @@ OURS, PYG = "ours", "PyG DataLoader"
 
 
 def main() -> None:
+    """Run the chosen parts and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--folder", help="where copies of the molecules go; a temporary folder by default")
+    parser.add_argument("--folder", help="folder for copies of the molecules; default: a temporary folder")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for part in arguments.parts:
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def speed(arguments: argparse.Namespace, folder: Path) -> None:
-    """Molecules per second of every side."""
+    """Measure the molecules per second of each side."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     found: dict[str, list[float]] = {name: [] for name in (OURS, PYG, *arguments.peers)}
     with ExitStack() as stack:
@@ -90,16 +91,16 @@ def speed(arguments: argparse.Namespace, folder: Path) -> None:
     for name in arguments.peers:
         print(f"figure vs_{name} {ratio(found[OURS], found[name]):.2f}")
     if missing := set(PEERS) - set(arguments.peers):
-        print(f"not measured: {', '.join(sorted(missing))}; vs_best_peer is of the others")
+        print(f"not measured: {', '.join(sorted(missing))}; vs_best_peer is the best of the others")
     if arguments.peers:
         best = [max(rates) for rates in zip(*(found[name] for name in arguments.peers))]
         print(f"figure vs_best_peer {ratio(found[OURS], best):.2f}")
 
 
 class Side:
-    """A process with one of the streams, which is stopped while others are measured.
+    """A process that runs one of the streams, and is stopped while others are measured.
 
-    Some streams leave threads at work when nobody asks them for a batch, and all share one core.
+    Some streams have threads that work even if no batch is requested, and all share one core.
     """
 
     def __init__(self, name: str, arguments: argparse.Namespace, folder: Path):
@@ -112,17 +113,17 @@ class Side:
             start_new_session=True,
         )
         self.about = self._answer()
-        """Of the molecules, once the side has shown that it delivers them."""
+        """Description of the molecules, printed once the side's batches have been checked."""
 
     def rate(self, turn: int) -> float:
-        """Molecules per second."""
+        """Measure the molecules per second in one turn."""
         assert self._process.stdin is not None
         os.killpg(self._process.pid, signal.SIGCONT)
         print(turn, file=self._process.stdin, flush=True)
         return float(self._answer())
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process and its children."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
@@ -135,9 +136,9 @@ class Side:
 
 
 def side(name: str, path: str, folder: str, batch: str, seconds: str) -> None:
-    """Make a stream, check what it delivers, and measure it for every line of stdin."""
+    """Create a stream, check its batches, and measure it once per line of stdin."""
     torch.set_num_threads(1)
-    # What the libraries print is no answer.
+    # The libraries print to stdout, too, which must not count as an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     molecules = in_memory(ShardDataset(path))
@@ -151,7 +152,7 @@ def side(name: str, path: str, folder: str, batch: str, seconds: str) -> None:
 
 
 def maker(name: str, path: str, molecules: list[Data], folder: Path, batch: int) -> Callable[[int], Iterable]:
-    """What makes a side's batches for a turn: ours anew, the others' go on."""
+    """Create the function that returns a side's batches for a turn: ours restarts, the others continue."""
     if name == OURS:
         return lambda turn: stream(path, batch, turn)
     if name == PYG:
@@ -163,19 +164,19 @@ def maker(name: str, path: str, molecules: list[Data], folder: Path, batch: int)
 
 
 def ratio(ours: list[float], others: list[float]) -> float:
-    """The median of the ratios of each turn."""
+    """Median over turns of our value divided by the other's."""
     return statistics.median(a / b for a, b in zip(ours, others, strict=True))
 
 
 def stream(path: str, batch: int, seed: int) -> Iterator[MoleculeBatch]:
-    """Endless batches of one lane; every window is read from disk and decompressed anew."""
+    """Yield batches of one lane endlessly; every window is read from disk and decompressed."""
     data = Mixture([ShardDataset(path)])
     lane = LaneStream(data, data.order(seed, 1, batch, WINDOW_BLOCKS), [0])
     return (lane.step(step)[0] for step in itertools.count())
 
 
 def rate(batches: Iterable, seconds: float) -> float:
-    """Molecules per second over so many seconds, after three batches of warm-up."""
+    """Measure the molecules per second for some seconds, after three batches of warm-up."""
     batches = iter(batches)
     for _ in range(3):
         next(batches)
@@ -186,7 +187,7 @@ def rate(batches: Iterable, seconds: float) -> float:
 
 
 def in_memory(dataset: ShardDataset) -> list[Data]:
-    """Every molecule as a PyG Data object."""
+    """Read all molecules as PyG Data objects."""
     found = []
     for shard, blocks in enumerate(dataset.block_rows):
         for block in range(len(blocks)):
@@ -199,7 +200,7 @@ def in_memory(dataset: ShardDataset) -> list[Data]:
 
 
 def check(batch: MoleculeBatch, molecules: list[Data]) -> None:
-    """A side delivers the same tensors as PyG for the same molecules, or the comparison means nothing."""
+    """Check that a batch has the same tensors as PyG's batch of the same molecules."""
     peer = Batch.from_data_list([molecules[k] for k in batch.index.tolist()])
     for name in ("x", "edge_index", "edge_attr", "pos", "batch", "ptr"):
         assert torch.equal(getattr(batch, name), getattr(peer, name)), name
@@ -209,7 +210,7 @@ def check(batch: MoleculeBatch, molecules: list[Data]) -> None:
 
 
 def memory(arguments: argparse.Namespace, folder: Path) -> None:
-    """Peak memory of processes that stream from 1, 10 and 100 shards."""
+    """Measure the peak memory of processes that stream from 1, 10 and 100 shards."""
     found = []
     for shards in SHARDS:
         dataset = enlarged(arguments.dataset, folder / str(shards), shards)
@@ -226,7 +227,7 @@ def memory(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def child(path: str) -> None:
-    """Stream in this process; its figures as a line of JSON on stdout."""
+    """Stream in this process, and print its figures as a line of JSON."""
     started = time.perf_counter()
     data = Mixture([ShardDataset(path)])
     steps = LaneStream(data, data.order(0, 8, 32, WINDOW_BLOCKS), range(8)).steps(0, STEPS, prefetch=2)
@@ -240,7 +241,7 @@ def child(path: str) -> None:
 
 
 def resume(arguments: argparse.Namespace, folder: Path) -> None:
-    """Seconds until the batches of an early and of a late step are there."""
+    """Measure the seconds until the first batches of an early and of a late step."""
     path = enlarged(arguments.dataset, folder / "dataset", SHARDS[-1])
     found: dict[int, list[float]] = {10: [], 1_000_000: []}
     for _ in range(2 * arguments.pairs + 1):
@@ -255,7 +256,7 @@ def resume(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def enlarged(path: str, folder: Path, shards: int) -> str:
-    """The dataset, repeated until it fills so many shards; all of them are links to one file."""
+    """Repeat the dataset until it fills ``shards`` shards, which are links to one file; returns the new folder."""
     dataset = ShardDataset(path)
     folder.mkdir(parents=True)
     container = CONTAINERS[dataset.manifest.container]

@@ -1,6 +1,6 @@
-"""The other streams that ``benchmarks/stream.py`` measures: every molecule is one frame of bytes in their formats.
+"""Other streams that ``benchmarks/stream.py`` measures; their formats store each molecule as one frame of bytes.
 
-A frame is n and b as uint32, atom features uint8 [n, 9], bonds uint16 [b, 2], bond features uint8 [b, 3], positions
+A frame has n and b as uint32, atom features uint8 [n, 9], bonds uint16 [b, 2], bond features uint8 [b, 3], positions
 float32 [n, 3], and the molecule's number as uint32.
 """
 
@@ -20,11 +20,11 @@ from molstream.training.data.collate import collate
 
 SHARD_MOLECULES = 8192
 BUFFER = 2048
-"""Molecules among which webdataset shuffles: as many as a window of ours."""
+"""Size of webdataset's shuffle buffer in molecules, that of molstream's window."""
 
 
 def frames(molecules: Sequence[Data]) -> list[bytes]:
-    """The molecules as frames."""
+    """Encode the molecules as frames of bytes."""
     return [_frame(data) for data in molecules]
 
 
@@ -42,7 +42,7 @@ def _frame(data: Data) -> bytes:
 
 
 def collate_frames(batch: Sequence[bytes]) -> MoleculeBatch:
-    """The batch of frames: one pass over them, then the array arithmetic of our own collation."""
+    """Collate frames to a batch: one pass over them, then molstream's own collation."""
     parts: tuple[list[np.ndarray], ...] = ([], [], [], [], [])
     num_atoms, num_bonds = np.empty(len(batch), np.int64), np.empty(len(batch), np.int64)
     for k, frame in enumerate(batch):
@@ -76,7 +76,7 @@ def collate_frames(batch: Sequence[bytes]) -> MoleculeBatch:
 
 
 def webdataset(packed: Sequence[bytes], folder: Path, batch: int) -> Iterator[MoleculeBatch]:
-    """Tar files with a member per molecule, shards shuffled, molecules shuffled in a buffer."""
+    """Stream by webdataset: tar files with a member per molecule, shuffled shards and a shuffle buffer."""
     import webdataset as wds
 
     if not folder.exists():
@@ -94,11 +94,11 @@ def webdataset(packed: Sequence[bytes], folder: Path, batch: int) -> Iterator[Mo
 
 
 def streaming(packed: Sequence[bytes], folder: Path, batch: int) -> Iterator[MoleculeBatch]:
-    """MDS shards of the bytes encoding."""
+    """Stream by mosaicml-streaming: MDS shards with a column of bytes."""
     from streaming import MDSWriter, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-    # What a process that was stopped left behind is taken for the state of this dataset.
+    # Otherwise the remains of a killed process would be taken for the state of this dataset.
     clean_stale_shared_memory()
     if not folder.exists():
         with MDSWriter(out=str(folder), columns={"molecule": "bytes"}) as writer:
@@ -112,7 +112,7 @@ def streaming(packed: Sequence[bytes], folder: Path, batch: int) -> Iterator[Mol
 
 
 def litdata(packed: Sequence[bytes], folder: Path, batch: int) -> Iterator[MoleculeBatch]:
-    """Chunks of bytes."""
+    """Stream by litdata: chunks of bytes."""
     from litdata import StreamingDataLoader, StreamingDataset
     from litdata.streaming.writer import BinaryWriter
 

@@ -1,8 +1,8 @@
-"""MoleculeSDE's training step, forward and backward: our faithful form against a plain reference with PyG's layers.
+"""Compares forward and backward of MoleculeSDE as published with a plain reference that uses PyG's layers.
 
-Both compute the same numbers from the same weights, batch and draws, which is checked first in float64; then they take
-turns in float32 at the paper's sizes, with our corrected form at the sizes of `--model` as a third. The batch: real
-molecules of ZINC250k with a conformer each, featurized once and kept in the folder for temporary files; or the first
+First it checks in float64 that both compute the same numbers from the same weights, batch and random draws. Then they
+take turns in float32 at the paper's sizes, with the corrected form at the sizes of `--model` as a third. The batch has
+molecules of ZINC250k with a conformer each, featurized once and cached in the folder for temporary files, or the first
 molecules of a dataset of `molstream preprocess`.
 
     python benchmarks/train_step.py [DATASET | FILE.smi[.gz|.bz2|.xz]] [--molecules 256] [--pairs 5] [--threads 2]
@@ -44,15 +44,15 @@ from molstream.training.module import PretrainingModule, build_module
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
 
 Step = Callable[[], Tensor]
-"""Something to be differentiated."""
+"""Computes a loss to be differentiated."""
 Forms = dict[str, nn.Module]
-"""What takes turns: faithful, reference and corrected."""
+"""Modules that take turns, by name: faithful, reference and corrected."""
 Measured = dict[str, list[float]]
-"""Seconds of every form, turn by turn."""
+"""Seconds of each form, by turn."""
 
 
 def load_batch(path: Path, count: int) -> MoleculeBatch:
-    """The first ``count`` molecules with a conformer of a dataset, or of a file of SMILES."""
+    """Load the first ``count`` molecules with a conformer of a dataset, or of a file of SMILES."""
     if path.is_dir():
         return collated(ShardDataset(path).read_rows(np.arange(count), COLLATED_FIELDS))
     cache = Path(tempfile.gettempdir()) / f"molstream-train-step-{path.name}-{count}.safetensors"
@@ -66,12 +66,12 @@ def load_batch(path: Path, count: int) -> MoleculeBatch:
 
 
 def collated(columns: Columns) -> MoleculeBatch:
-    """The batch of the first conformers."""
+    """Collate molecules with their first conformers."""
     return collate(columns, np.arange(columns.num_rows), np.zeros(columns.num_rows, np.uint64))
 
 
 def build(dropout: float) -> tuple[PretrainingModule, ReferenceMoleculeSDE]:
-    """Our faithful form at the paper's sizes and the reference with the same weights, in training mode."""
+    """Build the faithful form at the paper's sizes and the reference with the same weights, in training mode."""
     settings = ["model=paper", "objective=moleculesde_paper", f"model.position_score.dropout={dropout}"]
     config = compose("doctor", CostConfig, settings)
     model, objective = config.model, config.objective
@@ -82,7 +82,7 @@ def build(dropout: float) -> tuple[PretrainingModule, ReferenceMoleculeSDE]:
 
 
 def build_forms(preset: str) -> Forms:
-    """All three, with the paper's dropout in the first two."""
+    """Build all three forms, with the paper's dropout in the first two."""
     ours, reference = build(dropout=0.1)
     config = compose("doctor", CostConfig, [f"model={preset}", "objective=moleculesde"])
     corrected = build_module(config.model, config.objective, seed=0).train()
@@ -90,19 +90,19 @@ def build_forms(preset: str) -> Forms:
 
 
 def step_of(form: nn.Module, batch: MoleculeBatch) -> Step:
-    """The whole loss, with the form's own draws of the same seed."""
+    """Create the function that computes a form's whole loss, with draws by a fixed seed."""
     if isinstance(form, ReferenceMoleculeSDE):
         return lambda: form(batch, draw(batch, seeded()))[0]
     return lambda: form(batch, seeded()).loss
 
 
 def seeded() -> torch.Generator:
-    """Where the draws of every step come from."""
+    """Create the generator of the draws of each step."""
     return torch.Generator().manual_seed(1)
 
 
 def disagreement(batch: MoleculeBatch) -> float:
-    """Largest difference of the loss or a gradient in float64, relative to its tensor's largest entry (or to one)."""
+    """Largest difference of loss and gradients in float64, relative to the tensor's largest entry (or to one)."""
     ours, reference = (side.double() for side in build(dropout=0.0))
     in_double = replace(batch, pos=batch.pos.double())
     losses = [step_of(side, in_double)() for side in (ours, reference)]
@@ -116,7 +116,7 @@ def disagreement(batch: MoleculeBatch) -> float:
 
 
 def our_parts(form: PretrainingModule, batch: MoleculeBatch) -> dict[str, Step]:
-    """The parts of our step, each alone: encoders on the batch, the rest on the encoders' outputs as leaves."""
+    """Split our step into parts: encoders on the batch, the rest on the encoders' outputs as leaves."""
     encoders = form.encoders
     objective: Any = next(iter(form.objective.parts.values()))
     graph = (batch.x, batch.edge_index, batch.edge_attr, batch.batch)
@@ -135,7 +135,7 @@ def our_parts(form: PretrainingModule, batch: MoleculeBatch) -> dict[str, Step]:
 
 
 def reference_parts(form: ReferenceMoleculeSDE, batch: MoleculeBatch) -> dict[str, Step]:
-    """The same of the reference."""
+    """Split the reference's step into the same parts."""
     graph, geometry = (batch.x, batch.edge_index, batch.edge_attr), (batch.x[:, 0], batch.pos, batch.batch)
     with torch.no_grad():
         z_2d, z_3d = form.encoder_2d(*graph), form.encoder_3d(*geometry)
@@ -151,12 +151,12 @@ def reference_parts(form: ReferenceMoleculeSDE, batch: MoleculeBatch) -> dict[st
 
 
 def parts_of(form: nn.Module, batch: MoleculeBatch) -> dict[str, Step]:
-    """By name, the same names for every form."""
+    """Split the step of any form into parts with the same names."""
     return reference_parts(form, batch) if isinstance(form, ReferenceMoleculeSDE) else our_parts(form, batch)
 
 
 def seconds(step: Step, form: nn.Module) -> float:
-    """Wall time of one forward and backward."""
+    """Measure the wall time of one forward and backward, in seconds."""
     form.zero_grad(set_to_none=True)
     start = time.perf_counter()
     step().backward()
@@ -164,7 +164,7 @@ def seconds(step: Step, form: nn.Module) -> float:
 
 
 def taking_turns(steps: dict[str, Step], forms: Forms, turns: int) -> Measured:
-    """Turn by turn, after one to warm up."""
+    """Measure all forms in turns, after one turn of warm-up."""
     measured: Measured = {name: [] for name in forms}
     for _ in range(turns + 1):
         for name, form in forms.items():
@@ -173,7 +173,7 @@ def taking_turns(steps: dict[str, Step], forms: Forms, turns: int) -> Measured:
 
 
 def peak_memory_mib(name: str, preset: str, batch: MoleculeBatch, threads: int) -> float:
-    """Growth of a fresh process's peak memory by one whole step."""
+    """Measure by how much one whole step raises the peak memory of a new process, in MiB."""
     torch.set_num_threads(threads)
     form = build_forms(preset)[name]
     before = high_water_mib()
@@ -182,33 +182,33 @@ def peak_memory_mib(name: str, preset: str, batch: MoleculeBatch, threads: int) 
 
 
 def high_water_mib() -> float:
-    """The most resident memory that this process has had (``getrusage`` counts its parent's before the exec too)."""
+    """Peak resident memory of this process in MiB (``getrusage`` would include that of its parent before the exec)."""
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 
 
 def ratio(measured: Measured) -> float:
-    """Median over turns of the reference's time by the faithful form's."""
+    """Median over turns of the reference's time divided by the faithful form's."""
     pairs = zip(measured["faithful"], measured["reference"], strict=True)
     return statistics.median(theirs / ours for ours, theirs in pairs)
 
 
-def told(measured: Measured) -> str:
-    """The medians, and the ratio."""
+def formatted(measured: Measured) -> str:
+    """Format the median times and their ratio."""
     times = ", ".join(f"{name} {statistics.median(values):.3f} s" for name, values in measured.items())
     return f"{times}; reference / faithful {ratio(measured):.2f}"
 
 
 def main() -> None:
-    """Measure, and print the figures."""
+    """Run the comparison and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", nargs="?", type=Path, default=ZINC, help="ZINC250k beside the repository by default")
+    parser.add_argument("input", nargs="?", type=Path, default=ZINC, help="default: ZINC250k next to the repository")
     parser.add_argument("--molecules", type=int, default=256)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="small", help="preset of the corrected form")
     options = parser.parse_args()
     if not options.input.exists():
-        parser.error(f"{options.input} is not there: give a dataset or a file of SMILES")
+        parser.error(f"{options.input} does not exist: give a dataset or a file of SMILES")
     torch.set_num_threads(options.threads)
     batch = load_batch(options.input, options.molecules)
     counts = batch.ptr.diff()
@@ -221,11 +221,11 @@ def main() -> None:
     forms = build_forms(options.model)
     whole = taking_turns({name: step_of(form, batch) for name, form in forms.items()}, forms, options.pairs)
     for turn in range(options.pairs):
-        print(f"turn {turn}: {told({name: values[turn : turn + 1] for name, values in whole.items()})}")
+        print(f"turn {turn}: {formatted({name: values[turn : turn + 1] for name, values in whole.items()})}")
     parts = {name: parts_of(form, batch) for name, form in forms.items()}
     for part in parts["faithful"]:
         steps = {name: of_form[part] for name, of_form in parts.items()}
-        print(f"{part}: {told(taking_turns(steps, forms, options.pairs))}", flush=True)
+        print(f"{part}: {formatted(taking_turns(steps, forms, options.pairs))}", flush=True)
     for name in forms:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             peak = process.submit(peak_memory_mib, name, options.model, batch, options.threads).result()

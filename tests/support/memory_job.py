@@ -58,6 +58,7 @@ def live_bytes() -> int:
 
 
 def main() -> None:
+    """Train the tiny model by the command line, and write the sizes and peaks as JSON."""
     stage, offload, bucket, target = sys.argv[1:]
     config = EngineConfig(zero_stage=int(stage), offload=offload, bucket_size=int(bucket))
     context = start_processes(config.timeout_s)
