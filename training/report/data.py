@@ -84,7 +84,7 @@ def read_run(run_dir: str, evaluation_file: str | None = None, embeddings_file: 
     if evaluation_file and not evaluation.is_file():
         raise DataError(f"evaluation={evaluation}: no such file. Write it with `molstream evaluate output=...`.")
     gallery = run.path / "conformers.sdf"
-    return Story(
+    return RunData(
         name=run.path.resolve().name,
         config=pretrain,
         dataset=run.dataset(),
