@@ -366,5 +366,5 @@ def test_a_stopped_job_says_how_to_go_on_and_a_second_one_waits_its_turn(tmp_pat
         job.send_signal(signal.SIGTERM)
         _, stderr = job.communicate(timeout=60)
     assert job.returncode == 130, stderr
-    assert "the same command continues" in stderr
+    assert "run the same command again to continue" in stderr
     assert "Traceback" not in stderr
