@@ -58,7 +58,8 @@ def test_a_full_disk_is_told_and_the_same_command_continues(source, undisturbed,
         _, told = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 1, told
     last = told.rstrip().rsplit("\n", 1)[-1]
-    assert re.match(rf"error: {re.escape(str(output))}.*no space left on device.*run the same command again", last), told
+    expected = rf"error: {re.escape(str(output))}.*no space left on device.*run the same command again"
+    assert re.match(expected, last), told
     assert "Traceback" not in told
     done = re.findall(r"^(\w+)  splits (\d+)/(\d+)", told, re.MULTILINE)
     assert done[-1][0] == stage
