@@ -178,7 +178,6 @@ USAGE_LINES = [
     (f"{PRETRAIN} optim=5", "optim=5: expected a mapping"),
     (f"{PRETRAIN} compile=maybe", "compile=maybe: expected true or false"),
     (f"{PREPROCESS} header=2", "header=2: expected true or false"),
-    (f"{PREPROCESS} target_columns=value", "target_columns=value: expected a list, as [a,b]"),
     (f"{PREPROCESS} target_columns=[value", "target_columns=[value", "cannot be read as a list"),
     ("pretrain run_dir=a data.mix=[{path:", "data.mix=[{path:", "cannot be read as a list"),
     ("pretrain run_dir=a 'data.mix={path: {1'", "cannot be read as a list"),

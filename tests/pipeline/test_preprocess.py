@@ -223,7 +223,7 @@ def test_an_unusable_input_leaves_nothing(source, tmp_path, existing):
         ("rows_per_shard=0", "rows_per_shard=0: expected at least 1"),
         ("container=zip", "expected one of webdataset, arrow"),
         ("ray.num_cpus=0", "ray.num_cpus=0: expected at least 1"),
-        ("max_rejected_fraction=2", "max_rejected_fraction=2.0: expected 0 to 1"),
+        ("max_rejected_fraction=2", "max_rejected_fraction=2: expected at most 1"),
         ("featurize.hydrogens=some", "hydrogens"),
         ("ray.address=127.0.0.1:1", "ray.address=127.0.0.1:1: no Ray cluster answers"),
     ],

@@ -2,7 +2,7 @@
 
 import sys
 
-from molstream.training import pretrain
+from molstream.cli import pretrain
 from molstream.training.models import graph, layers
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Other people's tools read our datasets with the lines that the README shows, and find what was written."""
+"""Other people's tools read our datasets with the lines that docs/preprocess.md shows, and find what was written."""
 
 import json
 import os
@@ -21,7 +21,7 @@ READERS = {
     "pyarrow.dataset": ("table", "table", "table"),
     "datasets": ("table", "mine"),
 }
-"""Import by which a block of the README is known, and the datasets that it prints, in its order."""
+"""Import by which a block of the page is known, and the datasets that it prints, in its order."""
 
 PRINT = '''
 import builtins
@@ -38,10 +38,10 @@ def print(first, *rest):
 
 
 def block(reader: str) -> str:
-    """The README's program for a reader."""
-    programs = BLOCK.findall((REPOSITORY / "README.md").read_text())
+    """The program for a reader in the documentation of datasets."""
+    programs = BLOCK.findall((REPOSITORY / "docs" / "preprocess.md").read_text())
     found = [p for p in programs if re.search(rf"^(import|from) {re.escape(reader)}\b", p, re.MULTILINE)]
-    assert len(found) == 1, f"expected one block of the README with {reader}, found {len(found)}"
+    assert len(found) == 1, f"expected one block of docs/preprocess.md with {reader}, found {len(found)}"
     return found[0]
 
 

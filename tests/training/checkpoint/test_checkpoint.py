@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, name, how):
 
 def test_another_format_version_is_refused(tmp_path):
     save(tmp_path, 1, format_version=99)
-    with pytest.raises(CheckpointError, match=r"^checkpoint .*step_00000001: format version 99, expected 2. Use"):
+    with pytest.raises(CheckpointError, match=r"^checkpoint .*step_00000001: format version 99, expected 2 or 3. Use"):
         load_checkpoint(tmp_path / name_of(1))
 
 

@@ -5,7 +5,7 @@ import torch
 
 from molstream.training.data.largest_batch import largest_batch
 from molstream.training.module import build_module
-from tests.support.molecules import model_config, objective_config, seeded
+from tests.support.molecules import objective_config, seeded, tiny_model
 
 
 def histograms(heavy_atoms: dict[str, int], atoms_per_heavy_atom: float = 1.0) -> dict[str, dict[str, int]]:
@@ -29,6 +29,6 @@ def test_it_has_the_sizes_of_the_largest_molecules():
 
 @pytest.mark.parametrize("objective", ["moleculesde", "moleculesde_paper"])
 def test_objectives_take_it(objective):
-    module = build_module(model_config("tiny"), objective_config(objective), 0)
+    module = build_module(tiny_model(objective), objective_config(objective), 0)
     batch = largest_batch(histograms({"40": 2, "3": 1, "2": 1, "1": 1}), molecules=5, targets=0)
     assert torch.isfinite(module(batch, seeded(0)).loss)

@@ -163,7 +163,7 @@ def test_the_loss_scale_of_fp16_falls_at_once_and_grows_slowly():
 
 
 def test_unusable_settings_and_weights_are_refused_by_name():
-    with pytest.raises(ConfigError, match=r"zero_stage=7: expected 0, 1, 2 or 3"):
+    with pytest.raises(ConfigError, match=r"zero_stage=7: expected at most 3"):
         EngineConfig(zero_stage=7)
     with pytest.raises(ConfigError, match="precision=half: expected one of fp32, bf16, fp16"):
         EngineConfig(precision="half")

@@ -202,7 +202,7 @@ def test_the_supervisor_gives_up_after_starts_that_bring_no_checkpoint(dataset, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["supervise"], "usage: molstream supervise"),
+        (["supervise"], "no job is given: molstream supervise"),
         (["supervise", "deepspeed", "train.py"], "expected `deepspeed [...] training/pretrain.py key=value ...`"),
         (["supervise", "retries=2", "deepspeed", "training/pretrain.py"], "unknown key 'retries'"),
         (["supervise", "deepspeed", "--launcher", "pdsh", "training/pretrain.py"], "--launcher: leave it out"),
