@@ -230,7 +230,7 @@ USAGE_LINES = [
     ("preprocess input=nosuch://a/b.csv output=HERE/o", "nosuch://a/b.csv", "s3://"),
     (f"{PREPROCESS} decontaminate=[bbbp]", "decontaminate=bbbp", "benchmark_folder"),
     ("diagnose run_dir=RUN batch_size=1000", "fewer than one global batch", "1000"),
-    ("report RUN RUN evaluation=CSV", "are those of one run, but 2 runs are named"),
+    ("report RUN RUN evaluation=CSV", "belong to one run, but 2 runs are named"),
 ]
 
 
@@ -255,8 +255,8 @@ FILE_LINES = [
     ("append input=HERE/nosuch.csv output=DATASET", "input=HERE/nosuch.csv: no such file"),
     ("verify HERE/nosuch", "HERE/nosuch is not a committed dataset", "manifest.json"),
     ("verify CSV", "CSV is not a committed dataset"),
-    ("inspect HERE/nosuch", "HERE/nosuch is nothing that molstream writes", "config.json"),
-    ("inspect CSV", "CSV is nothing that molstream writes"),
+    ("inspect HERE/nosuch", "HERE/nosuch is not written by molstream", "config.json"),
+    ("inspect CSV", "CSV is not written by molstream"),
     ("export run_dir=RUN step=4", "has no checkpoint of step 4", "[3, 6]"),
     ("export run_dir=RUN output=CSV", "CSV: not a directory"),
     ("export run_dir=RUN output=CSV/e", "CSV/e: not a directory"),
@@ -546,12 +546,12 @@ def test_a_run_without_a_whole_checkpoint_says_so(places, capfd):
     folder = copy_of(places, "RUN")
     for state in folder.glob("checkpoints/*/state.json"):
         state.write_text("x")
-    refused(places, capfd, "export run_dir=HERE/copy", FAILED, "HERE/copy has no whole checkpoint")
+    refused(places, capfd, "export run_dir=HERE/copy", FAILED, "HERE/copy has no intact checkpoint")
     shutil.rmtree(folder / "checkpoints")
     refused(
-        places, capfd, "embed export=HERE/copy input=CSV output=HERE/v", FAILED, "HERE/copy has no whole checkpoint"
+        places, capfd, "embed export=HERE/copy input=CSV output=HERE/v", FAILED, "HERE/copy has no intact checkpoint"
     )
-    refused(places, capfd, "diagnose run_dir=HERE/copy", FAILED, "HERE/copy has no whole checkpoint")
+    refused(places, capfd, "diagnose run_dir=HERE/copy", FAILED, "HERE/copy has no intact checkpoint")
 
 
 def test_a_run_without_a_history_can_be_reported(places, capfd):
