@@ -47,7 +47,7 @@ def command_help(
         kind = section(type_of(schema, about)) if is_key else None
         parts = [_group(groups[about])] if about in groups else []
         if kind is not None:
-            parts += [_text(kind.__doc__), *_keys(kind, f"{about}.", deep=True)]
+            parts += [_text(kind.__doc__), *_keys(kind, f"{about}.", defaults=_default_at(schema, about))]
         elif about not in groups:
             parts += _keys(schema, "", only=about)
         return "\n\n".join(part for part in parts if part)
@@ -72,15 +72,15 @@ class Key(NamedTuple):
     text: str
 
 
-def keys_of(schema: type, prefix: str = "") -> list[Key]:
-    """The keys of a configuration that are no sections."""
+def keys_of(schema: type, prefix: str = "", defaults: object = None) -> list[Key]:
+    """The keys of a configuration that are no sections; their defaults are those of ``defaults``, if it is given."""
     rules = TypeAdapter(schema).json_schema()["properties"]
     types, texts = field_types(schema), _descriptions(schema)
     found = []
     for each in dataclasses.fields(schema):
         if section(types[each.name]) is None:
             rule = rules[each.name]
-            found.append(Key(prefix + each.name, _kind(rule), _default(each), _text(texts.get(each.name))))
+            found.append(Key(prefix + each.name, _kind(rule), _default(each, defaults), _text(texts.get(each.name))))
     return found
 
 
@@ -92,22 +92,30 @@ def _descriptions(schema: type) -> dict[str, str]:
 
 
 def _keys(
-    schema: type, prefix: str, *, deep: bool = True, only: str | None = None, hidden: set[str] | None = None
+    schema: type,
+    prefix: str,
+    *,
+    defaults: object = None,
+    only: str | None = None,
+    hidden: set[str] | None = None,
 ) -> list[str]:
     """Paragraphs: the keys of a configuration, then those of its sections."""
-    own = [key for key in keys_of(schema, prefix) if only in (None, key.name)]
+    own = [key for key in keys_of(schema, prefix, defaults) if only in (None, key.name)]
     parts = [("keys\n" if not prefix else "") + "\n".join(map(_row, own))] if own else []
-    if only is not None or not deep:
+    if only is not None:
         return parts
-    for name, kind in field_types(schema).items():
-        if (inner := section(kind)) is None:
+    types = field_types(schema)
+    for each in dataclasses.fields(schema):
+        name = each.name
+        if (inner := section(types[name])) is None:
             continue
         path = f"{prefix}{name}"
         title = f"{path}: {_first_line(inner)}"
         if name in (hidden or ()):
             parts.append(_wrapped(f"{title} Its keys: --help {path}", 2))
         else:
-            parts.append("\n".join([_wrapped(title, 2), *_keys(inner, f"{path}.")]))
+            keys = _keys(inner, f"{path}.", defaults=_default_of(each, defaults))
+            parts.append("\n".join([_wrapped(title, 2), *keys]))
     return parts
 
 
@@ -165,14 +173,30 @@ def _range(rule: Mapping[str, Any]) -> Iterator[str]:
             yield f"{sign} {rule[key]:g}"
 
 
-def _default(each: dataclasses.Field[Any]) -> str:
-    if _is_required(each):
+def _default(each: dataclasses.Field[Any], defaults: object) -> str:
+    value = _default_of(each, defaults)
+    if value is dataclasses.MISSING:
         return "required"
-    value = each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
     if value is None:
         return "default null"
     shown = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
     return f"default {shown if not isinstance(shown, list) else '[' + ', '.join(map(str, shown)) + ']'}"
+
+
+def _default_of(each: dataclasses.Field[Any], defaults: object) -> Any:
+    """A field's value in ``defaults``, which is None or the default of the whole section; else the field's own."""
+    if defaults is not None and defaults is not dataclasses.MISSING:
+        return getattr(defaults, each.name)
+    return each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
+
+
+def _default_at(schema: type, path: str) -> Any:
+    """The default of the section at a dotted path."""
+    value: Any = None
+    for name in path.split("."):
+        value = _default_of(next(each for each in dataclasses.fields(schema) if each.name == name), value)
+        schema = section(field_types(schema)[name]) or schema
+    return value
 
 
 def _is_required(each: dataclasses.Field[Any]) -> bool:

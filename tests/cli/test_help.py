@@ -151,6 +151,14 @@ def test_ranges_and_choices_are_said(capsys):
     assert found["run_dir"].facts == "text, required"
 
 
+@pytest.mark.parametrize("name", ["objective", "objective.moleculesde.bond_sde"])
+def test_a_section_shows_the_defaults_that_its_owner_gives(capsys, name):
+    found = rows(help_of(capsys, f"pretrain --help {name}"))
+    assert found["objective.moleculesde.bond_sde.kind"].facts == "ve | vp | subvp, default vp"
+    assert found["objective.moleculesde.bond_sde.minimum"].facts == "number >= 0, default 0.1"
+    assert not [key for key, row in found.items() if row.facts.endswith("required")]
+
+
 # --- examples, --cfg, --version ---------------------------------------------------------------------------------------
 
 
