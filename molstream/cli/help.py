@@ -157,14 +157,16 @@ def _pair(name: str, text: str) -> str:
 def _kind(rule: Mapping[str, Any]) -> str:
     """The type and range of a key, from its JSON schema."""
     if "anyOf" in rule:
-        kinds = [_kind(one) for one in rule["anyOf"] if one.get("type") != "null"]
-        return " or ".join([*kinds, "null"])
+        return " or ".join(map(_kind, rule["anyOf"]))
     if "enum" in rule:
         return " | ".join(map(str, rule["enum"]))
     if "const" in rule:
         return str(rule["const"])
-    names = {"string": "text", "integer": "integer", "number": "number", "boolean": "true | false", "array": "list"}
-    return " ".join([names.get(rule.get("type", ""), "value"), *_range(rule)])
+    if "type" not in rule:  # a key of type Any, which its command reads itself
+        return "text, list or mapping"
+    kind = str(rule["type"])
+    names = {"string": "text", "boolean": "true | false", "array": "list", "object": "mapping"}
+    return " ".join([names.get(kind, kind), *_range(rule)])
 
 
 def _range(rule: Mapping[str, Any]) -> Iterator[str]:
