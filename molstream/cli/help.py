@@ -112,10 +112,10 @@ def _keys(
         path = f"{prefix}{name}"
         title = f"{path}: {_first_line(inner)}"
         if name in (hidden or ()):
-            parts.append(_wrapped(f"{title} Its keys: --help {path}", 2))
+            parts.append(_wrapped(f"{title} Its keys: --help {path}", 4))
         else:
             keys = _keys(inner, f"{path}.", defaults=_default_of(each, defaults))
-            parts.append("\n".join([_wrapped(title, 2), *keys]))
+            parts.append("\n".join([_wrapped(title, 4), *keys]))
     return parts
 
 

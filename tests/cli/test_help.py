@@ -120,8 +120,10 @@ def test_help_lists_every_key_with_type_default_and_docstring(capsys, command):
         assert option in text
 
 
+@pytest.mark.parametrize("columns", [80, 110])
 @pytest.mark.parametrize(("command", "name"), SECTIONS)
-def test_help_of_a_section_lists_its_keys(capsys, command, name):
+def test_help_of_a_section_lists_its_keys(capsys, monkeypatch, command, name, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     inner = section(field_types(SCHEMAS[command])[name])
     assert inner is not None
     text = help_of(capsys, f"{command} --help {name}")
