@@ -125,8 +125,8 @@ def gradient_norms(terms: Mapping[str, Term], encoders: Encoders) -> dict[str, d
 
 def representations(batch: MoleculeBatch, encoders: Encoders) -> tuple[Tensor, Tensor]:
     """Compute pooled 2D and 3D representations, float32 [g, d], of the molecules with a conformer."""
-    nodes_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
-    nodes_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
+    nodes_2d = encoders.nodes_2d(batch)
+    nodes_3d = encoders.nodes_3d(batch)
     pooled_2d = encoders.encoder_2d.readout(nodes_2d, batch.batch, batch.num_graphs)
     pooled_3d = encoders.encoder_3d.readout(nodes_3d, batch.batch, batch.num_graphs)
     return pooled_2d[batch.has_pos].float(), pooled_3d[batch.has_pos].float()

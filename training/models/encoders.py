@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from molstream.extensions import extended
+from molstream.training.data.batch import MoleculeBatch
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.gin import GIN
 from molstream.training.models.painn import PaiNN
@@ -40,6 +42,19 @@ class Encoders(nn.Module):
         # Any: the encoders share `readout`, and no base class but nn.Module, which does not know it.
         self.encoder_2d: Any = self._built(chosen.get("2d"), config)
         self.encoder_3d: Any = self._built(chosen.get("3d"), config)
+
+    def nodes_2d(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Encode the bond graphs of a batch: representations of its atoms, [n, d].
+
+        Args:
+            batch: molecules.
+            generator: source of dropout masks; none are drawn in evaluation mode.
+        """
+        return self.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
+
+    def nodes_3d(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Encode elements and positions of a batch, [n, d]; arguments as in :meth:`nodes_2d`."""
+        return self.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
 
     @staticmethod
     def _built(name: str | None, config: ModelConfig) -> nn.Module | None:

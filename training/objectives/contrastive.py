@@ -11,12 +11,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.models.config import ModelConfig
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import in_float32
 
 CONTRASTIVE_LEVELS = ("atom", "molecule")
 """Levels of the contrast: the rows of x and y are atoms or molecules."""
+
+
+def require_equal_widths(model: ModelConfig) -> None:
+    """Check that 2D and 3D representations can be compared.
+
+    Raises:
+        ConfigError: the encoders have different widths.
+    """
+    if model.hidden_2d != model.hidden_3d:
+        raise ConfigError(
+            "the contrastive loss compares 2D and 3D representations, so both encoders need the same width: "
+            f"got hidden={model.hidden_2d} for the 2D and {model.hidden_3d} for the 3D encoder."
+        )
 
 
 def compared_rows(

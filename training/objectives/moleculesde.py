@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.bond_transformer import (
     NUM_BOND_CLASSES,
@@ -34,7 +33,7 @@ from molstream.training.models.graph import in_float32, molecule_pairs, segment_
 from molstream.training.models.relations import topology
 from molstream.training.objectives.base import Objective, Term, denoising_term
 from molstream.training.objectives.config import MoleculeSDEConfig
-from molstream.training.objectives.contrastive import CONTRASTIVE, compared_rows
+from molstream.training.objectives.contrastive import CONTRASTIVE, compared_rows, require_equal_widths
 
 MIN_TIME = 1e-3
 """Lower bound of diffusion times: below it, the noise of VP is too small for float32."""
@@ -46,14 +45,14 @@ class MoleculeSDE(Objective):
     Gradients: L_23 reaches the 2D encoder, L_32 the 3D encoder, L_CL both.
 
     Raises:
-        ConfigError: a name is unknown, or the encoders' representations have different widths.
+        ConfigError: the encoders' representations have different widths.
     """
 
     required_fields = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
 
     def __init__(self, config: MoleculeSDEConfig, model: ModelConfig):
         super().__init__()
-        _check(config, model)
+        require_equal_widths(model)
         self.config = config
         self.contrastive = CONTRASTIVE[config.contrastive]
         self.weighting = WEIGHTINGS[config.weighting]
@@ -66,8 +65,8 @@ class MoleculeSDE(Objective):
 
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
         """Compute the three losses; metrics are the unweighted losses and the contrastive accuracy."""
-        z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
-        z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
+        z_2d = encoders.nodes_2d(batch, generator)
+        z_3d = encoders.nodes_3d(batch, generator)
         return {
             "contrast": self._contrastive_term(batch, encoders, z_2d, z_3d, generator),
             "2D to 3D": self._position_term(batch, z_2d, generator),
@@ -76,7 +75,7 @@ class MoleculeSDE(Objective):
 
     def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
         """Distribution of positions with mean zero in each molecule; score = -noise / sigma."""
-        z = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+        z = encoders.nodes_2d(batch)
         paths = topology(batch.edge_index, batch.edge_attr, batch.batch)
 
         def score(x: Tensors, t: Tensor) -> Tensors:
@@ -89,7 +88,7 @@ class MoleculeSDE(Objective):
 
     def bond_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
         """Distribution of one-hot bonds of all pairs and one-hot charges of all atoms; score = -noise / sigma."""
-        z = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch)
+        z = encoders.nodes_3d(batch)
         parts = (
             Part(self.bond_sde, _molecule_of_pairs(batch), NUM_BOND_CLASSES),
             Part(self.bond_sde, batch.batch, NUM_CHARGE_CLASSES),
@@ -154,11 +153,3 @@ class MoleculeSDE(Objective):
 def _molecule_of_pairs(batch: MoleculeBatch) -> Tensor:
     """int64 [p]: molecule of each unordered pair."""
     return batch.batch.index_select(0, molecule_pairs(batch.batch)[0])
-
-
-def _check(config: MoleculeSDEConfig, model: ModelConfig) -> None:
-    if model.hidden_2d != model.hidden_3d:
-        raise ConfigError(
-            f"the contrastive loss compares representations of the same width, but the 2D encoder has "
-            f"{model.hidden_2d} and the 3D encoder {model.hidden_3d}."
-        )

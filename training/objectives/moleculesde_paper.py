@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.conditional import Conditional, Part
 from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal
@@ -22,7 +21,7 @@ from molstream.training.models.graph import extended_edges, in_float32, segment_
 from molstream.training.models.schnet import NUM_ATOM_TYPES
 from molstream.training.objectives.base import Objective, Term, denoising_term
 from molstream.training.objectives.config import PaperMoleculeSDEConfig
-from molstream.training.objectives.contrastive import CONTRASTIVE, compared_rows
+from molstream.training.objectives.contrastive import CONTRASTIVE, compared_rows, require_equal_widths
 
 
 class PaperMoleculeSDE(Objective):
@@ -31,14 +30,14 @@ class PaperMoleculeSDE(Objective):
     Gradients: L_23 reaches the 2D encoder, L_32 the 3D encoder, L_CL both.
 
     Raises:
-        ConfigError: a name is unknown, or the encoders' representations have different widths.
+        ConfigError: the encoders' representations have different widths.
     """
 
     required_fields = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
 
     def __init__(self, config: PaperMoleculeSDEConfig, model: ModelConfig):
         super().__init__()
-        _check(config, model)
+        require_equal_widths(model)
         self.config = config
         self.contrastive = CONTRASTIVE[config.contrastive]
         self.position_sde = named_sde(POSITION_SDES, config.position_sde)
@@ -50,8 +49,8 @@ class PaperMoleculeSDE(Objective):
 
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
         """Compute the three losses; metrics are the unweighted losses and the contrastive accuracy."""
-        z_2d = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
-        z_3d = encoders.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
+        z_2d = encoders.nodes_2d(batch, generator)
+        z_3d = encoders.nodes_3d(batch, generator)
         return {
             "contrast": self._contrastive_term(batch, encoders, z_2d, z_3d, generator),
             "2D to 3D": self._position_term(batch, z_2d, generator),
@@ -60,7 +59,7 @@ class PaperMoleculeSDE(Objective):
 
     def conformer_distribution(self, batch: MoleculeBatch, encoders: Encoders) -> Conditional:
         """Distribution of positions with uncentred noise, as in the original; score = -o / std (section 4.5)."""
-        z = encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+        z = encoders.nodes_2d(batch)
         pairs = self._position_pairs(batch)
 
         def score(x: Tensors, t: Tensor) -> Tensors:
@@ -139,11 +138,3 @@ def dense_graph(batch: MoleculeBatch, z_3d: Tensor) -> tuple[Tensor, Tensor, Ten
     adj = like.new_zeros((num_graphs * size, size))
     adj = adj.index_put((slot[source], rank[target]), (batch.edge_attr[:, 0] + 1).to(like))
     return x, adj.view(num_graphs, size, size), to_dense(z_3d, slot, num_graphs, size)
-
-
-def _check(config: PaperMoleculeSDEConfig, model: ModelConfig) -> None:
-    if model.hidden_2d != model.hidden_3d:
-        raise ConfigError(
-            f"moleculesde_paper compares 2D and 3D representations of an atom, so both encoders need the same width: "
-            f"got hidden={model.hidden_2d} for the 2D and {model.hidden_3d} for the 3D encoder."
-        )
