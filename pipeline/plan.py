@@ -15,7 +15,9 @@ from molstream.io.reading import read_json
 from molstream.pipeline.config import PreprocessConfig, ReadConfig
 from molstream.pipeline.readers.datasets.moleculenet import benchmark_file
 from molstream.pipeline.readers.discover import find_files
-from molstream.pipeline.readers.split import InputSplit, SourceFile, cut, describe_sources, prepare, target_names
+from molstream.pipeline.readers.prepare import prepare
+from molstream.pipeline.readers.source import SourceFile, describe_sources
+from molstream.pipeline.readers.split import InputSplit, cut, target_names
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
 from molstream.preprocessing.fields import SCHEMA_VERSION
 
@@ -89,8 +91,7 @@ def plan_sources(config: PreprocessConfig) -> list[SourceFile]:
 def cut_sources(sources: Sequence[SourceFile], config: PreprocessConfig, work: Path) -> tuple[InputSplit, ...]:
     """Cut the input into splits; compressed and remote files get a plain file in ``work``."""
     work.mkdir(exist_ok=True)
-    for source in sources:
-        prepare(source)
+    prepare(sources)
     return tuple(cut(sources, config.rows_per_shard, config.limit))
 
 
@@ -132,8 +133,7 @@ def benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[So
 
 
 def _cut_benchmark(sources: Sequence[SourceFile], config: PreprocessConfig) -> tuple[InputSplit, ...]:
-    for source in sources:
-        prepare(source)
+    prepare(sources)
     return tuple(cut(sources, config.rows_per_shard))
 
 

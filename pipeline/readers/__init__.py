@@ -28,9 +28,15 @@ SOURCES: dict[str, Format] = {
     "smi": Format((".smi", ".smiles", ".txt"), no_targets, by_bytes(lines), parse_line),
     "sdf": Format((".sdf", ".sd", ".mol"), named_targets, by_bytes(sdf_entries), parse_sdf),
     "jsonl": Format((".jsonl", ".ndjson"), named_targets, by_bytes(lines), parse_json),
-    "parquet": Format((".parquet", ".pq"), parquet_layout, parquet_batches, parse_row),
+    "parquet": Format((".parquet", ".pq"), parquet_layout, parquet_batches, parse_row, may_crash=True),
     "arrow": Format(
-        (".arrow", ".feather", ".ipc"), arrow_layout, arrow_batches, parse_row, is_arrow_file, unpack_arrow
+        (".arrow", ".feather", ".ipc"),
+        arrow_layout,
+        arrow_batches,
+        parse_row,
+        is_arrow_file,
+        unpack_arrow,
+        may_crash=True,
     ),
 }
 """The file formats of molstream itself."""

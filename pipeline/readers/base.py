@@ -115,6 +115,8 @@ class Format(NamedTuple):
     """File -> names of a second file with more of the same records, row by row; the first that exists is joined."""
     configure: Callable[[ReadConfig, str, Path], ReadConfig] = as_asked
     """(configuration, name for messages, file) -> the configuration with the default columns of a known data set."""
+    may_crash: bool = False
+    """Whether a damaged file can end the process that reads it: then another process reads it first."""
 
 
 def by_bytes(records: Callable[[BinaryIO, Layout], Iterator[bytes]]) -> Callable[[str, Layout, Place, int], Batches]:

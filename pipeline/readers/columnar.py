@@ -115,12 +115,14 @@ def parquet_layout(where: str, path: Path, config: ReadConfig) -> Layout:
 
 def parquet_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
     """Rows of a Parquet file; ``start`` of a place is a row group, inside of which pages are decoded one by one."""
-    with pq.ParquetFile(path, buffer_size=COPY_BYTES, pre_buffer=False) as file:
+    options = {"buffer_size": COPY_BYTES, "pre_buffer": False, "page_checksum_verification": True}
+    with pq.ParquetFile(path, **options) as file:
         names = [file.schema_arrow.names[column] for column in _columns(layout)]
         for group in range(place.start, file.num_row_groups):
             done = 0
             wanted = place.skip if group == place.start else 0
             for batch in file.iter_batches(min(max(rows, 1), BATCH_ROWS), row_groups=[group], columns=names):
+                batch.validate(full=True)
                 if done + batch.num_rows > wanted:
                     part = batch.slice(max(0, wanted - done))
                     yield Place(group, done + batch.num_rows - part.num_rows), _rows(part, layout)

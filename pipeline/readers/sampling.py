@@ -21,7 +21,8 @@ from molstream.pipeline.readers.base import GEOMETRY_KEYS, copy
 from molstream.pipeline.readers.compression import COMPRESSIONS, DAMAGES, compression
 from molstream.pipeline.readers.delimited import column_names
 from molstream.pipeline.readers.discover import format_named
-from molstream.pipeline.readers.split import InputSplit, SourceFile, read_split, target_names
+from molstream.pipeline.readers.source import SourceFile
+from molstream.pipeline.readers.split import InputSplit, read_split, target_names
 from molstream.preprocessing.fields import RawMolecule, Rejection
 
 HEAD_BYTES = 8 << 20

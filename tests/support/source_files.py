@@ -14,7 +14,8 @@ from pyarrow import feather
 from rdkit import Chem
 
 from molstream.pipeline.readers.discover import find_files
-from molstream.pipeline.readers.split import ReadConfig, cut, open_sources, read_split
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.split import ReadConfig, cut, read_split
 from molstream.preprocessing.fields import RawMolecule
 
 SMILES = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "C/C=C/C", "N", "O=C(O)c1ccccc1"]

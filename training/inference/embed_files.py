@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from molstream.io.files import written_whole
 from molstream.pipeline.config import ReadConfig
-from molstream.pipeline.readers.split import InputSplit, cut, open_sources, read_split
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.split import InputSplit, cut, read_split
 from molstream.preprocessing.fields import RawMolecule, Rejection
 from molstream.training.inference.config import EmbedConfig
 from molstream.training.inference.embedder import MoleculeEmbedder

@@ -14,7 +14,8 @@ from rdkit import Chem
 from molstream.errors import MoleculeError
 from molstream.io.files import written_whole
 from molstream.pipeline.config import ReadConfig
-from molstream.pipeline.readers.split import InputSplit, cut, open_sources, read_split
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.split import InputSplit, cut, read_split
 from molstream.preprocessing.assemble import assemble
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.featurize import featurize

@@ -13,7 +13,8 @@ from rdkit.Chem import AllChem
 from molstream.errors import ConfigError, DataError
 from molstream.pipeline.readers.datasets import ADAPTERS, pcqm4mv2
 from molstream.pipeline.readers.datasets.moleculenet import TASKS, benchmark_file
-from molstream.pipeline.readers.split import ReadConfig, cut, open_sources, read_split, target_names
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.split import ReadConfig, cut, read_split, target_names
 from molstream.preprocessing.fields import RawMolecule
 
 SMILES = ["CCO", "c1ccccc1", "C", "C/C=C/C", "N"]

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from molstream.errors import DataError
-from molstream.pipeline.readers.split import ReadConfig, cut, open_sources, read_split
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.split import ReadConfig, cut, read_split
 from tests.support.source_files import FORMATS, SMILES, read, shown
 
 

@@ -9,7 +9,8 @@ from molstream.compose import compose
 from molstream.errors import ConfigError, DataError
 from molstream.pipeline.config import PreprocessConfig
 from molstream.pipeline.readers.discover import find_files
-from molstream.pipeline.readers.split import ReadConfig, cut, open_sources, read_split
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.split import ReadConfig, cut, read_split
 from tests.support.datasets import REPOSITORY
 from tests.support.source_files import FORMATS, SMILES, read, shown
 

@@ -17,7 +17,9 @@ import pytest
 from molstream.errors import ConfigError, DataError
 from molstream.io import remote
 from molstream.pipeline.readers.discover import find_files
-from molstream.pipeline.readers.split import ReadConfig, cut, describe_sources, open_sources, read_split
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.source import describe_sources
+from molstream.pipeline.readers.split import ReadConfig, cut, read_split
 from molstream.preprocessing.fields import RawMolecule
 from tests.support.datasets import REPOSITORY, molstream
 from tests.support.object_store import Store, serving
@@ -156,7 +158,8 @@ def test_a_missing_backend_is_an_error_that_says_what_to_install():
     code = """
 import sys
 sys.modules["s3fs"] = None
-from molstream.pipeline.readers.split import ReadConfig, find_files
+from molstream.pipeline.config import ReadConfig
+from molstream.pipeline.readers.discover import find_files
 find_files(["s3://data/m.csv"], ReadConfig())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from molstream.errors import ConfigError, DataError
-from molstream.pipeline.readers.split import ReadConfig, cut, open_sources, read_split
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.split import ReadConfig, cut, read_split
 from molstream.preprocessing.fields import RawMolecule, Rejection
 from tests.support.source_files import COMPRESS, FORMATS, SMILES, TEXTS, read, shown, table
 
