@@ -1,10 +1,12 @@
 """The text of a record -> sanitized molecule and given geometry: SMILES, CXSMILES, mol block or geometry record."""
 
+import re
 from dataclasses import dataclass
 
 from rdkit import Chem, rdBase
 
 from molstream.errors import MoleculeError
+from molstream.preprocessing.definite import is_rewritten, may_be_indefinite, require_conserved, require_definite
 from molstream.preprocessing.fields import Format
 from molstream.preprocessing.geometry import (
     GeometryRecord,
@@ -14,6 +16,8 @@ from molstream.preprocessing.geometry import (
 )
 from molstream.preprocessing.hydrogens import without_stereochemistry
 from molstream.preprocessing.rdkit_errors import rdkit_errors
+
+ASCII_SPACE = re.compile(r"[ \t\r\n]+")
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,33 @@ def _molecule(text: str, format: Format, max_smiles_length: int) -> Chem.Mol:
         mol = _read(text, format, max_smiles_length, sanitize=True)
     if mol is None:
         # A molecule that can be read without sanitization is well-formed text of an impossible structure.
-        with rdBase.CaptureErrorLog():
-            broken = _read(text, format, max_smiles_length, sanitize=False)
-        message = " ".join(line.split("] ", 1)[-1].strip() for line in log.messages.splitlines() if line.strip())
-        reason = "unparsable" if broken is None else "unsanitizable"
-        raise MoleculeError("parse", reason, message or f"RDKit cannot read this {format}")
+        reason = "unparsable" if _as_written(text, format, max_smiles_length) is None else "unsanitizable"
+        raise MoleculeError("parse", reason, _message(log) or f"RDKit cannot read this {format}")
     if mol.GetNumAtoms() == 0:
         raise MoleculeError("parse", "no_atoms", "a molecule without atoms")
+    if is_rewritten(mol) and (written := _as_written(text, format, max_smiles_length)) is not None:
+        require_conserved(written, mol)
+    if may_be_indefinite(mol, text, format):
+        require_definite(mol)
     if format == "molblock" or ":" in text:
         for atom in mol.GetAtoms():
             atom.SetAtomMapNum(0)
     return mol
+
+
+def _as_written(text: str, format: Format, max_smiles_length: int) -> Chem.Mol | None:
+    with rdBase.CaptureErrorLog():
+        return _read(text, format, max_smiles_length, sanitize=False)
+
+
+def _message(log: rdBase.CaptureErrorLog) -> str:
+    """What RDKit logged, in one line."""
+    try:
+        text = log.messages
+    except UnicodeDecodeError as error:
+        # RDKit quotes the input byte by byte, and may have cut a character.
+        text = error.object.decode(errors="replace")
+    return " ".join(line.split("] ", 1)[-1].strip() for line in text.splitlines() if line.strip())
 
 
 def _read(text: str, format: Format, max_smiles_length: int, sanitize: bool) -> Chem.Mol | None:
@@ -87,7 +107,10 @@ def _read(text: str, format: Format, max_smiles_length: int, sanitize: bool) -> 
                     f"{mol.GetNumAtoms()} atoms in the mol block; the limit max_smiles_length is {max_smiles_length}",
                 )
             return mol
-        smiles, *extension = text.split(maxsplit=1)
+        smiles, *extension = ASCII_SPACE.split(text.strip(" \t\r\n"), maxsplit=1)
+        if unexpected := [c for c in smiles if not "!" <= c <= "~"]:
+            # RDKit cuts some of them off at the ends, and reads the rest as another molecule.
+            raise MoleculeError("parse", "unparsable", f"the character {unexpected[0]!a} is not part of any SMILES")
         if len(smiles) > max_smiles_length:
             raise MoleculeError(
                 "parse", "too_long", f"{len(smiles)} characters; the limit max_smiles_length is {max_smiles_length}"
