@@ -13,6 +13,16 @@ from tests.support.datasets import REPOSITORY, molecules, molstream, write_csv
 from tests.support.disk import Disk, mounted
 
 
+LONGEST = ("test_readme", "test_pretrain", "test_checkpoint", "test_wrong_command_lines", "test_golden_road")
+"""Modules that take longest. A worker takes a whole module at a time: one of these at the end would run alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest modules first."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real molecules beside the repository; tests that need it skip where it is absent."""

@@ -14,10 +14,15 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+import numpy as np
+
 from molstream.io.files import written_whole
 from molstream.pipeline.config import ReadConfig
+from molstream.pipeline.readers.lines import with_line_feeds
 
 COPY_BYTES = 1 << 18
+MAX_TARGET = float(np.finfo(np.float32).max)
+"""Largest absolute value of a target."""
 
 DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 """Names of delimiters that are awkward to write on a command line."""
@@ -171,18 +176,28 @@ def decode(record: bytes) -> str:
         ) from error
 
 
+def molecule(cell: str, targets: tuple[float, ...]) -> Molecule:
+    """The molecule in a cell of a table: a SMILES, or a mol block, which tables of databases may hold."""
+    if "M  END" in cell:
+        return Molecule(with_line_feeds(cell), "molblock", targets)
+    return Molecule(cell.strip(), "smiles", targets)
+
+
 def target(cell: Any) -> float:
     """A target's value; NaN where there is none.
 
     Raises:
-        RefusedError: it is no number.
+        RefusedError: it is no number, or none that float32 can hold.
     """
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return float("nan")
     try:
-        return float(cell)
+        value = float(cell)
     except (ValueError, TypeError, OverflowError):
         raise RefusedError("bad_target", f"the target {cell!r} is not a number; leave missing values empty") from None
+    if abs(value) > MAX_TARGET:
+        raise RefusedError("bad_target", f"the target {cell!r} is beyond what is stored, {MAX_TARGET:.3g} (float32)")
+    return value
 
 
 GEOMETRY_KEYS = ("smiles", "charge", "numbers", "positions", "energies", "forces")

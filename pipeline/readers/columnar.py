@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from molstream.errors import DataError, in_words
 from molstream.io.files import written_whole
 from molstream.pipeline.config import ReadConfig
-from molstream.pipeline.readers.base import COPY_BYTES, Batches, Layout, Molecule, Place, copy, decode, target
+from molstream.pipeline.readers.base import COPY_BYTES, Batches, Layout, Molecule, Place, copy, decode, molecule, target
 from molstream.pipeline.readers.compression import is_damage
 from molstream.pipeline.readers.delimited import find_columns
 
@@ -30,7 +30,7 @@ FEATHER_V1 = b"FEA1"
 def parse_row(record: bytes, layout: Layout) -> Molecule:
     """The molecule and targets in a line of text that :func:`_rows` made."""
     text, *values = record[:-1].rsplit(b"\t", len(layout.columns))
-    return Molecule(decode(text).strip(), "smiles", tuple(target(decode(value)) for value in values))
+    return molecule(decode(text), tuple(target(decode(value)) for value in values))
 
 
 def _rows(batch: pa.RecordBatch, layout: Layout) -> list[bytes]:

@@ -12,10 +12,12 @@ from typing import BinaryIO
 
 from molstream.errors import DataError
 from molstream.pipeline.config import DELIMITERS, ReadConfig
-from molstream.pipeline.readers.base import Format, Layout, Molecule, RefusedError, by_bytes, decode, target
+from molstream.pipeline.readers.base import Format, Layout, Molecule, RefusedError, by_bytes, decode, molecule, target
+from molstream.pipeline.readers.lines import LineReader
 
-SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "mol")
-"""Names by which a SMILES column is detected, in this order; upper and lower case do not matter."""
+SMILES_NAMES = ("isomericsmiles", "smiles", "canonicalsmiles", "smi", "structure", "mol")
+"""Names by which a SMILES column is detected, in this order, since canonical ones may lack stereochemistry; case,
+spaces, hyphens and underscores do not matter."""
 
 MAX_QUOTED_BYTES = 1 << 20
 """A quoted CSV record longer than this is taken for a stray quote."""
@@ -43,10 +45,12 @@ def find_columns(where: str, names: Sequence[str], config: ReadConfig) -> tuple[
 
 
 def _guess(where: str, names: Sequence[str]) -> int:
-    lower = [name.lower() for name in names]
-    guessed = next((name for name in SMILES_NAMES if name in lower), None)
+    plain = [re.sub(r"(?<=[a-z])[ _-](?=[a-z])", "", name.lower()) for name in names]
+    guessed = next((name for name in SMILES_NAMES if name in plain), None)
     if guessed is not None:
-        return lower.index(guessed)
+        found = [k for k, name in enumerate(plain) if name == guessed]
+        _require_one(where, names, found, "smiles_column")
+        return found[0]
     advice = "Name the column: smiles_column=..."
     if len(names) == 1:
         found = [name for name in ("tab", "semicolon", "pipe") if DELIMITERS[name] in names[0]]
@@ -55,14 +59,28 @@ def _guess(where: str, names: Sequence[str]) -> int:
         f"{advice.strip()} If the first line is no header: header=false and smiles_column=0 (columns are numbered)."
     )
     raise DataError(
-        f"{where}: none of its columns ({listed(names)}) is called {' or '.join(SMILES_NAMES[:3])}. {advice}"
+        f"{where}: none of its columns ({listed(names)}) is called smiles, isomeric_smiles or canonical_smiles. "
+        f"{advice}"
     )
 
 
 def _column(where: str, names: Sequence[str], name: str, key: str) -> int:
     if name not in names:
         raise DataError(f"{where} has no column '{name}' ({key}); its columns are {listed(names)}.")
-    return names.index(name)
+    found = [k for k, other in enumerate(names) if other == name]
+    _require_one(where, names, found, key)
+    return found[0]
+
+
+def _require_one(where: str, names: Sequence[str], found: Sequence[int], key: str) -> None:
+    """Check that only one of the columns can be meant.
+
+    Raises:
+        DataError: there are several.
+    """
+    if len(found) > 1:
+        several = " and ".join(f"'{names[k]}' (column {k + 1})" for k in found)
+        raise DataError(f"{where}: several columns can be meant by {key}: {several}. Rename or remove all but one.")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -109,15 +127,12 @@ def column_names(path: Path, delimiter: str = ",") -> list[str]:
 
 def _header(file: BinaryIO, delimiter: str) -> tuple[list[str], int]:
     """The cells of a table's first record, and the position behind it."""
-    line = file.readline()
+    begin = file.tell()
+    lines = LineReader(file)
+    line = next(lines, b"")
     if _in_quotes(line, delimiter):
-        behind = file.tell()
-        joined = _quoted_record(line, file, delimiter)
-        if joined:
-            line = joined
-        else:
-            file.seek(behind)
-    return [name.strip() for name in cells(line.decode("utf-8-sig", "replace"), delimiter)], file.tell()
+        line = b"".join(_quoted_lines(line, lines, delimiter))
+    return [name.strip() for name in cells(line.decode("utf-8-sig", "replace"), delimiter)], begin + len(line)
 
 
 def _records(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
@@ -125,24 +140,26 @@ def _records(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
 
     Lines are joined only if together they have the right number of cells: a stray quote costs its own line.
     """
-    for record in file:
+    lines = LineReader(file)
+    for record in lines:
         if b'"' in record and _in_quotes(record, layout.delimiter):
-            behind = file.tell()
-            joined = _quoted_record(record, file, layout.delimiter)
-            if _is_well_formed(joined, layout):
-                yield joined
+            quoted = _quoted_lines(record, lines, layout.delimiter)
+            if _is_well_formed(b"".join(quoted), layout):
+                yield b"".join(quoted)
                 continue
-            file.seek(behind)
+            lines.put_back(quoted[1:])
         yield record
 
 
-def _quoted_record(line: bytes, file: BinaryIO, delimiter: str) -> bytes:
-    """The line with those behind it, up to the one where its open quote is closed; nothing if it never is."""
+def _quoted_lines(line: bytes, following: LineReader, delimiter: str) -> list[bytes]:
+    """The line with those behind it, up to the one where its open quote is closed; the line alone if it never is."""
     lines, size, inside = [line], len(line), True
-    while inside and size <= MAX_QUOTED_BYTES and (line := file.readline()):
+    while inside and size <= MAX_QUOTED_BYTES and (line := next(following, b"")):
         lines.append(line)
         size, inside = size + len(line), _in_quotes(line, delimiter, inside)
-    return b"" if inside else b"".join(lines)
+    if inside:
+        following.put_back(lines[1:])
+    return lines[:1] if inside else lines
 
 
 def _is_well_formed(record: bytes, layout: Layout) -> bool:
@@ -185,7 +202,7 @@ def _parse(record: bytes, layout: Layout) -> Molecule:
         raise RefusedError("malformed_row", str(error)) from error
     if len(row) != layout.num_columns:
         raise RefusedError("malformed_row", f"{len(row)} columns, expected {layout.num_columns} as in the first row")
-    return Molecule(row[layout.smiles].strip(), "smiles", tuple(target(row[k]) for k in layout.columns))
+    return molecule(row[layout.smiles], tuple(target(row[k]) for k in layout.columns))
 
 
 def cells(text: str, delimiter: str, strict: bool = False) -> list[str]:

@@ -1,14 +1,17 @@
 """Text formats: lines of SMILES, SD files, and lines of JSON."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from molstream.errors import DataError
 from molstream.pipeline.config import ReadConfig
-from molstream.pipeline.readers.base import Layout, Molecule, RefusedError, decode, geometry, target
+from molstream.pipeline.readers.base import Layout, Molecule, RefusedError, decode, geometry, molecule, target
+from molstream.pipeline.readers.lines import LineReader, with_line_feeds
 
+EXTENSION = re.compile(r"^\|[^|]*\|")
 ENTRY_END = b"$$$$"
 """Start of the last line of an entry of an SD file."""
 
@@ -20,7 +23,7 @@ def named_targets(where: str, path: Path, config: ReadConfig) -> Layout:
 
 def lines(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
     """The lines of a file, blank ones too."""
-    yield from file
+    yield from LineReader(file)
 
 
 # --- SMILES ---------------------------------------------------------------------------------------------------------
@@ -41,9 +44,10 @@ def no_targets(where: str, path: Path, config: ReadConfig) -> Layout:
 
 
 def parse_line(record: bytes, layout: Layout) -> Molecule:
-    """The molecule of a line: the first word is its SMILES; what follows is a name, and ignored."""
+    """The molecule of a line: a SMILES, and its CXSMILES extension ``|...|`` if it has one; a name is ignored."""
     words = decode(record).split(maxsplit=1)
-    return Molecule(words[0] if words else "", "smiles", ())
+    text = " ".join([words[0], *EXTENSION.findall(words[1])]) if len(words) > 1 else "".join(words)
+    return Molecule(text, "smiles", ())
 
 
 # --- SD files -------------------------------------------------------------------------------------------------------
@@ -52,7 +56,7 @@ def parse_line(record: bytes, layout: Layout) -> Molecule:
 def sdf_entries(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
     """Entries including their ``$$$$``; white space after the last one is no entry."""
     waiting: list[bytes] = []
-    for line in file:
+    for line in LineReader(file):
         waiting.append(line)
         if line.startswith(ENTRY_END):
             yield b"".join(waiting)
@@ -63,7 +67,7 @@ def sdf_entries(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
 
 def parse_sdf(record: bytes, layout: Layout) -> Molecule:
     """The molecule of an SD file's entry: its mol block, and targets from the data items ``> <NAME>``."""
-    block, items = sdf_parts(decode(record))
+    block, items = sdf_parts(with_line_feeds(decode(record)))
     return Molecule(block, "molblock", tuple(target(items.get(name)) for name in layout.targets))
 
 
@@ -102,5 +106,5 @@ def parse_json(record: bytes, layout: Layout) -> Molecule:
     if "positions" in values or "numbers" in values:
         return Molecule(geometry(values), "geometry", targets)
     if isinstance(values.get("smiles"), str):
-        return Molecule(values["smiles"].strip(), "smiles", targets)
+        return molecule(values["smiles"], targets)
     raise RefusedError("malformed_row", "neither a text 'smiles' nor 'numbers' and 'positions' among its keys")

@@ -31,10 +31,11 @@ def joined(
     title = header.index(title_column) if title_column in header else None
     entries = 0
     with written_whole(plain) as temporary, temporary.open("wb") as target:
-        for entry in sdf_entries(streams[0], Layout()):
+        found = sdf_entries(streams[0], Layout())
+        for entry in found:
             row = next(rows, None)
             if row is None:
-                more = sum(1 for _ in sdf_entries(streams[0], Layout()))
+                more = sum(1 for _ in found)
                 raise DataError(_mismatch(entries + 1 + more, entries))
             if len(row) != len(header):
                 raise DataError(f"row {entries} of its table has {len(row)} columns, expected {len(header)}.")

@@ -153,7 +153,7 @@ def test_training_does_without_the_server_and_what_it_missed_is_handed_over_afte
     assert "127.0.0.1" not in result.stdout + result.stderr + (run_dir / "log.txt").read_text()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     result = molstream("sync", f"run_dir={run_dir}")
-    assert result.stdout == f"{run_dir}: all records are handed over\n"
+    assert result.stdout == f"{run_dir}: all records are sent\n"
     (run,) = runs(client, "missed", "afterwards")
     assert run.info.status == "FINISHED"
     for name in ("train/loss", "throughput/molecules_per_s"):
