@@ -21,7 +21,8 @@ class StandardizeConfig:
     disconnect_metals: bool = True
     """Break covalent bonds between metals and N, O, F or other non-metals."""
     normalize: bool = True
-    """Write sulfoxides, amidinium ions, separated charges and the like in one way; ionise the strongest acid first."""
+    """Write sulfoxides, amidinium ions, separated charges, azides, Kekule forms and the like in one way; ionise the
+    strongest acid first."""
     largest_fragment: bool = True
     """Keep the largest fragment only (drops counter-ions and solvent)."""
     neutralise: bool = True

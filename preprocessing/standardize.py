@@ -19,8 +19,22 @@ from molstream.preprocessing.config import StandardizeConfig
 from molstream.preprocessing.fields import Format
 from molstream.preprocessing.geometry import GivenConformers, handed_as_written
 from molstream.preprocessing.hydrogens import reread, without_hydrogens
+from molstream.preprocessing.kekule import canonical_kekule, has_choice
 from molstream.preprocessing.parse import Parsed, parse
 from molstream.preprocessing.rdkit_errors import rdkit_errors
+
+SEPARATED_CHARGES = """\
+Azide, diazo compound	[#6,#7;-1:1]-[N+:2]#[N+0:3]>>[*+0:1]=[N+:2]=[N-:3]
+Oxide, ylide or imide of phosphorus	[P,As,Sb;+1:1]-[#6,#7,#8,#16,#34;-1:2]>>[*+0:1]=[*+0:2]
+Sulfone, sulfoximine, two steps	[#16,#34,#52;+2;X4:1]-[#6,#7,#8,#16;-1:2]>>[*+1:1]=[*+0:2]
+Sulfone, sulfoximine	[#16,#34,#52;+1;X4:1]-[#6,#7,#8,#16;-1:2]>>[*+0:1]=[*+0:2]
+Ylide or imide of sulfur	[#16,#34,#52;+1;X3:1]-[#6,#7;-1:2]>>[*+0:1]=[*+0:2]
+Oxide of divalent sulfur	[#16,#34,#52;+1;X2:1]-[#6,#7,#8,#16;-1:2]>>[*+0:1]=[*+0:2]
+Sulfite, sulfinic acid	[#16;+1;X3;$([#16]-[#8;+0]):1]-[#8;-1:2]>>[*+0:1]=[*+0:2]
+Oxide of selenium or tellurium	[#34,#52;+1;X3:1]-[#8;-1:2]>>[*+0:1]=[*+0:2]
+"""
+"""Transformations of neighbours with opposite charges into a double bond, beyond RDKit's own. Sulfoxides are the one
+exception: RDKit writes them with charges."""
 
 MAX_TAUTOMERS = 1000
 """Most tautomers, and most transformations, that are tried for a molecule (RDKit's own limits)."""
@@ -101,6 +115,7 @@ class _Tools:
 
     metals: rdMolStandardize.MetalDisconnector
     normalizer: rdMolStandardize.Normalizer
+    separated: rdMolStandardize.Normalizer
     reionizer: rdMolStandardize.Reionizer
     fragments: rdMolStandardize.LargestFragmentChooser
     uncharger: rdMolStandardize.Uncharger
@@ -122,6 +137,7 @@ def _tools() -> _Tools:
     return _Tools(
         rdMolStandardize.MetalDisconnector(),
         rdMolStandardize.Normalizer(),
+        rdMolStandardize.NormalizerFromData(SEPARATED_CHARGES, parameters),
         rdMolStandardize.Reionizer(),
         rdMolStandardize.LargestFragmentChooser(),
         rdMolStandardize.Uncharger(),
@@ -144,9 +160,13 @@ def _steps(mol: Chem.Mol, config: StandardizeConfig) -> Iterator[tuple[str, Chem
         yield "disconnect_metals", mol
     if config.normalize and unusual:
         # Not normalizeInPlace, nor Cleanup: they write impossible aromatic rings for one ZINC molecule in a thousand.
-        mol = tools.normalizer.normalize(mol)
+        mol = tools.separated.normalize(tools.normalizer.normalize(mol))
+        Chem.FastFindRings(mol)
         if mol.HasSubstructMatch(tools.charged):
             tools.reionizer.reionizeInPlace(mol)
+        yield "normalize", mol
+    if config.normalize and has_choice(mol):
+        mol = canonical_kekule(mol)
         yield "normalize", mol
     if config.largest_fragment and len(Chem.GetMolFrags(mol)) > 1:
         mol = tools.fragments.choose(mol)
