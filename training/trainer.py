@@ -25,6 +25,7 @@ from molstream.training.distributed.context import DistributedContext
 from molstream.training.distributed.signals import graceful_stop
 from molstream.training.distributed.watchdog import Watchdog
 from molstream.training.engine.engine import Engine, EngineProgress
+from molstream.training.memory import require_room_to_train
 from molstream.training.metrics.recorder import recording
 from molstream.training.metrics.records import is_finite, peak_memory_gib
 from molstream.training.metrics.steps import StepRecords
@@ -62,6 +63,7 @@ class Trainer:
         self.stream = LaneStream(dataset, self.order, self.lanes)
         self.validation = validation and ValidationStream(validation, data.lanes, data.micro_batch, self.lanes)
         self._validated: tuple[int, dict[str, float]] = (0, {})
+        require_room_to_train(config, context)
         module = build_module(config.model, config.objective, config.seed)
         self._sizes = {name: num_parameters(child) for name, child in module.named_children()}
         if config.compile:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from molstream.cli.command import guarded, run_command
+from molstream.io.memory import free_memory, total_memory
 
 if TYPE_CHECKING:
     from molstream.training.data.batch import MoleculeBatch
@@ -45,9 +46,8 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _devices() -> Iterator[tuple[str, str]]:
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield "CPU cores", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}"
-    yield "memory", _gib(memory)
+    yield "memory", f"{_gib(free_memory())} free of {_gib(total_memory())}"
     try:
         import torch
     except ImportError as error:
@@ -82,12 +82,13 @@ def costs(config: CostConfig) -> "list[Table | str]":
     from molstream.training.evaluation.cost_model import (
         count_flops,
         dataset_batch,
-        on_meta,
         parameters_by_part,
         typical_batch,
     )
+    from molstream.training.memory import on_meta
+    from molstream.training.module import build_module
 
-    module = on_meta(config.model, config.objective)
+    module = on_meta(lambda: build_module(config.model, config.objective, seed=0))
     parts = parameters_by_part(module)
     batch = typical_batch() if config.dataset is None else dataset_batch(config.dataset)
     flops = count_flops(config.model, config.objective, batch)
@@ -110,7 +111,8 @@ def _parameters(parts: dict[str, int]) -> Table:
 
 
 def _memory(sizes: list[int], config: "CostConfig") -> Table:
-    from molstream.training.evaluation.cost_model import LAYOUTS, gpu_memory
+    from molstream.training.engine.memory import gpu_memory
+    from molstream.training.evaluation.cost_model import LAYOUTS
 
     table = Table(title=f"memory of one of {config.gpus} GPUs in GiB, {config.precision}, without activations")
     for column in ("ZeRO", "weights", "sums", "optimizer", "lane", "step", "peak", "on the CPU"):

@@ -13,6 +13,14 @@ from pydantic import Field, PositiveFloat
 from molstream.config import Decay, PositiveInt, configuration, field_types
 from molstream.errors import ConfigError
 
+Width = Annotated[int, Field(ge=1, le=65_536)]
+"""Width of a layer. The bound is far above any model: larger numbers are damage, or would fill any memory."""
+Depth = Annotated[int, Field(ge=1, le=1_000)]
+"""Number of layers, likewise bounded, since every layer takes time to build even where it takes no memory."""
+Heads = Annotated[int, Field(ge=1, le=1_024)]
+"""Number of attention heads."""
+Gaussians = Annotated[int, Field(ge=2, le=65_536)]
+"""Number of Gaussians that a distance is expanded in."""
 Readout = Literal["mean", "sum"]
 
 
@@ -20,9 +28,9 @@ Readout = Literal["mean", "sum"]
 class GINConfig:
     """Sizes of the graph isomorphism network, a 2D encoder."""
 
-    hidden: PositiveInt = 300
+    hidden: Width = 300
     """Width of the atom representations."""
-    num_layers: PositiveInt = 5
+    num_layers: Depth = 5
     """Number of message-passing layers."""
     dropout: Decay = 0.0
     """Probability of dropping an entry after each layer, the last one included."""
@@ -34,13 +42,13 @@ class GINConfig:
 class SchNetConfig:
     """Sizes of SchNet, a 3D encoder."""
 
-    hidden: PositiveInt = 300
+    hidden: Width = 300
     """Width of the atom representations."""
-    num_filters: PositiveInt = 128
+    num_filters: Width = 128
     """Width of the continuous filters."""
-    num_interactions: PositiveInt = 6
+    num_interactions: Depth = 6
     """Number of interaction blocks."""
-    num_gaussians: Annotated[int, Field(ge=2)] = 51
+    num_gaussians: Gaussians = 51
     """Number of Gaussians that a distance is expanded in, evenly spaced from 0 to the cutoff."""
     cutoff: PositiveFloat = 10.0
     """Largest distance of interacting atoms, in angstrom."""
@@ -54,11 +62,11 @@ class SchNetConfig:
 class PaiNNConfig:
     """Sizes of PaiNN, a 3D encoder."""
 
-    hidden: PositiveInt = 300
+    hidden: Width = 300
     """Width of the scalar and of the vector features of an atom."""
-    num_interactions: PositiveInt = 3
+    num_interactions: Depth = 3
     """Number of messages, each followed by a mixing."""
-    num_gaussians: Annotated[int, Field(ge=2)] = 20
+    num_gaussians: Gaussians = 20
     """Number of Gaussians that a distance is expanded in, evenly spaced from 0 to the cutoff."""
     cutoff: PositiveFloat = 5.0
     """Largest distance of interacting atoms, in angstrom."""
@@ -70,15 +78,15 @@ class PaiNNConfig:
 class TransformerConfig:
     """Sizes of a transformer encoder, of the bond graph or of the positions."""
 
-    hidden: PositiveInt = 256
+    hidden: Width = 256
     """Width of the atom representations, a multiple of ``num_heads``."""
-    num_layers: PositiveInt = 8
+    num_layers: Depth = 8
     """Number of blocks."""
-    num_heads: PositiveInt = 4
+    num_heads: Heads = 4
     """Attention heads; they share ``hidden``."""
-    feed_forward: PositiveInt = 704
+    feed_forward: Width = 704
     """Hidden width of the gated feed-forward network; 8/3 of ``hidden`` costs as much as four times it ungated."""
-    pair_hidden: PositiveInt = 64
+    pair_hidden: Width = 64
     """Width of the relation of two atoms that biases their attention."""
     dropout: Decay = 0.0
     """Probability of dropping an entry of what a block adds to the atoms."""
@@ -103,7 +111,7 @@ class ScoreTransformerConfig:
 
     trunk: TransformerConfig = TransformerConfig(hidden=192, num_layers=5, num_heads=3, feed_forward=512)
     """Its blocks."""
-    readout_hidden: PositiveInt = 192
+    readout_hidden: Width = 192
     """Hidden width of what is read out of a pair of atoms."""
 
 
@@ -111,17 +119,17 @@ class ScoreTransformerConfig:
 class PositionScoreConfig:
     """Sizes of the published score network of the positions (2D to 3D)."""
 
-    hidden: PositiveInt = 32
+    hidden: Width = 32
     """Width of atom and edge attributes; also the number of Fourier frequencies."""
-    edge_hidden: PositiveInt = 300
+    edge_hidden: Width = 300
     """Hidden width of the edge embedding of the two 2D representations."""
-    num_blocks: PositiveInt = 2
+    num_blocks: Depth = 2
     """Number of blocks, each ending in a readout of directions."""
-    num_layers: PositiveInt = 2
+    num_layers: Depth = 2
     """Attention layers in a block."""
-    num_heads: PositiveInt = 8
+    num_heads: Heads = 8
     """Attention heads; they share ``hidden``."""
-    readout_hidden: PositiveInt = 128
+    readout_hidden: Width = 128
     """Hidden width of the readout of directions."""
     dropout: Decay = 0.1
     """Probability of dropping an attention weight or a hidden unit of the feed-forward network."""
@@ -131,15 +139,15 @@ class PositionScoreConfig:
 class GraphScoreConfig:
     """Sizes of the published score network of the bond graph (3D to 2D)."""
 
-    hidden: PositiveInt = 16
+    hidden: Width = 16
     """Width of the atom attributes inside the layers; queries and keys are twice as wide."""
-    num_layers: PositiveInt = 4
+    num_layers: Depth = 4
     """Number of layers of the adjacency network and of the node network."""
-    num_heads: PositiveInt = 4
+    num_heads: Heads = 4
     """Divides ``hidden`` into the width of an attention slice; there are twice as many slices, as in the original."""
-    hidden_channels: PositiveInt = 8
+    hidden_channels: Width = 8
     """Adjacency channels between layers; the first layer has two, the adjacency and its square."""
-    final_channels: PositiveInt = 4
+    final_channels: Width = 4
     """Adjacency channels after the last layer."""
 
 

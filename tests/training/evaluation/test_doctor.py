@@ -8,16 +8,16 @@ import torch
 
 from molstream.cli import doctor
 from molstream.errors import ConfigError
+from molstream.training.engine.memory import gpu_memory
 from molstream.training.evaluation.config import CostConfig
 from molstream.training.evaluation.cost_model import (
     TRUNKS,
     count_flops,
     flops_of,
-    gpu_memory,
-    on_meta,
     parameters_by_part,
     typical_batch,
 )
+from molstream.training.memory import on_meta
 from molstream.training.models.config import TransformerConfig
 from molstream.training.models.graph import molecule_pairs
 from molstream.training.models.layout import bucketed
@@ -41,7 +41,7 @@ TINY = model_config("tiny")
 )
 def test_parts_are_those_of_the_module_that_is_trained(preset, name):
     model, objective = model_config(preset), objective_config(name)
-    parts = parameters_by_part(on_meta(model, objective))
+    parts = parameters_by_part(on_meta(lambda: build_module(model, objective, 0)))
     module = build_module(model, objective, 0)
     assert sum(parts.values()) == num_parameters(module)
     assert parts["encoder_2d"] == num_parameters(module.encoders.encoder_2d)
@@ -49,7 +49,9 @@ def test_parts_are_those_of_the_module_that_is_trained(preset, name):
 
 
 def test_the_paper_has_its_parameters():
-    parts = parameters_by_part(on_meta(model_config("paper"), objective_config("moleculesde_paper")))
+    parts = parameters_by_part(
+        on_meta(lambda: build_module(model_config("paper"), objective_config("moleculesde_paper"), 0))
+    )
     assert parts == {
         "encoder_2d": 1_885_205,
         "encoder_3d": 1_359_708,
@@ -164,7 +166,7 @@ def test_the_command_tells_of_the_machine_and_of_a_model(dataset):
         assert name in machine, name
     assert "parameters" not in machine
     both = molstream("doctor", "model=tiny", "objective=moleculesde", "gpus=2", f"dataset={dataset}").stdout
-    module = on_meta(model_config("tiny"), objective_config("moleculesde"))
+    module = on_meta(lambda: build_module(TINY, objective_config("moleculesde"), 0))
     assert f"{num_parameters(module):,}" in both
     assert "memory of one of 2 GPUs" in both
     assert "GFLOP per molecule" in both

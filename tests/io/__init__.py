@@ -1,0 +1,1 @@
+"""Files, URLs, names and memory."""
