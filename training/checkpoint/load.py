@@ -1,41 +1,85 @@
-"""Strict loading of weights: every name and shape must match."""
+"""Strict loading of weights: names, shapes and dtypes must match, and the values can be those of a trained model."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from molstream.errors import CheckpointError
-from molstream.training.checkpoint.format import read_safetensors, read_tensors
+from molstream.training.checkpoint.exported import CONFIG_FILE, WEIGHTS_FILE, read_config, read_weights, require_intact
+from molstream.training.checkpoint.format import ANOTHER, read_tensors
 from molstream.training.checkpoint.store import local_folder
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy weights into a module, strictly.
+class Form(NamedTuple):
+    """Shape and dtype of a tensor."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def texts(self) -> tuple[str, str]:
+        """Shape and dtype as messages show them."""
+        return str(tuple(self.shape)), str(self.dtype).removeprefix("torch.")
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str = "the checkpoint") -> None:
+    """Copy weights into a newly made module, strictly.
+
+    Args:
+        module: with its initial weights.
+        weights: by name.
+        where: the file or folder that they are from, for messages.
 
     Raises:
-        CheckpointError: a name is missing or unexpected, or a shape differs.
+        CheckpointError: see :func:`require_same`; or a matrix is zero, which in the module it is not.
     """
-    require_same(shapes(module.state_dict()), shapes(weights))
+    own = module.state_dict()
+    require_same(forms(own), weights, where)
+    # Biases begin as zeros, and some last layers too. What begins with random numbers is never trained to zeros alone.
+    zero = [name for name, tensor in weights.items() if tensor.ndim > 1 and not tensor.any() and own[name].any()]
+    if zero:
+        raise CheckpointError(f"{where} cannot be used: {_listed(zero)} zero everywhere. {ANOTHER}")
     module.load_state_dict(weights)
 
 
-def require_same(own: dict[str, torch.Size], given: dict[str, torch.Size]) -> None:
-    """Check that given weights have the names and shapes of the model's own.
+def require_same(own: Mapping[str, Form], given: Mapping[str, Tensor], where: str) -> None:
+    """Check that given weights have the names, shapes and dtypes of the model's own, and can be those of a model.
+
+    Args:
+        own: what the model has.
+        given: the weights.
+        where: the file or folder that they are from, for messages.
 
     Raises:
-        CheckpointError: a name is missing or unexpected, or a shape differs.
+        CheckpointError: a name is missing or unexpected, a shape or dtype differs, a value is NaN or infinite, or all
+            are zero.
     """
     problems = [f"missing {name}" for name in own.keys() - given.keys()]
     problems += [f"unexpected {name}" for name in given.keys() - own.keys()]
+    found = forms({name: given[name] for name in own.keys() & given.keys()})
     problems += [
-        f"{name} has shape {tuple(given[name])}, the model {tuple(own[name])}"
-        for name in own.keys() & given.keys()
-        if own[name] != given[name]
+        f"{name} has {what} {theirs}, the model {ours}"
+        for name, form in found.items()
+        for what, theirs, ours in zip(("shape", "dtype"), form.texts(), own[name].texts())
+        if theirs != ours
     ]
     if problems:
         raise CheckpointError(
-            f"weights do not match the model: {'; '.join(sorted(problems)[:6])} ({len(problems)} differences). "
-            "Use the model configuration that was saved with them."
+            f"{where}: the weights do not match the model: {'; '.join(sorted(problems)[:6])} "
+            f"({len(problems)} differences). Use the model configuration that was saved with them."
         )
+    numbers = {name: tensor for name, tensor in given.items() if tensor.is_floating_point()}
+    if strange := [name for name, tensor in numbers.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{where} cannot be used: {_listed(strange)} not finite everywhere. {ANOTHER}")
+    if numbers and not any(tensor.any() for tensor in numbers.values()):
+        raise CheckpointError(f"{where} cannot be used: all weights are zero. {ANOTHER}")
+
+
+def _listed(names: list[str]) -> str:
+    """The subject of a sentence with a predicate that follows."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], str]:
@@ -52,20 +96,22 @@ def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tens
         CheckpointError: ``source`` is neither a checkpoint nor an export, or does not match the model.
     """
     path = local_folder(source)
-    if (path / "model.safetensors").is_file():
-        encoders = {f"encoders.{name}": tensor for name, tensor in read_safetensors(path / "model.safetensors").items()}
+    if (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file():
+        config, tensors = read_config(path), read_weights(path)
+        require_intact(path, config)
+        encoders = {f"encoders.{name}": tensor for name, tensor in tensors.items()}
         given = {name: tensor for name, tensor in own.items() if not name.startswith("encoders.")} | encoders
         loaded = f"the {len(encoders)} tensors of an export's encoders; heads are new"
     elif given := read_tensors(path, "weights"):
         loaded = f"all {len(given)} tensors of a checkpoint"
     else:
         raise CheckpointError(
-            f"init_from={source} is neither a checkpoint (weights-*.safetensors) nor an export (model.safetensors)."
+            f"init_from={source} is neither a checkpoint (weights-*.safetensors) nor an export ({WEIGHTS_FILE})."
         )
-    require_same(shapes(own), shapes(given))
+    require_same(forms(own), given, f"init_from={source}")
     return given, loaded
 
 
-def shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
-    """Shapes of tensors by name."""
-    return {name: tensor.shape for name, tensor in tensors.items()}
+def forms(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
+    """Shape and dtype of tensors by name."""
+    return {name: Form(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from molstream.errors import CheckpointError
-from molstream.training.checkpoint.load import require_same, shapes
+from molstream.training.checkpoint.load import forms, require_same
 from molstream.training.distributed import deepspeed_compat
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.engine.batch_norm import LaneAveragedStatistics
@@ -55,7 +55,7 @@ class Engine:
         ema_decay: float = 0.0,
     ):
         self.context, self.config, self.module = context, config, module
-        self._shapes = shapes(module.state_dict())
+        self._forms = forms(module.state_dict())
         self._lanes, self._clipping = lanes, gradient_clipping
         deepspeed_compat.allow_any_output()
         deepspeed_compat.accept_optimizer(MuonAdamW)
@@ -69,7 +69,11 @@ class Engine:
             self._gradients = SummedGradients(self._engine, list(self._parameters.values()))
         self._state = STATES[config.zero_stage](self._engine, optimizer)
         precision = PRECISIONS[config.precision]
-        self._muon = Muon(groups, self._parameters, self._shapes, precision, context) if groups else None
+        self._muon = (
+            Muon(groups, self._parameters, {name: form.shape for name, form in self._forms.items()}, precision, context)
+            if groups
+            else None
+        )
         self._average = ExponentialMovingAverage(self._state, self._parameters, ema_decay) if ema_decay else None
         self._statistics = LaneAveragedStatistics(module, lanes)
         self._accumulated = 0
@@ -210,9 +214,11 @@ class Engine:
             progress: value of :attr:`progress` at the time of the snapshot.
 
         Raises:
-            CheckpointError: names or shapes differ from the model's.
+            CheckpointError: names, shapes or dtypes differ from the model's, or weights are not finite.
         """
-        require_same(self._shapes, shapes(weights))
+        require_same(self._forms, weights, "the checkpoint")
+        if average:
+            require_same({name: self._forms[name] for name in self._parameters}, average, "the checkpoint's EMA")
         known = self._moments()
         if moments and (differing := sorted(known.keys() ^ moments.keys())):
             raise CheckpointError(f"optimizer moments do not match the model and optimizer: {differing[:5]} differ.")

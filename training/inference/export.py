@@ -1,10 +1,10 @@
 """Writes exports (config.json, model.safetensors and a model card) from runs, and loads them strictly."""
 
-import json
 import re
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,26 @@ import rdkit
 from molstream.config import load, tree_of
 from molstream.errors import CheckpointError, ConfigError
 from molstream.io.files import UNFINISHED_NAME, naming
-from molstream.io.reading import mismatch, read_json
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.fields import SCHEMA_VERSION
-from molstream.training.checkpoint.format import ANOTHER, load_checkpoint, read_safetensors, write_safetensors
-from molstream.training.checkpoint.load import load_weights
+from molstream.training.checkpoint.exported import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    read_config,
+    read_weights,
+    require_intact,
+    sealed,
+)
+from molstream.training.checkpoint.format import ANOTHER, load_checkpoint, write_safetensors
+from molstream.training.checkpoint.load import forms, load_weights, require_same
 from molstream.training.checkpoint.upgrade import upgraded_model, upgraded_objective
 from molstream.training.extended import ModelConfig
 from molstream.training.inference.config import ExportConfig
+from molstream.training.memory import on_meta, require_room
 from molstream.training.models.encoders import Encoders
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Format versions that can be loaded; format 1 also has the sizes of unused networks."""
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
-VERSIONS = {"format_version": int, "featurizer": {"schema_version": int}}
-"""What the config.json of every version has."""
-CONFIG = {
-    "purpose": str,
-    "model": dict,
-    "featurizer": {"config": dict},
-    "training": {"objective": dict, "dataset_fingerprint": str},
-}
-"""What of the config.json of a readable version is used."""
+CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True)
@@ -108,34 +105,32 @@ def load_export(path: str | Path) -> Export:
             that do not match the model (the message names the tensors).
     """
     folder = Path(path)
-    if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError(
-            f"{folder} is not an export: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, "
-            "as written by `molstream export`."
-        )
+    config = read_config(folder)
     file = folder / CONFIG_FILE
-    config = read_json(file, VERSIONS, ANOTHER, CheckpointError)
-    version, schema = config["format_version"], config["featurizer"]["schema_version"]
-    if version not in READABLE_VERSIONS or schema != SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{folder} has format version {version} and schema version {schema}, this molstream reads formats "
-            f"{' and '.join(map(str, READABLE_VERSIONS))} with schema {SCHEMA_VERSION}. Install the molstream "
-            "that wrote it."
-        )
-    if unlike := mismatch(config, CONFIG):
-        raise CheckpointError(f"{file} cannot be used: {unlike}. {ANOTHER}")
-    if version == 1:
+    if config["format_version"] == 1:
         _upgrade(config, file)
     try:
         model = load(ModelConfig, config["model"], f"{file}, model")
         featurize = load(FeaturizeConfig, config["featurizer"]["config"], f"{file}, featurizer.config")
+        form = on_meta(lambda: Encoders(model))
+        require_room(form, model, f"loading {folder}")
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+    weights = read_weights(folder)
+    # Before the seal: what differs is said by name where it can be.
+    require_same(forms(form.state_dict()), weights, str(folder / WEIGHTS_FILE))
+    require_intact(folder, config)
     encoders = Encoders(model)
-    load_weights(encoders, read_safetensors(folder / WEIGHTS_FILE))
+    load_weights(encoders, weights, str(folder / WEIGHTS_FILE))
     if config["purpose"] == "test":
-        print(f"warning: {folder} is an export for tests only (purpose: test)", file=sys.stderr)
+        _warn_of_test(folder.resolve())
     return Export(encoders.eval(), model, featurize, config)
+
+
+@cache
+def _warn_of_test(folder: Path) -> None:
+    """Say, once in a process, that an export must not be used in earnest."""
+    print(f"warning: {folder} is an export for tests only (purpose: test)", file=sys.stderr)
 
 
 def _upgrade(config: dict[str, Any], file: Path) -> None:
@@ -156,8 +151,8 @@ def _write(output: Path, description: dict[str, Any], weights: dict[str, Any]) -
     try:
         with naming(output):
             temporary.mkdir(parents=True)
-            (temporary / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
             write_safetensors(temporary / WEIGHTS_FILE, weights)
+            (temporary / CONFIG_FILE).write_bytes(sealed(description, temporary / WEIGHTS_FILE))
             card = _card(output.name, description, sum(w.numel() for w in weights.values()))
             (temporary / CARD_FILE).write_text(card)
             shutil.rmtree(output, ignore_errors=True)

@@ -12,6 +12,7 @@ from molstream.preprocessing.config import FeaturizeConfig
 from molstream.training.checkpoint.format import RunState, load_checkpoint
 from molstream.training.checkpoint.load import load_weights
 from molstream.training.config import PretrainConfig
+from molstream.training.memory import require_room_to_use
 from molstream.training.module import PretrainingModule, build_module
 from molstream.training.run.directory import RunDirectory
 
@@ -41,9 +42,11 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
     """
     run = RunDirectory(run_dir)
     config = run.config()
-    checkpoint = load_checkpoint(checkpoint_path(run, config, step))
+    path = checkpoint_path(run, config, step)
+    checkpoint = load_checkpoint(path)
+    require_room_to_use(config.model, config.objective, f"loading {run.path}")
     module = build_module(config.model, config.objective, config.seed)
-    load_weights(module, checkpoint.published)
+    load_weights(module, checkpoint.published, str(path))
     featurize = load(FeaturizeConfig, run.dataset()["config"]["featurize"], str(run.path / "dataset.json"))
     return Trained(module.eval().to(device), config, featurize, checkpoint.state, device)
 

@@ -1,0 +1,107 @@
+"""Files of an export: model.safetensors, and a config.json that is sealed with their checksums and with its own.
+
+The seal is for damage, not for forgers: a flipped bit anywhere in the two files is refused, also one that leaves valid
+JSON or a finite weight behind.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from molstream.errors import CheckpointError
+from molstream.io.reading import mismatch, parse_json
+from molstream.preprocessing.fields import SCHEMA_VERSION
+from molstream.training.checkpoint.format import ANOTHER, checksums, read_safetensors
+
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
+"""Format versions that can be loaded; 1 also has the sizes of unused networks, 1 and 2 have no checksums."""
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+FILES, FINGERPRINT = "files", "fingerprint"
+"""Keys of config.json: size and SHA-256 of the weights' file, and the SHA-256 of everything else in config.json."""
+VERSIONS = {"format_version": int, "featurizer": {"schema_version": int}}
+"""What the config.json of every version has."""
+CONFIG = {
+    "purpose": str,
+    "model": dict,
+    "featurizer": {"config": dict},
+    "training": {"objective": dict, "dataset_fingerprint": str},
+}
+"""What of the config.json of a readable version is used."""
+SEAL = {FINGERPRINT: str, FILES: {WEIGHTS_FILE: {"bytes": int, "sha256": str}}}
+"""What the config.json of a version with checksums has besides."""
+
+
+def sealed(description: dict[str, Any], weights: Path) -> bytes:
+    """The content of a config.json.
+
+    Args:
+        description: what it says of the model.
+        weights: the file of the weights, complete.
+    """
+    return _written({**description, FILES: checksums([weights])})
+
+
+def _written(config: dict[str, Any]) -> bytes:
+    """A configuration as JSON with its fingerprint, the only bytes that stand for it."""
+    rest = {key: value for key, value in config.items() if key != FINGERPRINT}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**rest, FINGERPRINT: digest}, indent=2) + "\n").encode()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of an export's config.json.
+
+    Raises:
+        CheckpointError: ``folder`` is not an export, has another format or schema version, or was changed.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointError(
+            f"{folder} is not an export: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, "
+            "as written by `molstream export`."
+        )
+    content = file.read_bytes()
+    config = parse_json(content, str(file), VERSIONS, ANOTHER, CheckpointError)
+    version, schema = config["format_version"], config["featurizer"]["schema_version"]
+    if version not in READABLE_VERSIONS or schema != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{folder} has format version {version} and schema version {schema}, this molstream reads formats "
+            f"{', '.join(map(str, READABLE_VERSIONS))} with schema {SCHEMA_VERSION}. Install the molstream that wrote "
+            "it."
+        )
+    if unlike := mismatch(config, {**CONFIG, **(SEAL if version >= FORMAT_VERSION else {})}):
+        raise CheckpointError(f"{file} cannot be used: {unlike}. {ANOTHER}")
+    return config
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an export by name, on the CPU; :func:`require_intact` compares them with their checksum.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    return read_safetensors(folder / WEIGHTS_FILE)
+
+
+def require_intact(folder: Path, config: dict[str, Any]) -> None:
+    """Compare the files of an export with their checksums; there are none in formats 1 and 2.
+
+    Args:
+        folder: the export.
+        config: its :func:`read_config`.
+
+    Raises:
+        CheckpointError: a file was changed after it was written.
+    """
+    # A version that was changed to one without checksums does not unseal the file.
+    if config["format_version"] < FORMAT_VERSION and config.keys().isdisjoint(SEAL):
+        return
+    file, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if _written(config) != file.read_bytes():
+        raise CheckpointError(f"{file} was changed after it was written: its fingerprint does not fit. {ANOTHER}")
+    if checksums([weights]) != config[FILES]:
+        raise CheckpointError(f"{weights} differs from its checksum in {CONFIG_FILE}: it was changed. {ANOTHER}")
