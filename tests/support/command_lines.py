@@ -50,7 +50,7 @@ def assert_one_message(code: int, out: str, err: str, expected: int, parts: tupl
     assert message.endswith(".") or re.search(r"Did you mean '[^?]*\?$", message), message
     assert message.isprintable()
     assert "  " not in message, message
-    assert ".." not in message.replace("...", ""), message
+    assert not re.search(r"\w\.\.(\s|$)", message), message
     for word in FOREIGN:
         assert word.lower() not in message.lower(), message
     for part in parts:
