@@ -5,6 +5,7 @@ It holds no time, host or path, so that preparing the same input again gives the
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 
 from molstream.errors import DataError, in_words
 from molstream.io.files import write_atomically
+from molstream.io.names import is_file_name, is_sha256
 from molstream.io.reading import Shape, mismatch, parse_json
-from molstream.pipeline.shards.containers import Blocks
+from molstream.pipeline.shards.containers import CONTAINERS, Blocks
 from molstream.preprocessing.fields import SCHEMA_VERSION, ConformerStatus
 
 FORMAT_VERSION = 2
@@ -23,6 +25,8 @@ AGAIN = "Preprocess again, or restore the file from a copy."
 VERSIONS = {"format_version": int, "schema_version": int}
 """What manifests of all versions have."""
 _COUNTS = {"in": int, "written": int, "duplicates": int, "decontaminated": int, "rejected": dict}
+_NUMBER = re.compile(r"-?\d{1,9}")
+"""What a histogram counts by, as a key of JSON."""
 SHAPE: Shape = {
     **dict.fromkeys(("container", "hydrogens", "fingerprint"), str),
     **dict.fromkeys(("config", "versions", "conformer_status", "changes", "benchmarks", "histograms"), dict),
@@ -55,8 +59,19 @@ class Shard:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Shard":
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`; :meth:`problem` says whether it can be true."""
         return cls(**{**record, "blocks": Blocks(np.array(record["blocks"], np.int64).reshape(-1, 3))})
+
+    def problem(self) -> str | None:
+        """What cannot be true of it: its name or checksum, which become paths, or its numbers; None if all can."""
+        if not is_file_name(self.name):
+            return f"a shard is called {self.name!r}, expected the name of a file beside the manifest"
+        if not is_sha256(self.sha256):
+            return f"the sha256 of {self.name} is {self.sha256!r}, expected 64 hexadecimal digits in lower case"
+        if any(type(number) is not int or number < 0 for number in (self.rows, self.atoms, self.bytes)):
+            return f"{self.name}: rows, atoms and bytes are {self.rows}, {self.atoms} and {self.bytes}"
+        fitting = (self.blocks.table >= 0).all() and self.blocks.rows.sum() == self.rows
+        return None if fitting else f"the blocks of {self.name} do not add up to its {self.rows} rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +239,18 @@ def _compact(record: dict[str, Any]) -> dict[str, Any] | Shard:
     return Shard.from_dict(record) if {"blocks", "sha256"} <= record.keys() else record
 
 
+def _miscounted(record: dict[str, Any]) -> str | None:
+    """The key of a table that is not of counts by name, or of a histogram not by number; None if all are."""
+    tables = {name: record[name] for name in ("conformer_status", "changes", "benchmarks")}
+    histograms = {f"histograms.{name}": table for name, table in record["histograms"].items()}
+    for name, table in {**tables, **histograms}.items():
+        if not isinstance(table, dict) or any(type(count) is not int or count < 0 for count in table.values()):
+            return name
+        if name in histograms and name != "histograms.elements" and not all(map(_NUMBER.fullmatch, table)):
+            return name
+    return None
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a committed dataset.
 
@@ -257,6 +284,12 @@ def parse_manifest(content: bytes, folder: str) -> Manifest:
             )
         if unlike := mismatch(record, SHAPE):
             raise DataError(f"{path} cannot be used: {unlike}. {AGAIN}")
+        if problem := next((found for shard in record["shards"] if (found := shard.problem())), None):
+            raise ValueError(problem)
+        if (wrong := _miscounted(record)) is not None:
+            raise ValueError(f"{wrong} is no table of counts")
+        if record["container"] not in CONTAINERS:
+            raise ValueError(f"container={record['container']!r}, expected one of {', '.join(CONTAINERS)}")
         manifest = Manifest(
             **{
                 **record,
@@ -266,6 +299,8 @@ def parse_manifest(content: bytes, folder: str) -> Manifest:
                 "shards": tuple(record["shards"]),
             }
         )
+        if len({shard.name for shard in manifest.shards}) < len(manifest.shards):
+            raise ValueError("two shards have one name")
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -20,6 +20,7 @@ from torch import Tensor
 from molstream.config import read_tree
 from molstream.errors import CheckpointError, in_words
 from molstream.io.hashing import file_sha256
+from molstream.io.names import is_file_name
 from molstream.io.reading import mismatch, parse_json, read_json
 from molstream.training.checkpoint.upgrade import objective_name, upgraded_names
 
@@ -118,6 +119,8 @@ def damage(path: Path) -> str | None:
         return f"no readable {MARKER} marker: {in_words(error)}"
     if unlike := mismatch(files, {name: {"bytes": int, "sha256": str} for name in (*ALWAYS, *files)}):
         return f"no readable {MARKER} marker: {unlike}"
+    if strange := [name for name in files if not is_file_name(name)]:
+        return f"no readable {MARKER} marker: it names {strange[0]!r}, which is no file of a checkpoint"
     for name, expected in files.items():
         file = path / name
         if not file.is_file():

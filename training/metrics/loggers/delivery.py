@@ -1,6 +1,7 @@
 """Sends records from metrics.jsonl to a logger, in order, in a background thread."""
 
 import json
+import re
 import threading
 import time
 import uuid
@@ -17,6 +18,8 @@ BATCH = 100
 """Maximum number of records per call of a logger's ``write``."""
 RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 """Seconds before the first retry, doubled for each further one, and their maximum."""
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+"""What ``uuid4().hex`` gives. W&B's folder is named by it."""
 
 
 class Delivery:
@@ -42,6 +45,11 @@ class Delivery:
         if self._state.exists():
             advice = "Remove it: all records are then sent again, as those of a new run."
             state = read_json(self._state, {"run_id": str, "step": int}, advice)
+            if not _RUN_ID.fullmatch(state["run_id"]):
+                raise DataError(
+                    f"{self._state} cannot be used: run_id={state['run_id']!r}, expected 32 hexadecimal digits. "
+                    f"{advice}"
+                )
         self._run_id: str = state["run_id"]
         self.step: int = min(state["step"], restored) if logger.rewinds else state["step"]
         """Step up to which the logger has records."""
