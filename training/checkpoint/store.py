@@ -9,13 +9,14 @@ import hashlib
 import os
 import shutil
 import socket
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
 from molstream.errors import CheckpointError, DataError
 from molstream.io.files import sync, write_atomically
+from molstream.io.names import is_file_name
+from molstream.io.private import private_folder
 from molstream.io.remote import Retries, copy, exists, is_url, names_below, read, remove, shown, upload, write
 from molstream.training.checkpoint.format import MARKER, checkpoints, damage, drop, is_name, name_of, step_of
 
@@ -203,12 +204,22 @@ class RemoteStore(CheckpointStore):
                 arriving = self._scratch / f".fetching-{name_of(step)}"
                 shutil.rmtree(arriving, ignore_errors=True)
                 arriving.mkdir()
-                for name in self._retries.call(lambda: names_below(f"{self._url}/{name_of(step)}")):
+                for name in self._files(step):
                     self._retries.call(lambda name=name: copy(self._at(step, name), arriving / name))
                 arriving.rename(target)
         finally:
             os.close(lock)
         return target
+
+    def _files(self, step: int) -> list[str]:
+        """Names of the objects of a checkpoint, each of which can be the name of a local file."""
+        names = self._retries.call(lambda: names_below(f"{self._url}/{name_of(step)}"))
+        if strange := [name for name in names if not is_file_name(name)]:
+            raise DataError(
+                f"{self.where}/{name_of(step)} has an object called {strange[0]!r}, which is no file of a checkpoint: "
+                "remove it there."
+            )
+        return names
 
     def _all_steps(self) -> list[int]:
         return sorted(int(n.removeprefix("step_")) for n in self._names() if is_name(n))
@@ -251,6 +262,9 @@ def local_folder(name: str) -> Path:
 
 
 def _scratch(mark: str) -> Path:
-    """The local scratch folder for a store, one per user and ``mark``."""
-    digest = hashlib.sha256(mark.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"molstream-checkpoints-{os.getuid()}-{digest}"
+    """The local scratch folder for a store, one per user and ``mark``.
+
+    Raises:
+        DataError: another user has made one of that name.
+    """
+    return private_folder(f"checkpoints-{hashlib.sha256(mark.encode()).hexdigest()[:16]}")

@@ -2,14 +2,13 @@
 
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from molstream.errors import ConfigError
+from molstream.io.private import private_folder
 from molstream.training.metrics.loggers.base import GRACE_S, LoggerError, RunDescription, kinds
 from molstream.training.metrics.records import NOT_METRICS, Record
 
@@ -49,8 +48,7 @@ class WandbLogger:
 
     def open(self, run_id: str, step: int) -> int:
         description, offline = self._description, _is_offline()
-        kept = description.folder if offline else Path(tempfile.gettempdir(), f"molstream-wandb-{run_id}")
-        kept.mkdir(exist_ok=True)
+        kept = description.folder if offline else private_folder(f"wandb-{run_id}")
         earlier = any((kept / "wandb").glob(f"offline-run-*-{run_id}"))
         config: dict[str, Any] = {**description.parameters, **description.tags}
         wandb = _client_module()
