@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.table import Table
 
 from molstream.errors import ConfigError
 from molstream.io.files import write_atomically
+from molstream.io.remote import is_url
+from molstream.pipeline.config import CACHE_FOLDER
 from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.order.steps import StepOrder
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.config import DataConfig
 from molstream.training.data.datasets import open_data
 from molstream.training.data.stream import LaneStream
 from molstream.training.evaluation.config import DiagnoseConfig
@@ -20,6 +23,7 @@ from molstream.training.evaluation.diagnostics import NUM_DECILES, Diagnosis, di
 from molstream.training.inference.device import device_named
 from molstream.training.inference.trained import Trained, load_trained
 from molstream.training.metrics.console import progress
+from molstream.training.run.directory import require_trusted
 
 FILE = "diagnostics.json"
 """Name of the file with the diagnostics in the run directory."""
@@ -34,7 +38,7 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
         DataError: ``dataset`` is not a dataset, or has no conformers.
     """
     trained = load_trained(config.run_dir, config.step, device_named(config.device))
-    data = Mixture([ShardDataset(config.dataset)]) if config.dataset else open_data(trained.config.data)
+    data = Mixture([ShardDataset(config.dataset)]) if config.dataset else _own_data(config.run_dir, trained.config.data)
     if data.hydrogens != trained.featurize.hydrogens:
         raise ConfigError(
             f"dataset={data.path} holds {data.hydrogens} atoms, {config.run_dir} was trained on "
@@ -45,6 +49,13 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
     count = min(config.batches, order.steps_per_epoch)
     with progress("batches", count) as watch:
         return diagnose(trained.module, _batches(data, order, count, trained), trained.config.seed, watch)
+
+
+def _own_data(run_dir: str, config: DataConfig) -> Mixture:
+    """The dataset that the run was trained on. Where this machine caches shards is not for the run to say."""
+    paths = (config.path, *(part.path for part in config.mix))
+    require_trusted(Path(run_dir), [path for path in paths if path and is_url(path)])
+    return open_data(replace(config, cache_dir=CACHE_FOLDER))
 
 
 def _batches(data: Mixture, order: StepOrder, count: int, trained: Trained) -> Iterator[MoleculeBatch]:

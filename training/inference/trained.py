@@ -55,9 +55,10 @@ def checkpoint_path(run: RunDirectory, config: PretrainConfig, step: int | None)
     """Return a local folder with the newest intact checkpoint of a run, or with the one of ``step``.
 
     Raises:
+        ConfigError: the run's configuration names a URL that the user does not trust.
         CheckpointError: the run has no such checkpoint.
     """
-    store = run.checkpoints(config)
+    store = run.stored_checkpoints(config)
     if step is None:
         step = store.latest(lambda text: print(f"warning: {text}", file=sys.stderr))
         if step is None:

@@ -5,12 +5,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from molstream.errors import DataError
+from molstream.io.remote import shown
 from molstream.pipeline.reports.inspect import inspect_dataset
 from molstream.training.checkpoint.format import MARKER, damage, load_checkpoint, name_of
 from molstream.training.inference.export import CONFIG_FILE, load_export
 from molstream.training.metrics.records import read_metrics
 from molstream.training.run.directory import RunDirectory
 from molstream.training.run.history import read_launches
+
+STEP = "step_NNNNNNNN"
+"""What the names of checkpoints look like."""
 
 
 def overview(path: Path) -> str:
@@ -82,8 +86,13 @@ def _inspect_run(path: Path) -> str:
         began = datetime.fromtimestamp(launch.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
         ended = launch.ended or "no end recorded"
         lines.append(f"  began at step {launch.step} on {launch.where}, {began} UTC; {ended}")
-    store = run.checkpoints(config)
-    lines += [f"  {name_of(step)}: {damage(store.fetch(step)) or 'intact'}" for step in store.steps()]
+    if config.checkpoint_url is None:
+        store = run.checkpoints(config)
+        lines += [f"  {name_of(step)}: {damage(store.fetch(step)) or 'intact'}" for step in store.steps()]
+    else:
+        # A look at a run contacts nobody: its configuration could name any address.
+        url = shown(config.checkpoint_url)
+        lines.append(f"  checkpoints at {url}, not looked up; see one of them with: molstream inspect {url}/{STEP}")
     if (path / "command.txt").is_file():
         lines.append(f"  resume with: {(path / 'command.txt').read_text().splitlines()[-1]}")
     return "\n".join(lines)

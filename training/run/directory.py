@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -16,6 +17,7 @@ from molstream.config import load, read_tree, to_yaml
 from molstream.errors import CheckpointError, ConfigError
 from molstream.io.files import UNFINISHED, write_atomically
 from molstream.io.reading import read_json
+from molstream.io.remote import shown
 from molstream.pipeline.order.mixture import Mixture
 from molstream.training.checkpoint.store import CheckpointStore, open_store
 from molstream.training.checkpoint.upgrade import upgraded
@@ -26,6 +28,8 @@ from molstream.training.optim.schedule import same_so_far
 PACKAGES = ("torch", "deepspeed", "torch-geometric", "rdkit", "numpy", "pyarrow", "safetensors", "hydra-core")
 COMMAND_VARIABLE = "MOLSTREAM_COMMAND"
 """Environment variable with the command line that the user gave, set by a supervisor that starts this program."""
+TRUSTED_VARIABLE = "MOLSTREAM_TRUSTED_URLS"
+"""Environment variable with the URLs, or beginnings of them, that the configurations of runs may refer to."""
 RESTORE = "Restore it from a copy of the run."
 DATASET = {
     "config": {"featurize": dict},
@@ -36,6 +40,22 @@ DATASET = {
 """What of a dataset.json is used."""
 OWN_FILES = {"environment.json", "dataset.json", "command.txt", "log.txt"}
 """Files that a run may leave behind if it is killed before its config.yaml is written."""
+
+
+def require_trusted(path: Path, urls: Iterable[str | None]) -> None:
+    """Check that the user's environment allows the URLs that a run's configuration names; None is none.
+
+    Raises:
+        ConfigError: a URL is neither in :data:`TRUSTED_VARIABLE` nor below one that is.
+    """
+    beginnings = [text.rstrip("/") for text in os.environ.get(TRUSTED_VARIABLE, "").split()]
+    for url in urls:
+        if url is not None and not any(url == each or url.startswith(f"{each}/") for each in beginnings if each):
+            raise ConfigError(
+                f"the configuration of {path} refers to {shown(url)}. The configuration of a run from elsewhere could "
+                f"name any address, so that this one is contacted only if you trust it: export {TRUSTED_VARIABLE}="
+                f"{shown(url)} (several with spaces between them; the beginning of a URL up to a slash is enough)."
+            )
 
 
 class RunDirectory:
@@ -70,8 +90,24 @@ class RunDirectory:
         return load(PretrainConfig, tree, str(self.config_file))
 
     def checkpoints(self, config: PretrainConfig) -> CheckpointStore:
-        """The store of the run's checkpoints: at ``config.checkpoint_url``, or in the run directory."""
+        """The store of the run's checkpoints: at ``config.checkpoint_url``, or in the run directory.
+
+        Args:
+            config: given by the user, who has named the URL; :meth:`stored_checkpoints` is for the run's own.
+        """
         return open_store(config.checkpoint_url, self.path / "checkpoints")
+
+    def stored_checkpoints(self, config: PretrainConfig) -> CheckpointStore:
+        """The same for a run that may be from elsewhere: a URL in its configuration is only contacted with consent.
+
+        Args:
+            config: the run's own, see :meth:`config`.
+
+        Raises:
+            ConfigError: the user does not trust the URL, see :func:`require_trusted`.
+        """
+        require_trusted(self.path, [config.checkpoint_url])
+        return self.checkpoints(config)
 
     def dataset(self) -> dict[str, Any]:
         """Description of the training data, as made by :meth:`Mixture.record`.
@@ -127,7 +163,7 @@ class RunDirectory:
         change = f"{self.path} is a run of steps={old.steps}, got steps={new.steps}"
         if new.steps < old.steps:
             raise ConfigError(f"{change}: a run cannot be shortened. Give stop_at={new.steps} to stop it earlier.")
-        done = max(self.checkpoints(old).steps(), default=0)
+        done = max(self.checkpoints(new).steps(), default=0)
         if not new.extend and not same_so_far(new.optim, done, old.steps, new.steps):
             raise ConfigError(
                 f"{change}: with optim.schedule={new.optim.schedule} the {done} steps that are done had the learning "
