@@ -254,16 +254,24 @@ def _open(url: str) -> tuple[AbstractFileSystem, str]:
         ) from error
 
 
+def _backend_errors() -> tuple[type[Exception], ...]:
+    """The exceptions of :data:`BACKEND_ERRORS` that can have been raised: those of modules that are imported.
+
+    Another thread may be importing one of the modules at this moment; it has not raised anything yet.
+    """
+    found = (getattr(sys.modules.get(module), name, None) for module, name in BACKEND_ERRORS)
+    return tuple(error for error in found if error is not None)
+
+
 @contextmanager
 def _data_errors(url: str, done: str) -> Iterator[None]:
     """Convert a backend's exceptions to a :class:`DataError` that names the URL."""
-    backend = tuple(getattr(sys.modules[m], name) for m, name in BACKEND_ERRORS if m in sys.modules)
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{shown(url)} does not exist, or these credentials do not allow access.") from error
-    except (OSError, *backend) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+    except Exception as error:
+        if not isinstance(error, (OSError, *_backend_errors())) or getattr(error, "errno", None) in FULL:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         refused = isinstance(error, PermissionError)

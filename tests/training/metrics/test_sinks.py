@@ -159,3 +159,18 @@ def test_what_is_missing_is_named_before_anything_starts(monkeypatch):
         with pytest.raises(ConfigError, match=rf"{name}, which is not installed: pip install 'molstream\[{extra}\]'"):
             check_loggers([name])
     assert LogConfig().loggers == ["tensorboard"]
+
+
+@pytest.mark.parametrize("address", ["file:mlruns", "file:///runs", "./mlruns", "mlruns", "/runs/mlruns", "~/mlruns"])
+def test_folders_of_mlflow_are_refused_at_the_start(monkeypatch, address):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(ConfigError, match=r"is a folder, which MLflow does not write to.*mlflow server.*sqlite:"):
+        check_loggers(["mlflow"])
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:5000", "https://x.org", "sqlite:///a.db", "databricks"])
+def test_servers_and_databases_of_mlflow_are_not(monkeypatch, address):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    check_loggers(["mlflow"])

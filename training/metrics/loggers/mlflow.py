@@ -51,9 +51,17 @@ class MLflowLogger:
     def check() -> None:
         if importlib.util.find_spec("mlflow") is None:
             raise ConfigError("log.loggers names mlflow, which is not installed: pip install 'molstream[mlflow]'.")
-        if not os.environ.get("MLFLOW_TRACKING_URI"):
+        address = os.environ.get("MLFLOW_TRACKING_URI")
+        if not address:
             raise ConfigError(
                 "log.loggers names mlflow, but MLFLOW_TRACKING_URI is not set: export the tracking server's address."
+            )
+        if address.startswith("file:") or not ("://" in address or address.startswith("databricks")):
+            # MLflow has no more than maintenance for this store and refuses it when the first record comes.
+            raise ConfigError(
+                f"MLFLOW_TRACKING_URI={address} is a folder, which MLflow does not write to any more. Export the "
+                "address of a server, as `mlflow server --backend-store-uri sqlite:///mlflow.db` prints it, or of a "
+                "database: sqlite:////FOLDER/mlflow.db."
             )
 
     def open(self, run_id: str, step: int) -> int:
