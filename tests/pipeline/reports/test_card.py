@@ -20,6 +20,7 @@ from molstream.pipeline.shards.histograms import Bar, bars, element_bars, quanti
 from molstream.pipeline.shards.manifest import read_manifest
 from molstream.pipeline.shards.reader import ShardDataset
 from tests.pipeline.conftest import HOSTILE, REJECTED
+from tests.support.closed_page import assert_closed
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 
@@ -160,6 +161,7 @@ def test_changes_benchmarks_settings_and_sources_are_told(nasty_dataset, page):
 
 def test_a_dataset_without_conformers_targets_or_rejections_has_a_card(bare_dataset):
     html = (bare_dataset / NAME).read_text()
+    assert_closed(html)
     page = Page(html)
     assert "energy" not in [figure.strip().split("\n")[0] for figure in page.figures]
     assert "No row was rejected." in html

@@ -9,6 +9,7 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors
 
 from molstream.training.evaluation.probe import ecfp4
+from tests.support.closed_page import assert_closed
 from tests.support.datasets import molecules, molstream
 
 
@@ -56,6 +57,7 @@ def test_the_report_is_one_page_with_plots_and_numbers(small_run, evaluation, tm
     assert page.count("data:image/svg+xml;base64,") == 4
     # Self-contained: nothing is fetched when it is opened.
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert_closed(page)
     for score in json.loads(evaluation[0].read_text())["scores"]:
         assert f"{score['rmse']:.3f}" in page
     assert json.loads((small_run / "dataset.json").read_text())["fingerprint"] in page
