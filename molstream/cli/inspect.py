@@ -1,6 +1,7 @@
 """``molstream inspect``: what is this dataset, run, checkpoint or export?"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from molstream.cli.command import run_command
 from molstream.config import configuration
@@ -16,15 +17,15 @@ class InspectConfig:
     """Print what a dataset, run, checkpoint or export holds, on one screen of text."""
 
     path: str
-    """Folder, or the URL of a checkpoint."""
+    """Folder, shard of a dataset, or the URL of a dataset or checkpoint, the only one that is contacted."""
 
 
 def inspect(config: InspectConfig) -> None:
     """Print the text."""
-    from molstream.training.checkpoint.store import local_folder
-    from molstream.training.report.overview import overview
+    from molstream.io.remote import is_url
+    from molstream.training.report.overview import overview, overview_at
 
-    print(overview(local_folder(config.path)))
+    print(overview_at(config.path) if is_url(config.path) else overview(Path(config.path)))
 
 
 def main(words: Sequence[str]) -> int:

@@ -4,11 +4,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from molstream.errors import DataError
+from molstream.io.remote import Retries, is_url, read, shown
 from molstream.pipeline.reports.card import NAME as CARD
 from molstream.pipeline.reports.card import by_count, read_timing
 from molstream.pipeline.reports.rejections import examples, shown_ascii
+from molstream.pipeline.shards.cache import difference
 from molstream.pipeline.shards.histograms import QUANTITIES, bars, quantiles, seconds, share, size
-from molstream.pipeline.shards.manifest import Manifest, read_manifest
+from molstream.pipeline.shards.manifest import NAME, Manifest, parse_manifest, read_manifest
 from molstream.pipeline.stages.tally import Timing
 
 WIDTH = 80
@@ -22,14 +25,21 @@ REASONS, SETS, SLOWEST = 8, 4, 3
 
 
 def inspect_dataset(path: str | Path) -> str:
-    """The dataset's counts, histograms, rejections and origin, in at most 40 lines.
+    """The counts, histograms, rejections and origin of the dataset in a folder or at a URL, in at most 40 lines.
+
+    At a URL only the manifest is fetched, so that examples of rejections and times are left out.
 
     Raises:
         DataError: it is no committed dataset, or damaged.
     """
-    folder = Path(path)
-    manifest, timing = read_manifest(folder), read_timing(folder)
-    lines = [f"dataset {path}: {manifest.num_rows:,} molecules", *_size(manifest), *_flow(manifest)]
+    if is_url(str(path)):
+        where, folder = shown(str(path)), None
+        manifest = parse_manifest(Retries().call(lambda: read(f"{str(path).rstrip('/')}/{NAME}")), where)
+    else:
+        where, folder = str(path), Path(path)
+        manifest = read_manifest(folder)
+    timing = read_timing(folder) if folder else None
+    lines = [f"dataset {where}: {manifest.num_rows:,} molecules", *_size(manifest), *_flow(manifest)]
     lines += _listed("changed by ", manifest.changes, "no step of standardization")
     lines += _listed("conformers: ", manifest.conformer_status, "none")
     lines += _wrapped(f"targets: {', '.join(manifest.target_names) or 'none'}", 2)
@@ -40,9 +50,32 @@ def inspect_dataset(path: str | Path) -> str:
     lines += _times(timing, manifest) if timing else []
     lines.append("  made with " + ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
     lines.append(f"  fingerprint {manifest.fingerprint}")
-    if (folder / CARD).is_file():
+    if folder and (folder / CARD).is_file():
         lines.append(f"  with drawings: {CARD}")
     return "\n".join(lines)
+
+
+def inspect_shard(path: Path) -> str:
+    """What one shard of a dataset holds, in a line.
+
+    Raises:
+        DataError: the file is no shard of a dataset in its folder, or damaged.
+    """
+    folder = path.parent
+    shards = read_manifest(folder).shards if (folder / NAME).is_file() else ()
+    shard = next((each for each in shards if each.name == path.name), None)
+    if shard is None:
+        raise DataError(
+            f"{path} is a single file, and no shard of a dataset: expected the folder of a dataset, run, checkpoint or "
+            "export, or a shard beside its manifest.json."
+        )
+    with path.open("rb") as file:
+        if problem := difference(file.fileno(), shard):
+            raise DataError(f"{path}: {problem}. Run `molstream verify {folder}`, then preprocess again.")
+    return (
+        f"shard {path.name} of the dataset {folder}: intact, {shard.rows:,} molecules, {shard.atoms:,} atoms, "
+        f"{len(shard.blocks)} block(s), {size(shard.bytes)}"
+    )
 
 
 def _size(manifest: Manifest) -> list[str]:
@@ -88,14 +121,17 @@ def sparkline(counts: Sequence[int]) -> str:
     return "".join("▁▂▃▄▅▆▇█"[min(7, 8 * count // most)] if count else " " for count in counts)
 
 
-def _rejections(folder: Path, manifest: Manifest) -> list[str]:
-    """A line for every reason: count, share and an example."""
+def _rejections(folder: Path | None, manifest: Manifest) -> list[str]:
+    """A line for every reason: count, share and, if there is a folder, an example."""
     counts = by_count(manifest.counts.rejected)
-    found = examples(folder, manifest, 1)
-    lines = ["  rejected, each with an example:"] if counts else []
+    found = examples(folder, manifest, 1) if folder else {}
+    lines = ["  rejected, each with an example:" if folder else "  rejected:"] if counts else []
     for reason, count in counts[:REASONS]:
         part = share(count, manifest.counts.rows_in)
         head = f"    {reason} {count:,} ({part}) "
+        if not folder:
+            lines.append(head.rstrip())
+            continue
         row = found[reason][0]
         place = f"{shown_ascii(Path(row['source']).name, 20)}:{row['row']} "
         lines.append(

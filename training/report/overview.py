@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from molstream.errors import DataError
-from molstream.io.remote import shown
-from molstream.pipeline.reports.inspect import inspect_dataset
+from molstream.io.remote import Retries, exists, shown
+from molstream.pipeline.reports.inspect import inspect_dataset, inspect_shard
+from molstream.pipeline.shards.manifest import NAME as MANIFEST
 from molstream.training.checkpoint.format import MARKER, damage, load_checkpoint, name_of
+from molstream.training.checkpoint.store import local_folder
 from molstream.training.inference.export import CONFIG_FILE, load_export
 from molstream.training.metrics.records import read_metrics
 from molstream.training.run.directory import RunDirectory
@@ -17,14 +19,30 @@ STEP = "step_NNNNNNNN"
 """What the names of checkpoints look like."""
 
 
+def overview_at(url: str) -> str:
+    """Describe the dataset or checkpoint at a URL.
+
+    Raises:
+        DataError: the server does not answer, or the dataset is damaged.
+        CheckpointError: there is neither, or the checkpoint is damaged.
+    """
+    if Retries().call(lambda: exists(f"{url.rstrip('/')}/{MANIFEST}")):
+        return inspect_dataset(url)
+    return overview(local_folder(url))
+
+
 def overview(path: Path) -> str:
-    """Describe the dataset, run, checkpoint or export at ``path``.
+    """Describe the dataset, shard, run, checkpoint or export at ``path``.
 
     Raises:
         DataError: ``path`` is none of these.
         CheckpointError: the checkpoint or export is damaged.
     """
-    if (path / "manifest.json").is_file():
+    if path.is_file():
+        return inspect_shard(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Check the path.")
+    if (path / MANIFEST).is_file():
         return inspect_dataset(path)
     if (path / MARKER).is_file():
         return _inspect_checkpoint(path)
@@ -34,8 +52,9 @@ def overview(path: Path) -> str:
         return _inspect_run(path)
     if (path / "plan.json").is_file():
         raise DataError(f"{path} is an unfinished dataset: run the same `molstream preprocess` command again.")
+    empty = "" if any(path.iterdir()) else "is an empty folder, which "
     raise DataError(
-        f"{path} is not written by molstream: expected a dataset (manifest.json), a run (config.yaml), "
+        f"{path} {empty}is not written by molstream: expected a dataset (manifest.json), a run (config.yaml), "
         f"a checkpoint ({MARKER}) or an export ({CONFIG_FILE})."
     )
 
