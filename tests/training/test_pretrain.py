@@ -234,6 +234,7 @@ def test_a_run_that_is_extended_is_the_one_that_had_this_length_from_the_start(d
     assert "steps=12, got steps=6" in fails(dataset, tmp_path / "run", *schedule, "steps=6")[1]
 
 
+@pytest.mark.slow
 def test_a_schedule_that_has_gone_by_the_length_is_extended_on_demand_only(dataset, tmp_path):
     cosine = ["optim.schedule=cosine", "optim.warmup_steps=1"]
     run_ranks(1, arguments(dataset, tmp_path / "whole", *cosine))

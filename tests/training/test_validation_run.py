@@ -54,6 +54,7 @@ def evaluated(config: PretrainConfig, weights: dict[str, torch.Tensor], path: Pa
     return mean
 
 
+@pytest.mark.slow
 def test_it_is_plain_evaluation_on_any_number_of_processes_and_training_does_not_feel_it(dataset, held_out, tmp_path):
     trained, validated = {}, {}
     for world_size, every in ((1, 2), (2, 3)):

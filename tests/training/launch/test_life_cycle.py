@@ -111,6 +111,7 @@ def supervised(*words: str, own: tuple[str, ...] = ()) -> list[str | Path]:
     ]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(dataset, tmp_path, undisturbed):
     run_dir = tmp_path / "run"
     ranks = start_ranks(2, command(dataset, run_dir, "save_every=1000"))
