@@ -16,8 +16,6 @@ from molstream.preprocessing.fields import ConformerStatus
 from molstream.preprocessing.force_field import relax
 from molstream.preprocessing.geometry import GivenConformers
 
-GIVEN = ("keep", "replace", "both")
-
 MAX_SYMMETRIES = 1000
 """Most equivalent atom orders that are tried to align two conformers, at about 1 us each. Where a molecule has more
 (three tert-butyl groups on benzene: 1296) an RMSD may come out too large, so that a conformer too many is kept."""

@@ -18,13 +18,13 @@ UNDECIDED = frozenset("~:|")
 COMPLETE_GROUPS = frozenset({"DAT", "SUP", "MUL", "GEN", "COM", "MIX", "FOR"})
 """Substance groups whose atoms are all in the atom block: data, abbreviations, multiples, parts of a mixture. The
 others (SRU, MON, COP, ...) are units of a polymer."""
+REPEATED = "_molLinkNodes"
+"""Property with the atoms that occur a variable number of times."""
 LABELS = ("molFileAlias", "atomLabel")
 """Properties with a text that is shown in place of an atom: alias of a mol block, label of a CXSMILES."""
-
-
-SPECIAL_LINES = re.compile(r"^(A  |M  (S|APO|V30 )|[ \d]{6}  [4-9]|[ \d]{6} 1\d)", re.MULTILINE)
-"""Lines of a mol block for aliases, substance groups, attachment points, and bonds of other types than 1, 2 and 3;
-V3000 has all of these in its own way."""
+SPECIAL_LINES = re.compile(r"^(A  |M  (S|APO|LIN|V30 )|[ \d]{6}  [4-9]|[ \d]{6} 1\d)", re.MULTILINE)
+"""Lines of a mol block for aliases, substance groups, attachment points, repeated atoms, and bonds of other types than
+1, 2 and 3; V3000 has all of these in its own way."""
 
 
 def may_be_indefinite(mol: Chem.Mol, text: str, format: Format) -> bool:
@@ -46,6 +46,8 @@ def require_definite(mol: Chem.Mol) -> None:
         MoleculeError: a bond of several possible orders (reason ``query_bond``), a query atom (``query_atom``), or a
             text, attachment point or repeating unit that stands for more than the atoms (``indefinite_structure``).
     """
+    if mol.HasProp(REPEATED):
+        raise MoleculeError("parse", "indefinite_structure", f"atoms that repeat: {mol.GetProp(REPEATED)}")
     for bond in mol.GetBonds():
         _require_definite_bond(bond)
     for atom in mol.GetAtoms():

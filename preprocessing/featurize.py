@@ -20,11 +20,6 @@ from molstream.preprocessing.hydrogens import read_with_hydrogens
 from molstream.preprocessing.rdkit_errors import rdkit_errors
 from molstream.preprocessing.standardize import standardize
 
-HYDROGENS = ("heavy", "all")
-
-MAX_SMILES_LENGTH = 5000
-"""Highest ``max_smiles_length``: RDKit's canonicalization has crashed on a chain of 20000 atoms."""
-
 
 @dataclass(frozen=True)
 class Description:

@@ -26,6 +26,9 @@ from molstream.preprocessing.rdkit_errors import rdkit_errors
 SEPARATED_CHARGES = """\
 Azide, diazo compound	[#6,#7;-1:1]-[N+:2]#[N+0:3]>>[*+0:1]=[N+:2]=[N-:3]
 Oxide, ylide or imide of phosphorus	[P,As,Sb;+1:1]-[#6,#7,#8,#16,#34;-1:2]>>[*+0:1]=[*+0:2]
+Phosphazene, charges not at neighbours	[P;+1:1]-[#7+0:2]=[P+0:3]-[#7;-1:4]>>[*+0:1]=[*+0:2]-[*+0:3]=[*+0:4]
+Iodyl group	[#17,#35,#53;+2;$(*-[#6]):1]-[#7,#8;-1:2]>>[*+1:1]=[*+0:2]
+Iodosyl group, iminoiodinane	[#17,#35,#53;+1;$(*-[#6]):1]-[#6,#7,#8;-1:2]>>[*+0:1]=[*+0:2]
 Sulfone, sulfoximine, two steps	[#16,#34,#52;+2;X4:1]-[#6,#7,#8,#16;-1:2]>>[*+1:1]=[*+0:2]
 Sulfone, sulfoximine	[#16,#34,#52;+1;X4:1]-[#6,#7,#8,#16;-1:2]>>[*+0:1]=[*+0:2]
 Ylide or imide of sulfur	[#16,#34,#52;+1;X3:1]-[#6,#7;-1:2]>>[*+0:1]=[*+0:2]

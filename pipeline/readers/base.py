@@ -24,9 +24,6 @@ COPY_BYTES = 1 << 18
 MAX_TARGET = float(np.finfo(np.float32).max)
 """Largest absolute value of a target."""
 
-DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
-"""Names of delimiters that are awkward to write on a command line."""
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -47,9 +47,11 @@ def require_survival(sources: Sequence[SourceFile]) -> None:
         return
     why = signal.Signals(-ended.returncode).name if ended.returncode < 0 else f"exit code {ended.returncode}"
     if done == len(sources) or ended.returncode > 0:
-        raise DataError(f"the process that tries files does not work ({why}): {ended.stderr.decode(errors='replace')}")
+        last = ended.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+        raise DataError(f"the process that tries files does not work ({why}: {last or 'no message'}). Try again.")
     raise DataError(
-        f"{remote.shown(sources[done].given)} is damaged: reading it ends the process ({why}). Fetch the file again."
+        f"{remote.shown(sources[done].given)} is damaged, or needs more memory than there is: reading it ends the "
+        f"process ({why}). Fetch the file again."
     )
 
 

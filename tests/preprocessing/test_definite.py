@@ -107,6 +107,7 @@ def test_aromatic_bonds_are_read_in_rings_and_refused_elsewhere():
         ("A    3", "CO2Et"),
         ("M  APO  1   3   1",),
         ("M  STY  1   1 SRU", "M  SAL   1  2   2   3", "M  SMT   1 n"),
+        ("M  LIN  1   2   4   1   3",),
         ("M  STY  1   1 COP", "M  SAL   1  2   2   3"),
         ("M  STY  1   1 MON", "M  SAL   1  2   2   3"),
     ],

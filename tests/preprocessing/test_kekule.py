@@ -23,6 +23,17 @@ FORMS = {
     "phosphonium ylide": ("C=P(C)(C)C", "[CH2-][P+](C)(C)C"),
     "phosphinimine": ("CN=P(C)(C)C", "C[N-][P+](C)(C)C"),
     "chiral phosphine oxide": ("O=[P@](C)(CC)c1ccccc1", "[O-][P@+](C)(CC)c1ccccc1"),
+    "phosphazenes": (
+        "ClP1(Cl)=NP(Cl)(Cl)=NP(Cl)(Cl)=N1",
+        "Cl[P+]1(Cl)[N-][P+](Cl)(Cl)[N-][P+](Cl)(Cl)[N-]1",
+    ),
+    "larger phosphazenes": (
+        "CP1(C)=NP(C)(C)=NP(C)(C)=NP(C)(C)=N1",
+        "C[P+]1(C)[N-][P+](C)(C)[N-][P+](C)(C)[N-][P+](C)(C)[N-]1",
+    ),
+    "iodosyl group": ("O=Ic1ccccc1", "[O-][I+]c1ccccc1"),
+    "iodyl group": ("O=I(=O)c1ccccc1", "[O-][I+2]([O-])c1ccccc1"),
+    "iminoiodinane": ("CN=Ic1ccccc1", "C[N-][I+]c1ccccc1"),
     "arsine oxide": ("C[As](C)(C)=O", "C[As+](C)(C)[O-]"),
     "selenoxide": ("C[Se](C)=O", "C[Se+](C)[O-]"),
     "sulfoxide": ("CS(C)=O", "C[S+](C)[O-]"),

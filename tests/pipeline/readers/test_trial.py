@@ -72,4 +72,5 @@ def test_files_that_do_no_harm_are_read(read):
 def test_of_several_files_the_one_that_ends_the_process_is_named(read):
     told = read(a="C\n", b="C\ncrash\n", c="C\n")
     assert told.startswith("error: ")
-    assert told.endswith("/b.brittle is damaged: reading it ends the process (SIGABRT). Fetch the file again.\n")
+    assert "/b.brittle is damaged, or needs more memory than there is" in told
+    assert told.endswith("reading it ends the process (SIGABRT). Fetch the file again.\n")
