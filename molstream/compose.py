@@ -29,8 +29,12 @@ from molstream.config import (
 )
 from molstream.errors import ConfigError
 from molstream.extensions import extensions
+from molstream.io.credentials import credentials_in, without_credentials
 
 T = TypeVar("T")
+
+INPUTS = ("input", "decontaminate")
+"""Keys that name molecule files, which are read once: their addresses may be signed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +208,40 @@ def _built(name: str, schema: type[T], choices: Mapping[str, Any], values: Seque
     tree = _composed(name, choices)
     for key, value in values:
         _assign(tree, schema, key, value)
+    for key, text in _texts(tree):
+        _require_no_credentials(key, text)
     return load(schema, tree)
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The texts in nested mappings and lists, by dotted key."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _require_no_credentials(key: str, text: str) -> None:
+    """Check that a configuration, which is stored, has no credentials in its URLs.
+
+    Raises:
+        ConfigError: a URL with a password, or with a signature where it is not an input.
+    """
+    found = credentials_in(text)
+    # Of an input no more than its name is stored.
+    if found is None or (found == "signature" and key.partition(".")[0] in INPUTS):
+        return
+    what = {"password": "a user's password or key", "signature": "a signature or token in its query"}[found]
+    raise ConfigError(
+        f"{key}={without_credentials(text)}: this address was given with {what}, which would be stored with what is "
+        "made from it. Give the address without it, and the credentials by the environment, as fsspec's backend reads "
+        "them (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, FSSPEC_..., ~/.config/fsspec); only an input may be a "
+        "signed address."
+    )
 
 
 def _split(word: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from molstream.cli.help import command_help
 from molstream.compose import compose
 from molstream.config import known_keys, to_yaml
 from molstream.errors import ConfigError, MolstreamError, in_words
+from molstream.io.credentials import redacted
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; failed; a command line that cannot be run; interrupted, with what was done kept."""
@@ -89,7 +90,7 @@ def run_command(
 
 
 def _with_positional(words: Sequence[str], schema: type, positional: str) -> list[str]:
-    """The words with plain ones, and names of existing files, as values of the positional key."""
+    """The words with plain ones, URLs and names of existing files, as values of the positional key."""
     keys = known_keys(schema)
     plain = [w for w in words if not w.startswith("-") and ("=" not in w or _is_file_name(w, keys))]
     settings = [word for word in words if word not in plain]
@@ -104,7 +105,9 @@ def _with_positional(words: Sequence[str], schema: type, positional: str) -> lis
 
 
 def _is_file_name(word: str, keys: Sequence[str]) -> bool:
-    return word.partition("=")[0] not in keys and Path(word).exists()
+    name = word.partition("=")[0]
+    # A URL may have an equal sign in its query.
+    return "://" in name or (name not in keys and Path(word).exists())
 
 
 def guarded(name: str, work: Callable[[], int | None], *, speaks: bool = True) -> int:
@@ -144,7 +147,7 @@ def guarded(name: str, work: Callable[[], int | None], *, speaks: bool = True) -
 
 def _complain(text: str, speaks: bool) -> None:
     if speaks:
-        print(_printable(text), file=sys.stderr, flush=True)
+        print(_printable(redacted(text)), file=sys.stderr, flush=True)
 
 
 def _printable(text: str) -> str:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from molstream.io.credentials import redacted
+
 
 class Command(NamedTuple):
     """A command: the module whose ``main(words) -> exit code`` runs it, and its line in the help."""
@@ -70,7 +72,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if name not in known:
         near = difflib.get_close_matches(name, known, 1, 0.5)
         hint = f"Did you mean '{near[0]}'? " if near else ""
-        print(f"error: unknown command '{name}'. {hint}Choose one of {', '.join(known)}.", file=sys.stderr)
+        message = f"error: unknown command '{name}'. {hint}Choose one of {', '.join(known)}."
+        print(redacted(message), file=sys.stderr)
         return 2
     return importlib.import_module(known[name].module).main(rest)
 

@@ -20,6 +20,7 @@ from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
 
 from molstream.errors import ConfigError, DataError, RemoteError
+from molstream.io.credentials import redacted, without_credentials
 from molstream.io.files import FULL, written_whole
 
 T = TypeVar("T")
@@ -51,13 +52,7 @@ def is_url(name: str) -> bool:
 
 def shown(url: str) -> str:
     """Remove secrets from a URL or path, for messages: user and password, and the query of a signed web address."""
-    if not is_url(url):
-        return url
-    scheme, rest = url.split("://", 1)
-    host, slash, path = rest.partition("/")
-    if scheme.endswith(("http", "https")):
-        path = path.partition("?")[0]
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return without_credentials(url) if is_url(url) else url
 
 
 def file_name(url: str) -> str:
@@ -249,8 +244,8 @@ def _open(url: str) -> tuple[AbstractFileSystem, str]:
         raise ConfigError(f"{shown(url)}: {protocol}:// needs a package that is not installed: {advice}") from error
     except ValueError as error:
         raise ConfigError(
-            f"{shown(url)}: fsspec cannot open it ({error}). It supports, among others, s3://, gs://, az://, "
-            "https:// and memory://."
+            f"{shown(url)}: fsspec cannot open it ({redacted(str(error))}). It supports, among others, s3://, gs://, "
+            "az://, https:// and memory://."
         ) from error
 
 
@@ -273,7 +268,7 @@ def _data_errors(url: str, done: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, (OSError, *_backend_errors())) or getattr(error, "errno", None) in FULL:
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = redacted(" ".join(str(error).split())) or type(error).__name__
         refused = isinstance(error, PermissionError)
         raise (DataError if refused else RemoteError)(
             f"{shown(url)} cannot be {done}: {reason}. Check the address, the network and the credentials (from the "

@@ -66,8 +66,8 @@ def inspect_shard(path: Path) -> str:
     shard = next((each for each in shards if each.name == path.name), None)
     if shard is None:
         raise DataError(
-            f"{path} is a single file, and no shard of a dataset: expected the folder of a dataset, run, checkpoint or "
-            "export, or a shard beside its manifest.json."
+            f"{path} is not written by molstream: it is a single file, and no shard of a dataset; expected the folder "
+            "of a dataset, run, checkpoint or export, or a shard beside its manifest.json."
         )
     with path.open("rb") as file:
         if problem := difference(file.fileno(), shard):

@@ -44,16 +44,20 @@ def test_one_shard_is_described_and_checked(places, capfd):
     (copy / shard.name).write_bytes(content[:700] + b"?" + content[701:])
     refused(places, capfd, f"inspect {copy}/{shard.name}", FAILED, "its sha256 is", "molstream verify")
     shutil.copy(shard, places.HERE / "alone.tar")
-    refused(places, capfd, "inspect HERE/alone.tar", FAILED, "HERE/alone.tar is a single file, and no shard")
+    refused(places, capfd, "inspect HERE/alone.tar", FAILED, "it is a single file, and no shard")
 
 
 @pytest.mark.parametrize(
     ("line", "code", "part"),
     [
-        ("inspect HERE/nowhere", FAILED, "HERE/nowhere does not exist. Check the path."),
-        ("inspect HERE", FAILED, "HERE is an empty folder, which is not written by molstream: expected a dataset"),
-        ("inspect CSV", FAILED, "CSV is a single file, and no shard of a dataset"),
-        ("inspect EXPORT/config.json", FAILED, "config.json is a single file"),
+        (
+            "inspect HERE/nowhere",
+            FAILED,
+            "HERE/nowhere is not written by molstream: there is no such file or folder; expected",
+        ),
+        ("inspect HERE", FAILED, "HERE is not written by molstream: it is an empty folder; expected a dataset"),
+        ("inspect CSV", FAILED, "CSV is not written by molstream: it is a single file, and no shard"),
+        ("inspect EXPORT/config.json", FAILED, "config.json is not written by molstream: it is a single file"),
         ("inspect", USAGE, "path is missing"),
         ("inspect ''", USAGE, "path= has no value"),
     ],

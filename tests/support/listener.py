@@ -11,6 +11,8 @@ class Listener:
 
     def __init__(self, port: int, objects: dict[str, bytes]):
         self.url, self.objects = f"http://127.0.0.1:{port}", objects
+        self.broken = False
+        """Whether it answers requests for a content with an error of its own."""
         self.asked: list[str] = []
         """Path and query of every request."""
 
@@ -23,7 +25,7 @@ def listening(objects: dict[str, bytes] | None = None) -> Iterator[Listener]:
         def do_GET(self) -> None:
             listener.asked.append(self.path)
             content = listener.objects.get(self.path.partition("?")[0])
-            self.send_response(404 if content is None else 200)
+            self.send_response(500 if listener.broken and self.command == "GET" else 404 if content is None else 200)
             self.send_header("Content-Length", str(len(content or b"")))
             self.send_header("ETag", '"one"')
             self.end_headers()

@@ -40,8 +40,6 @@ def overview(path: Path) -> str:
     """
     if path.is_file():
         return inspect_shard(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist. Check the path.")
     if (path / MANIFEST).is_file():
         return inspect_dataset(path)
     if (path / MARKER).is_file():
@@ -52,9 +50,11 @@ def overview(path: Path) -> str:
         return _inspect_run(path)
     if (path / "plan.json").is_file():
         raise DataError(f"{path} is an unfinished dataset: run the same `molstream preprocess` command again.")
-    empty = "" if any(path.iterdir()) else "is an empty folder, which "
+    found = "there is no such file or folder; " if not path.exists() else ""
+    if path.is_dir() and not any(path.iterdir()):
+        found = "it is an empty folder; "
     raise DataError(
-        f"{path} {empty}is not written by molstream: expected a dataset (manifest.json), a run (config.yaml), "
+        f"{path} is not written by molstream: {found}expected a dataset (manifest.json), a run (config.yaml), "
         f"a checkpoint ({MARKER}) or an export ({CONFIG_FILE})."
     )
 
