@@ -26,19 +26,39 @@ NAMED = 4
 """Most numbers of a model that a message names."""
 
 
-class _Undrawn(TorchFunctionMode):
-    """Draws no normal numbers: there is nothing to fill, and torch would load its compiler for them, for a second."""
+FACTORIES = frozenset(("empty", "zeros", "ones", "full", "rand", "randn"))
+"""Functions of torch that make parameters and buffers."""
+
+
+class _Weightless(TorchFunctionMode):
+    """Makes parameters on the meta device, and leaves the rest, small tensors of indices, where it is.
+
+    Most of their arithmetic has no kernel on the meta device but one in Python, whose import takes seconds.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "normal_":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in FACTORIES and kwargs.get("device") is None:
+            # Nothing is drawn.
+            make = torch.empty if name in ("rand", "randn") else func
+            return make(*args, **{**kwargs, "device": "meta"})
+        if name == "normal_":
+            # torch.nn.init passes the tensor by name.
+            tensor = args[0] if args else kwargs["tensor"]
+            return tensor if tensor.is_meta else func(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 def on_meta(build: Callable[[], M]) -> M:
-    """What ``build`` makes, with shapes and dtypes but without memory for its tensors."""
-    with torch.device("meta"), _Undrawn():
-        return build()
+    """What ``build`` makes, with shapes and dtypes but without memory for its parameters."""
+    try:
+        with _Weightless():
+            return build()
+    except (RuntimeError, NotImplementedError):
+        # A network of another package computes with parameters and other tensors together.
+        with torch.device("meta"):
+            return build()
 
 
 def num_bytes(module: nn.Module) -> int:

@@ -1,6 +1,8 @@
 """A model that does not fit is refused from its numbers, before anything is allocated."""
 
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +18,7 @@ from molstream.training.inference.pretrained import load_pretrained
 from molstream.training.memory import num_bytes, on_meta, require_room_to_train
 from molstream.training.models.config import GINConfig, ModelConfig, PaiNNConfig, SchNetConfig, TransformerConfig
 from molstream.training.module import build_module
+from tests.support.datasets import REPOSITORY
 from tests.support.molecules import model_config, objective_config
 from tests.support.room import ROOM, little_room
 
@@ -79,3 +82,24 @@ def test_a_small_model_is_refused_where_there_is_less_room(export):
 def test_numbers_far_beyond_any_model_are_refused_by_name(build, message):
     with pytest.raises(ConfigError, match=message):
         build()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "paper_tiny"])
+def test_looking_at_a_model_needs_no_compiler(preset):
+    name = {"tiny": "moleculesde", "paper_tiny": "moleculesde_paper"}[preset]
+    script = f"""
+import sys
+from tests.support.molecules import model_config, objective_config
+from molstream.training.memory import on_meta
+from molstream.training.module import build_module
+build = lambda: build_module(model_config("{preset}"), objective_config("{name}"), 0)
+before = "torch._dynamo" in sys.modules
+module = on_meta(build)
+looked_at = module.state_dict()
+assert before or not {{"torch._dynamo", "sympy"}} & sys.modules.keys()
+built = build().state_dict()
+assert [(k, v.shape, v.dtype) for k, v in looked_at.items()] == [(k, v.shape, v.dtype) for k, v in built.items()]
+assert all(p.is_meta for p in module.parameters())
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
