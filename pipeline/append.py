@@ -11,7 +11,8 @@ from pathlib import Path
 
 from molstream.config import load
 from molstream.errors import ConfigError, DataError
-from molstream.io.files import exclusive, write_atomically
+from molstream.io.files import write_atomically
+from molstream.io.locks import exclusive
 from molstream.pipeline.build import make
 from molstream.pipeline.config import AppendConfig, PreprocessConfig
 from molstream.pipeline.plan import (

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from molstream.errors import DataError, MolstreamError
-from molstream.io.files import UNFINISHED, exclusive, write_atomically
+from molstream.io.files import UNFINISHED, write_atomically
+from molstream.io.locks import exclusive
 from molstream.pipeline.config import PreprocessConfig
 from molstream.pipeline.executor import ray as job
 from molstream.pipeline.plan import APPENDING, WORK, Plan, make_plan

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from molstream.config import to_yaml
 from molstream.errors import ConfigError, TrainingError
+from molstream.io.files import write_atomically
 from molstream.pipeline.order.lanes import lanes_of_rank
 from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.shards.reader import ShardDataset
@@ -225,7 +226,7 @@ class Trainer:
             index = np.concatenate([batch.index.numpy() for batch in batches])
             keys = self.dataset.read_rows(index, ("key",)).values["key"]
             file.parent.mkdir(exist_ok=True)
-            file.write_text("\n".join(map(str, keys)) + "\n")
+            write_atomically(file, ("\n".join(map(str, keys)) + "\n").encode())
         found = f"step {step + 1} has no finite gradient (lanes {', '.join(map(str, lanes))})"
         self._say(f"{found}: skipped, the keys of its molecules are in {file}")
         if (skipped := self.engine.progress.skipped) > self.config.optim.max_skipped:

@@ -1,6 +1,7 @@
 """``molstream diagnose``: what a run has learned, beyond its loss."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from molstream.cli.command import run_command
 from molstream.training.evaluation.config import DiagnoseConfig
@@ -15,10 +16,15 @@ def diagnose(config: DiagnoseConfig) -> None:
     """Print tables, and write the numbers as JSON into the run directory, whose path is printed."""
     from rich.console import Console
 
-    from molstream.training.evaluation.diagnose import diagnose_run, tables, write_diagnosis
+    from molstream.io.locks import claimed
+    from molstream.training.evaluation.diagnose import FILE, diagnose_run, tables, write_diagnosis
+    from molstream.training.run.directory import RunDirectory
 
-    found = diagnose_run(config)
-    output = write_diagnosis(found, config.run_dir)
+    # Before anything is made in a folder that is no run.
+    RunDirectory(config.run_dir).config()
+    with claimed(Path(config.run_dir, FILE)):
+        found = diagnose_run(config)
+        output = write_diagnosis(found, config.run_dir)
     for table in tables(found):
         Console().print(table)
     print(output)

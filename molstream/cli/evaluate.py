@@ -22,11 +22,13 @@ def evaluate(config: EvaluateConfig) -> None:
     """Print a table, and write the numbers as JSON."""
     from rich.console import Console
 
+    from molstream.io.locks import claimed
     from molstream.training.evaluation.probe import evaluate, score_table
 
-    result = evaluate(config)
     output = Path(config.output) if config.output else Path(config.export).resolve().parent / "eval.json"
-    _write(result, output)
+    with claimed(output):
+        result = evaluate(config)
+        _write(result, output)
     Console().print(score_table(result))
 
 
@@ -34,19 +36,23 @@ def evaluate_generated(kind: str, config: EvaluateGeneratedConfig) -> None:
     """Print a table, and write the numbers as JSON."""
     from rich.console import Console
 
+    from molstream.io.locks import claimed
     from molstream.training.evaluation.generated import GENERATED
+    from molstream.training.run.directory import RunDirectory
 
     score, table = GENERATED[kind]
     output = Path(config.output) if config.output else Path(config.run_dir) / f"{kind}.json"
-    result = score(config, output)
-    _write(result, output)
+    # Before anything is made in a folder that is no run.
+    RunDirectory(config.run_dir).config()
+    with claimed(output):
+        result = score(config, output)
+        _write(result, output)
     Console().print(table(result))
 
 
 def _write(result: dict[str, object], output: Path) -> None:
     from molstream.io.files import write_atomically
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, (json.dumps(result, indent=1) + "\n").encode())
 
 

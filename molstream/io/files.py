@@ -1,8 +1,12 @@
-"""Atomic file writes: after a crash at any time, a file has its old or its new content, never a part of it."""
+"""Atomic writes: after a crash at any time, a file or folder has its old or its new content, never a part of it.
 
+Every file that molstream writes is written this way, but for logs and metrics, which grow by whole lines.
+"""
+
+import ctypes
 import errno
-import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +20,10 @@ UNFINISHED_NAME = ".writing-"
 """How temporary names begin."""
 UNFINISHED = f"{UNFINISHED_NAME}*"
 """Pattern of temporary names: what a process that was killed leaves behind."""
+OWN_DIGITS = 12
+"""Hexadecimal digits of a temporary name that belong to one writer."""
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Constants of ``renameat2(2)``."""
 
 
 def sync(path: Path) -> None:
@@ -48,11 +56,14 @@ def written_whole(path: Path) -> Iterator[Path]:
     No two writers share a temporary name, not even of the same file: a task that outlived its driver does no harm.
 
     Raises:
+        DataError: ``path`` is a device or pipe, which a file would replace.
         OSError: ``path`` is a folder, or the system fails; the error names ``path``, not the temporary one.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    temporary = path.with_name(f"{UNFINISHED_NAME}{uuid.uuid4().hex[:12]}-{path.name}")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is a device or pipe: expected the path of a file, which is written whole.")
+    temporary = _temporary(path)
     with naming(path):
         try:
             yield temporary
@@ -65,24 +76,64 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` for this process; the lock is released when the process ends, for whatever reason.
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder to write files to; afterwards it takes the place of ``path``, or is removed.
+
+    A folder that is there already keeps its content until the new one is complete. Folders in it are not synced.
 
     Raises:
-        DataError: another process has the lock.
+        OSError: ``path`` is a file, or the system fails; the error names ``path``, not the temporary folder.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    # A link stays, and what it points to is written.
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    temporary = _temporary(path)
+    with naming(path):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{folder} is locked by another process. Wait for it or stop it, then try again.") from None
-        yield
-    finally:
-        os.close(descriptor)
+            temporary.mkdir()
+            yield temporary
+            for file in (*temporary.iterdir(), temporary):
+                sync(file)
+            if path.exists():
+                _exchange(temporary, path)
+            else:
+                temporary.rename(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to a file atomically: after a crash the file is complete or unchanged."""
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
+
+
+def temporaries(path: Path) -> list[Path]:
+    """The temporary files and folders of writers of ``path``, of killed ones and of those that still write."""
+    length = len(_temporary(path).name)
+    found = path.parent.glob(f"{UNFINISHED_NAME}{'[0-9a-f]' * OWN_DIGITS}-*")
+    return [each for each in found if len(each.name) == length and each.name.endswith(f"-{path.name}")]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{UNFINISHED_NAME}{uuid.uuid4().hex[:OWN_DIGITS]}-{path.name}")
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Exchange two folders at once; where the system cannot, by renames, between which ``old`` has another name."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "renameat2"):
+        names = os.fsencode(new), os.fsencode(old)
+        if library.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
+            return
+    # A name that no clean-up removes: a kill between the renames loses nothing.
+    aside = old.with_name(f".replaced-{uuid.uuid4().hex[:OWN_DIGITS]}-{old.name}")
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
+    aside.rename(new)

@@ -1,4 +1,4 @@
-"""Files that are damaged, and disks that cannot be written to: each gives one message that names the file."""
+"""Files that are damaged: each gives one message that names the file."""
 
 import bz2
 import gzip
@@ -292,32 +292,3 @@ def test_evaluate_takes_a_run_as_well_as_its_export(places, capfd, csv):
     fingerprint = json.loads((places.RUN / "dataset.json").read_text())["fingerprint"]
     assert json.loads((places.HERE / "eval.json").read_text())["dataset_fingerprint"] == fingerprint
     capfd.readouterr()
-
-
-# --- disks ------------------------------------------------------------------------------------------------------------
-
-WRITERS = {
-    "embed": "embed export=EXPORT input=CSV output={}/v.parquet",
-    "export": "export run_dir=RUN output={}/export",
-    "generate": "generate conformers run_dir=RUN input=CSV output={}/g.sdf limit=1 sampler.num_steps=2",
-    "report": "report RUN output={}/report.html",
-    "evaluate": "evaluate export=EXPORT input=HERE/many.csv target=value output={}/eval.json",
-}
-
-
-@pytest.mark.parametrize("command", WRITERS)
-@pytest.mark.parametrize("state", ["full", "read-only"])
-def test_a_disk_that_cannot_be_written_to_is_named_and_nothing_is_left(places, capfd, disk, command, state):
-    write_csv(places.HERE / "many.csv", molecules())
-    name = WRITERS[command].rpartition("{}/")[2].split()[0]
-    if state == "full":
-        # A file system without any page cannot be made full.
-        (disk.folder / "filler").write_bytes(bytes(1 << 14))
-        disk.fill()
-        parts = ("no space left on device", "Make room there and run the same command again")
-    else:
-        disk.protect()
-        parts = ("read-only file system", "Choose a place that can be written to")
-    refused(places, capfd, WRITERS[command].format(disk.folder), FAILED, f"{disk.folder}/{name}: ", *parts)
-    left = [path.name for path in disk.folder.rglob("*") if path.is_file() and path.stat().st_size]
-    assert left in ([], ["filler"])

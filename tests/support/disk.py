@@ -19,11 +19,15 @@ class Disk:
 
     def fill(self) -> None:
         """Shrink the disk so that no free page is left."""
+        self.leave(0)
+
+    def leave(self, room: int) -> None:
+        """Shrink the disk so that it has room for that many bytes, a multiple of the page size."""
         while True:
             state = os.statvfs(self.folder)
             used = (state.f_blocks - state.f_bfree) * state.f_frsize
             # Fails if the used space has grown meanwhile.
-            if self._resize(used) == 0:
+            if self._resize(used + room) == 0:
                 return
 
     def enlarge(self) -> None:

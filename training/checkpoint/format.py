@@ -184,14 +184,14 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} cannot be read as safetensors: {in_words(error)}. {ANOTHER}") from error
 
 
-def write_safetensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors by name.
+def write_safetensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors by name, to a file that is not read before it is complete.
 
     Raises:
         OSError: the file cannot be written; safetensors itself reports that without a number.
     """
     try:
-        save_file(tensors, file, metadata={"format": "pt"})
+        save_file(tensors, file, metadata)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

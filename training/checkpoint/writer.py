@@ -16,12 +16,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from molstream.errors import CheckpointError, DataError
 from molstream.io.files import sync, write_atomically
-from molstream.training.checkpoint.format import RunState, checksums, name_of, part_name, state_from
+from molstream.training.checkpoint.format import RunState, checksums, name_of, part_name, state_from, write_safetensors
 from molstream.training.checkpoint.store import CheckpointStore
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.distributed.watchdog import describe_process
@@ -160,7 +159,7 @@ class CheckpointWriter:
         for kind, part in tensors.items():
             if part:
                 files.append(folder / part_name(kind, context.rank, context.world_size))
-                save_file(part, files[-1])
+                write_safetensors(files[-1], part)
         if context.rank == 0:
             texts = {"state.json": json.dumps(asdict(state), indent=1) + "\n", "config.yaml": config_yaml}
             for name, text in texts.items():

@@ -9,6 +9,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolAlign
 
 from molstream.errors import DataError
+from molstream.io.files import write_atomically
 from molstream.preprocessing.alignment import MAX_SYMMETRIES, best_rmsd, with_conformers
 
 if TYPE_CHECKING:
@@ -32,18 +33,20 @@ def write_gallery(
         ensembles: by method, conformers [g, n, 3] of each molecule; molecules with g = 0, a failure, are omitted.
         output: the file to write.
     """
-    with Chem.SDWriter(str(output)) as writer:
-        for k, text in enumerate(smiles):
-            target = with_conformers(text, reference[k][:1])
-            writer.write(_named(target, REFERENCE, 0.0))
-            for method, found in ensembles.items():
-                if not len(found[k]):
-                    continue
-                rmsd = best_rmsd(text, reference[k][:1], found[k])[0]
-                best = with_conformers(text, found[k][rmsd.argmin()][None])
-                # Aligns `best` to the target in place.
-                rdMolAlign.GetBestRMS(best, target, maxMatches=MAX_SYMMETRIES)
-                writer.write(_named(best, method, float(rmsd.min())))
+    molecules: list[Chem.Mol] = []
+    for k, text in enumerate(smiles):
+        target = with_conformers(text, reference[k][:1])
+        molecules.append(_named(target, REFERENCE, 0.0))
+        for method, found in ensembles.items():
+            if not len(found[k]):
+                continue
+            rmsd = best_rmsd(text, reference[k][:1], found[k])[0]
+            best = with_conformers(text, found[k][rmsd.argmin()][None])
+            # Aligns `best` to the target in place.
+            rdMolAlign.GetBestRMS(best, target, maxMatches=MAX_SYMMETRIES)
+            molecules.append(_named(best, method, float(rmsd.min())))
+    text = "".join(Chem.SDWriter.GetText(mol, molid=number) for number, mol in enumerate(molecules))
+    write_atomically(output, text.encode())
 
 
 def read_gallery(file: Path) -> list[list[Chem.Mol]]:

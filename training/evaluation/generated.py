@@ -39,6 +39,8 @@ def evaluate_conformers(config: EvaluateGeneratedConfig, output: Path) -> dict[s
     Raises:
         ConfigError, CheckpointError, DataError: run or dataset cannot be used, or do not belong together.
     """
+    if output.suffix == ".sdf":
+        raise ConfigError(f"output={output}: expected another suffix, since the gallery is written to that file.")
     generator, references = _open(config)
     counts = [config.per_reference * len(sample.positions) for sample in references]
     with progress("conformers", sum(counts)) as tell:

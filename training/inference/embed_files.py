@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from molstream.io.files import written_whole
+from molstream.io.locks import claimed
 from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.prepare import open_sources
 from molstream.pipeline.readers.split import InputSplit, cut, read_split
@@ -28,7 +29,7 @@ def embed_file(config: EmbedConfig) -> tuple[int, int]:
 
     Raises:
         CheckpointError: ``export`` is not an export.
-        DataError: the input cannot be used.
+        DataError: the input cannot be used, or another process writes the output.
     """
     embedder = MoleculeEmbedder.from_pretrained(
         config.export, representation=config.representation, device=config.device, batch_size=config.batch_size
@@ -44,9 +45,9 @@ def embed_file(config: EmbedConfig) -> tuple[int, int]:
         ]
     )
     output = Path(config.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     rows = failed = 0
     with (
+        claimed(output),
         written_whole(output) as temporary,
         tempfile.TemporaryDirectory() as work,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,

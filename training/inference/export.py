@@ -1,7 +1,6 @@
 """Writes exports (config.json, model.safetensors and a model card) from runs, and loads them strictly."""
 
 import re
-import shutil
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,8 @@ import rdkit
 
 from molstream.config import load, tree_of
 from molstream.errors import CheckpointError, ConfigError
-from molstream.io.files import UNFINISHED_NAME, naming
+from molstream.io.files import folder_written_whole
+from molstream.io.locks import claimed
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.fields import SCHEMA_VERSION
 from molstream.training.checkpoint.exported import (
@@ -54,7 +54,8 @@ def export_run(config: ExportConfig) -> Path:
 
     Raises:
         CheckpointError: the run has no intact checkpoint, or none of ``step``.
-        ConfigError: ``run_dir`` is not a run.
+        ConfigError: ``run_dir`` is not a run, or the folder holds other files.
+        DataError: another process writes the folder.
     """
     from molstream.training.inference.trained import checkpoint_path
     from molstream.training.run.directory import RunDirectory
@@ -144,21 +145,14 @@ def _upgrade(config: dict[str, Any], file: Path) -> None:
 
 def _write(output: Path, description: dict[str, Any], weights: dict[str, Any]) -> None:
     known = {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}
-    if output.exists() and (foreign := sorted({p.name for p in output.iterdir()} - known)):
-        raise ConfigError(f"output={output} holds other files ({', '.join(foreign[:5])}): give another folder.")
-    temporary = output.with_name(f"{UNFINISHED_NAME}{output.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with naming(output):
-            temporary.mkdir(parents=True)
-            write_safetensors(temporary / WEIGHTS_FILE, weights)
+    with claimed(output):
+        if output.is_dir() and (foreign := sorted({p.name for p in output.iterdir()} - known)):
+            raise ConfigError(f"output={output} holds other files ({', '.join(foreign[:5])}): give another folder.")
+        with folder_written_whole(output) as temporary:
+            write_safetensors(temporary / WEIGHTS_FILE, weights, {"format": "pt"})
             (temporary / CONFIG_FILE).write_bytes(sealed(description, temporary / WEIGHTS_FILE))
             card = _card(output.name, description, sum(w.numel() for w in weights.values()))
             (temporary / CARD_FILE).write_text(card)
-            shutil.rmtree(output, ignore_errors=True)
-            temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _card(name: str, description: dict[str, Any], num_values: int) -> str:

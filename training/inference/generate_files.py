@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from rdkit import Chem
 
 from molstream.errors import MoleculeError
 from molstream.io.files import written_whole
+from molstream.io.locks import claimed
 from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.prepare import open_sources
 from molstream.pipeline.readers.split import InputSplit, cut, read_split
@@ -130,23 +131,39 @@ def generate_file(kind: Kind, config: GenerateConfig) -> tuple[int, int]:
     Raises:
         ConfigError: the run's objective does not generate this kind.
         CheckpointError: the run has no intact checkpoint, or none of ``step``.
-        DataError: the input cannot be used.
+        DataError: the input cannot be used, or another process writes the output.
     """
     generator = MoleculeGenerator.from_run(
         config.run_dir, config.sampler, config.step, config.device, config.seed, config.batch_size
     )
-    featurizer = kind.inputs(generator.trained.featurize)
     output = Path(config.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    failure_file = output.with_suffix(".failures.parquet")
+    with (
+        claimed(output),
+        claimed(failure_file),
+        # In place after the molecules, since it says which of them are missing.
+        written_whole(failure_file) as table,
+        written_whole(output) as temporary,
+    ):
+        with temporary.open("w", encoding="utf-8") as file:
+            written, failures = _write_molecules(generator, kind, config, file)
+        if failures:
+            pq.write_table(pa.Table.from_pylist([failure._asdict() for failure in failures], FAILURES), table)
+    if not failures:
+        # That of an earlier output.
+        failure_file.unlink(missing_ok=True)
+    return written, len(failures)
+
+
+def _write_molecules(
+    generator: MoleculeGenerator, kind: Kind, config: GenerateConfig, file: TextIO
+) -> tuple[int, list[Failure]]:
+    """Generate and write molecules; returns their number, and the failures."""
+    featurizer = kind.inputs(generator.trained.featurize)
+    read = ReadConfig(smiles_column=config.smiles_column)
     failures: list[Failure] = []
     written = 0
-    read = ReadConfig(smiles_column=config.smiles_column)
-    with (
-        written_whole(output) as temporary,
-        tempfile.TemporaryDirectory() as work,
-        temporary.open("w") as file,
-        Chem.SDWriter(file) as writer,
-    ):
+    with tempfile.TemporaryDirectory() as work:
         splits = cut(open_sources(config.input, Path(work), read), ROWS_PER_GROUP, config.limit)
         with progress("samples", config.repeats * sum(split.rows for split in splits)) as tell:
             for before, split in _with_rows_before(splits):
@@ -157,10 +174,10 @@ def generate_file(kind: Kind, config: GenerateConfig) -> tuple[int, int]:
                     if isinstance(made, Failure):
                         failures.append(made)
                     else:
-                        writer.write(made)
+                        # Through a Python file, which raises on a full disk; RDKit's own files ignore it.
+                        file.write(Chem.SDWriter.GetText(made, molid=written))
                         written += 1
-        _write_failures(failures, output.with_suffix(".failures.parquet"))
-    return written, len(failures)
+    return written, failures
 
 
 def _with_rows_before(splits: Sequence[InputSplit]) -> Iterator[tuple[int, InputSplit]]:
@@ -192,10 +209,3 @@ def _named(mol: Chem.Mol, sample: MoleculeSample, repeat: int) -> Chem.Mol:
     for name, value in (("source", sample.source), ("row", sample.row), ("key", sample.key), ("repeat", repeat)):
         mol.SetProp(name, str(value))
     return mol
-
-
-def _write_failures(failures: list[Failure], file: Path) -> None:
-    """Write the failures as a Parquet table; without failures, remove an older one."""
-    file.unlink(missing_ok=True)
-    if failures:
-        pq.write_table(pa.Table.from_pylist([failure._asdict() for failure in failures], FAILURES), file)

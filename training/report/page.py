@@ -9,6 +9,7 @@ from rich.table import Table
 from molstream.config import flatten, to_yaml, tree_of
 from molstream.errors import ConfigError
 from molstream.io.files import write_atomically
+from molstream.io.locks import claimed
 from molstream.training.report.config import ReportConfig
 from molstream.training.report.data import RunData, launch_rows, per_process, read_run
 from molstream.training.report.figures import (
@@ -95,6 +96,7 @@ def write_page(config: ReportConfig) -> tuple[list[RunData], Path]:
 
     Raises:
         ConfigError: no run is named, or a key for a single run is given with several.
+        DataError: a run cannot be read, or another process writes the page.
     """
     folders = config.run_dir
     if not folders:
@@ -103,8 +105,9 @@ def write_page(config: ReportConfig) -> tuple[list[RunData], Path]:
         raise ConfigError(f"evaluation and embeddings belong to one run, but {len(folders)} runs are named.")
     runs = [read_run(folder, config.evaluation, config.embeddings) for folder in folders]
     output = Path(config.output or (Path(folders[0], "report.html") if len(folders) == 1 else "report.html"))
-    if len(runs) == 1:
-        write_report(runs[0], output)
-    else:
-        write_comparison(runs, output)
+    with claimed(output):
+        if len(runs) == 1:
+            write_report(runs[0], output)
+        else:
+            write_comparison(runs, output)
     return runs, output

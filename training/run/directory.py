@@ -175,8 +175,8 @@ class RunDirectory:
         """Write the files of a new run, and append the command line to command.txt (rank 0, after :meth:`check`)."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_file.is_file():
-            (self.path / "environment.json").write_text(json.dumps(_environment(context), indent=1) + "\n")
-            (self.path / "dataset.json").write_text(json.dumps(data.record(), indent=1) + "\n")
+            for name, record in (("environment.json", _environment(context)), ("dataset.json", data.record())):
+                write_atomically(self.path / name, (json.dumps(record, indent=1) + "\n").encode())
             # config.yaml marks a run directory, so it is written last.
             write_atomically(self.config_file, to_yaml(config).encode())
         elif (old := self.config()).steps != config.steps:

@@ -18,7 +18,7 @@ from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.diffusion.sampling import SAMPLERS
-from molstream.training.evaluation.gallery import read_gallery
+from molstream.training.evaluation.gallery import read_gallery, write_gallery
 from molstream.training.evaluation.generated import in_every
 from molstream.training.inference.generator import MoleculeGenerator
 from tests.support.datasets import molstream
@@ -161,6 +161,15 @@ def test_the_commands_write_every_molecule_or_its_failure(run, tmp_path):
     assert len(written) + len(failures) == 5
     assert all(mol is not None for mol in written)
     assert {int(m.GetProp("row")) for m in written} | {failure["row"] for failure in failures} == set(range(5))
+
+
+def test_a_gallery_on_a_full_disk_is_no_gallery(disk):
+    (disk.folder / "filler").write_bytes(bytes(1 << 14))
+    disk.fill()
+    with pytest.raises(OSError, match="No space left") as failed:
+        write_gallery(["CCO"], [np.eye(3)[None]], {"ETKDG": [np.eye(3)[None]]}, disk.folder / "gallery.sdf")
+    assert failed.value.filename == str(disk.folder / "gallery.sdf")
+    assert [path.name for path in disk.folder.iterdir()] == ["filler"]
 
 
 def test_the_command_explains_itself(run, tmp_path):
