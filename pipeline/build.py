@@ -17,7 +17,7 @@ from molstream.io.files import UNFINISHED, write_atomically
 from molstream.io.locks import exclusive
 from molstream.pipeline.config import PreprocessConfig
 from molstream.pipeline.executor import ray as job
-from molstream.pipeline.plan import APPENDING, WORK, Plan, make_plan
+from molstream.pipeline.plan import APPENDING, WORK, Plan, check_free, make_plan
 from molstream.pipeline.readers.split import InputSplit
 from molstream.pipeline.reports.card import NAME as CARD
 from molstream.pipeline.reports.card import TIMING, read_timing, write_card
@@ -45,9 +45,10 @@ def build(config: PreprocessConfig) -> Manifest:
         DataError: an input cannot be used, or more rows are rejected than ``max_rejected_fraction`` allows.
         ConfigError: the output folder holds something else than this dataset.
     """
-    plan = make_plan(config)
     output = Path(config.output)
+    check_free(output)
     with exclusive(output):
+        plan = make_plan(config)
         if (output / MANIFEST).is_file():
             print(f"{output} is finished already: nothing to do", file=sys.stderr)
             _make_card(output)

@@ -47,10 +47,9 @@ def make_plan(config: PreprocessConfig) -> Plan:
 
     Raises:
         DataError: an input cannot be used; the output folder is then as it was.
-        ConfigError: the output folder holds something else, or a dataset of another plan.
+        ConfigError: the output folder holds a dataset of another plan.
     """
     output = Path(config.output)
-    check_free(output)
     sources = plan_sources(config)
     benchmarks = benchmark_sources(config, output.resolve() / WORK)
     record = {

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 from molstream.errors import TrainingError
 from molstream.io.files import FULL
+from molstream.pipeline.order.mixture import Mixture
 from molstream.training.config import PretrainConfig
 from molstream.training.data.datasets import open_data, open_validation
 from molstream.training.distributed.context import DistributedContext
@@ -24,11 +25,16 @@ def pretrain(config: PretrainConfig, context: DistributedContext) -> bool:
 
     Raises:
         ConfigError, DataError, CheckpointError: configuration, data and run do not match; raised before training.
-        TrainingError: too many steps have no finite gradient, or the disk of the run is full.
+        TrainingError: too many steps have no finite gradient, the disk of the run is full, or it is trained elsewhere.
     """
     data = open_data(config.data)
     run = RunDirectory(config.run_dir)
-    run.check(config, data)
+    with run.locked(context):
+        run.check(config, data)
+        return _train(config, context, data, run)
+
+
+def _train(config: PretrainConfig, context: DistributedContext, data: Mixture, run: RunDirectory) -> bool:
     trainer = Trainer(config, context, data, open_validation(config.data, data), run)
     context.barrier()
     if context.rank == 0:

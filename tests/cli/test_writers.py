@@ -9,7 +9,7 @@ import pytest
 
 from molstream.cli.main import main
 from tests.io.test_locks import another_process
-from tests.support.command_lines import FAILED, Places, copy_of, refused
+from tests.support.command_lines import FAILED, TINY, Places, copy_of, refused
 from tests.support.datasets import REPOSITORY, molecules, write_csv
 from tests.support.disk import Disk
 
@@ -78,6 +78,37 @@ def test_a_second_process_with_the_same_output_is_refused(places, capfd, target,
         parts = (f"{output} is being written by another process", "Wait for it")
         refused(places, capfd, writer.line.format(target.folder), FAILED, *parts)
         assert sorted(target.folder.rglob("*")) == before
+
+
+LOCKED = {
+    "pretrain": f"pretrain data.path=DATASET run_dir={{}} {TINY}",
+    "sync": "sync run_dir={} loggers=[tensorboard] timeout_s=5",
+    "append": "append input=HERE/more.csv output={}",
+    "preprocess": "preprocess input=CSV output={}",
+}
+"""Commands that work in a folder, ``{}``, which is locked as long as they do."""
+
+
+@pytest.mark.parametrize("command", LOCKED)
+def test_a_second_process_in_the_same_folder_is_refused(places, capfd, command):
+    folder = copy_of(places, "DATASET" if command in ("append", "preprocess") else "RUN")
+    with another_process("exclusive", folder):
+        before = content(folder)
+        assert main(places.words(LOCKED[command].format(folder))) == FAILED
+        # DeepSpeed writes to stdout when the process group is made.
+        message = capfd.readouterr().err.splitlines()[-1]
+        assert message == f"error: {folder} is locked by another process. Wait for it or stop it, then try again."
+        assert content(folder) == before
+
+
+@pytest.mark.parametrize("command", ["pretrain", "append", "preprocess"])
+def test_a_folder_that_cannot_be_written_to_is_named(places, capfd, disk, command):
+    write_csv(places.HERE / "more.csv", ["CCCCCCCCCCCC"])
+    folder = disk.folder / "new"
+    if command == "append":
+        folder = copy_of(places._replace(HERE=disk.folder), "DATASET")
+    disk.protect()
+    refused(places, capfd, LOCKED[command].format(folder), FAILED, f"{folder}", "read-only file system. Choose a place")
 
 
 def test_generate_says_that_the_disk_is_full_when_it_fills_up_on_the_way(places, capfd, disk):

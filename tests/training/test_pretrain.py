@@ -13,6 +13,7 @@ import pytest
 from molstream.training.checkpoint.format import checkpoints, load_checkpoint
 from molstream.training.metrics.records import read_metrics
 from molstream.training.run.directory import RunDirectory
+from tests.io.test_locks import another_process
 from tests.support.processes import ENVIRONMENT, REPOSITORY, free_port, run_ranks, start_ranks
 
 SETTINGS = [
@@ -184,6 +185,16 @@ def test_more_processes_than_lanes_are_refused(dataset, tmp_path):
     code, output = fails(dataset, tmp_path / "run", "data.lanes=2", world_size=4)
     assert code == 2
     assert "4 processes cannot share 2 lanes evenly. Start 1 or 2 processes" in output
+
+
+@pytest.mark.slow
+def test_a_second_launch_of_two_processes_is_refused_with_one_message(dataset, tmp_path):
+    with another_process("exclusive", tmp_path / "run"):
+        code, told = fails(dataset, tmp_path / "run", world_size=2)
+        assert list((tmp_path / "run").iterdir()) == []
+    assert code == 1
+    assert told.count("run is locked by another process. Wait for it or stop it, then try again.") == 1
+    assert "Traceback" not in told
 
 
 def test_another_configuration_or_a_foreign_folder_is_refused(whole_run, dataset, tmp_path):

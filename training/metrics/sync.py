@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from molstream.errors import DataError
+from molstream.io.locks import exclusive
 from molstream.training.metrics.config import SyncConfig
 from molstream.training.metrics.loggers import check_loggers, finish_all
 from molstream.training.metrics.recorder import open_deliveries
@@ -16,7 +17,7 @@ def sync(config: SyncConfig) -> bool:
 
     Raises:
         ConfigError: ``run_dir`` is no run, or a logger cannot be used here.
-        DataError: the run has no recorded step yet.
+        DataError: the run has no recorded step yet, or is being trained.
     """
     run = RunDirectory(config.run_dir)
     log = run.config().log
@@ -24,8 +25,10 @@ def sync(config: SyncConfig) -> bool:
     check_loggers(log.loggers)
     if not (last := last_step(run.path)):
         raise DataError(f"{run.path} has no recorded step yet: there is nothing to hand over.")
-    launches = read_launches(run.path)
-    deliveries = open_deliveries(run, log, last)
-    for delivery in deliveries:
-        delivery.start()
-    return finish_all(deliveries, (launches[-1].ended if launches else None) or "stopped", config.timeout_s)
+    # A launch delivers its records itself.
+    with exclusive(run.path):
+        launches = read_launches(run.path)
+        deliveries = open_deliveries(run, log, last)
+        for delivery in deliveries:
+            delivery.start()
+        return finish_all(deliveries, (launches[-1].ended if launches else None) or "stopped", config.timeout_s)

@@ -6,16 +6,17 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from molstream.config import load, read_tree, to_yaml
-from molstream.errors import CheckpointError, ConfigError
+from molstream.errors import CheckpointError, ConfigError, DataError, TrainingError
 from molstream.io.files import UNFINISHED, write_atomically
+from molstream.io.locks import exclusive
 from molstream.io.reading import read_json
 from molstream.io.remote import shown
 from molstream.pipeline.order.mixture import Mixture
@@ -125,6 +126,28 @@ class RunDirectory:
         """
         return read_json(self.path / "environment.json", {"python": str, "packages": dict}, RESTORE)
 
+    @contextmanager
+    def locked(self, context: DistributedContext) -> Iterator[None]:
+        """Hold the run for one launch (collective): the first process locks the folder, and creates it if need be.
+
+        Raises:
+            TrainingError: another launch holds the run; the same on every process.
+            OSError: the folder cannot be created; on the other processes a TrainingError.
+        """
+        with ExitStack() as stack:
+            problem: DataError | OSError | None = None
+            if context.rank == 0:
+                try:
+                    stack.enter_context(exclusive(self.path))
+                except (DataError, OSError) as error:
+                    problem = error
+            [failed] = context.any_rank(problem is not None)
+            if isinstance(problem, OSError):
+                raise problem
+            if failed:
+                raise TrainingError(str(problem or f"{self.path} is locked by another process."))
+            yield
+
     def check(self, config: PretrainConfig, data: Mixture) -> None:
         """Check that the folder is empty or holds this run. Writes nothing, so that every rank can call it.
 
@@ -172,8 +195,7 @@ class RunDirectory:
             )
 
     def begin(self, config: PretrainConfig, data: Mixture, context: DistributedContext) -> None:
-        """Write the files of a new run, and append the command line to command.txt (rank 0, after :meth:`check`)."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Write the files of a new run, and append the command line to command.txt (rank 0, when locked)."""
         if not self.config_file.is_file():
             for name, record in (("environment.json", _environment(context)), ("dataset.json", data.record())):
                 write_atomically(self.path / name, (json.dumps(record, indent=1) + "\n").encode())
