@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
-import yaml
-
 from molstream.config import (
     CONFIG_DIR,
     NEAR,
@@ -30,6 +28,7 @@ from molstream.config import (
 from molstream.errors import ConfigError
 from molstream.extensions import extensions
 from molstream.io.credentials import credentials_in, without_credentials
+from molstream.io.reading import parse_yaml
 
 T = TypeVar("T")
 
@@ -277,8 +276,8 @@ def parse(kind: Any, key: str, text: str) -> Any:
         return text
     try:
         # Texts alone: types are those of the configuration, and not what YAML takes `1e3`, `yes` or `007` for.
-        return _with_nulls(yaml.load(text, yaml.BaseLoader))
-    except yaml.YAMLError as error:
+        return _with_nulls(parse_yaml(text, key, ConfigError, texts=True))
+    except ConfigError as error:
         raise ConfigError(
             f"{key}={text}: cannot be read as a list [a, b] or mapping {{key: value}}; put quotation marks around what "
             "has a comma, colon, bracket or brace in it."

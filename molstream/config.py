@@ -18,7 +18,8 @@ import pydantic
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from molstream.errors import ConfigError, in_words
+from molstream.errors import ConfigError
+from molstream.io.reading import parse_yaml, read_bounded
 
 PACKAGE = Path(__file__).parent
 """Folder of the installed package; in a clone it leads to the rooms by links, which must not be resolved."""
@@ -193,10 +194,8 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ConfigError: it cannot be read.
     """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {in_words(error)}.") from error
+    content = read_bounded(path, "Restore it from a copy.", ConfigError)
+    return parse_yaml(content, str(path), ConfigError)
 
 
 def read_tree(path: Path) -> Tree:
@@ -232,7 +231,14 @@ def _plain(value: Any) -> Any:
 
 def to_yaml(config: Any) -> str:
     """A configuration as YAML, from which :func:`load` gives the same one."""
-    return yaml.safe_dump(tree_of(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(tree_of(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a value that occurs twice twice: aliases are not read back."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """The pretraining loop: load batches, accumulate gradients over lanes, step, record metrics, validate and save."""
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -270,9 +271,13 @@ class Trainer:
             dataset_fingerprint=self.dataset.fingerprint,
             loss_scale=progress.loss_scale,
             finite_steps=progress.finite_steps,
-            validation_loss=self._validated[1]["validation/loss"] if self._validated[0] == step else None,
+            validation_loss=self._validation_loss(step),
         )
         self.writer.begin(self.engine.snapshot(), state, to_yaml(self.config))
+
+    def _validation_loss(self, step: int) -> float | None:
+        loss = self._validated[1]["validation/loss"] if self._validated[0] == step else None
+        return loss if loss is not None and math.isfinite(loss) else None
 
     def _say(self, text: str) -> None:
         if self.context.rank == 0:

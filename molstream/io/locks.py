@@ -68,7 +68,9 @@ def claimed(output: Path) -> Iterator[None]:
     file = output.with_name(f"{UNFINISHED_NAME}{output.name}.lock")
 
     def opened() -> int:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        # One that is a file gives the error of the file in it, which names the output.
+        if not file.parent.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
         return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
 
     with _removing_unused(file.parent):

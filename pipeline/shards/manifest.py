@@ -15,16 +15,23 @@ import numpy as np
 from molstream.errors import DataError, in_words
 from molstream.io.files import write_atomically
 from molstream.io.names import is_file_name, is_sha256
-from molstream.io.reading import Shape, mismatch, parse_json
+from molstream.io.reading import Natural, Shape, mismatch, parse_json, read_bounded
 from molstream.pipeline.shards.containers import CONTAINERS, Blocks
 from molstream.preprocessing.fields import SCHEMA_VERSION, ConformerStatus
 
 FORMAT_VERSION = 2
 NAME = "manifest.json"
+APPENDING = "append.json"
+"""File with the plan of an unfinished append; it is renamed to plan.json once the manifest is written."""
+MAX_BYTES = 1 << 30
+"""Largest size of a manifest: that of a dataset of some million shards."""
 AGAIN = "Preprocess again, or restore the file from a copy."
 VERSIONS = {"format_version": int, "schema_version": int}
 """What manifests of all versions have."""
-_COUNTS = {"in": int, "written": int, "duplicates": int, "decontaminated": int, "rejected": dict}
+_COUNTS = {
+    **dict.fromkeys(("in", "written", "duplicates", "decontaminated"), Natural),
+    "rejected": dict[str, Natural],
+}
 _NUMBER = re.compile(r"-?\d{1,9}")
 """What a histogram counts by, as a key of JSON."""
 SHAPE: Shape = {
@@ -263,7 +270,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a committed dataset: it has no {NAME}. If its preparation was interrupted, run the same "
             "`molstream preprocess` command again."
         )
-    return parse_manifest(path.read_bytes(), str(folder))
+    return parse_manifest(read_bounded(path, AGAIN, most=MAX_BYTES), str(folder))
 
 
 def parse_manifest(content: bytes, folder: str) -> Manifest:
@@ -303,7 +310,7 @@ def parse_manifest(content: bytes, folder: str) -> Manifest:
             raise ValueError("two shards have one name")
     except DataError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{path} cannot be used: it is not the manifest of a dataset ({in_words(error)}). {AGAIN}"
         ) from error

@@ -4,7 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from molstream.errors import DataError
 from molstream.io.hashing import file_sha256
+from molstream.io.reading import parse_json, read_bounded
 from molstream.pipeline.config import SandboxConfig
 from molstream.pipeline.readers.split import InputSplit
 from molstream.pipeline.shards.manifest import Account, Shard
@@ -65,13 +67,13 @@ class SplitCommit:
         return (json.dumps({**parts, "shard": shard, "benchmarks": self.benchmarks}) + "\n").encode()
 
     @classmethod
-    def from_json(cls, text: str) -> "SplitCommit":
+    def from_json(cls, content: bytes) -> "SplitCommit":
         """The inverse of :meth:`to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: the text is damaged.
+            DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError: the content is damaged.
         """
-        record = json.loads(text)
+        record = parse_json(content, "a commit", dict, "")
         shard = record["shard"] and Shard.from_dict(record["shard"])
         account, tally = Account.from_dict(record["account"]), Tally.from_dict(record["tally"])
         return cls(account, shard, tally, Timing.from_dict(record["timing"]), record["benchmarks"])
@@ -83,8 +85,8 @@ def read_commit(task: SplitTask) -> SplitCommit | None:
     if not path.exists():
         return None
     try:
-        commit = SplitCommit.from_json(path.read_text())
-    except (ValueError, KeyError, TypeError, AttributeError):
+        commit = SplitCommit.from_json(read_bounded(path, ""))
+    except (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     shard = Path(task.folder) / shard_name(task.index, task.container)
     if commit.shard is None:

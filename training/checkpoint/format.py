@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,8 +22,7 @@ from torch import Tensor
 from molstream.config import read_tree
 from molstream.errors import CheckpointError, in_words
 from molstream.io.hashing import file_sha256
-from molstream.io.names import is_file_name
-from molstream.io.reading import mismatch, parse_json, read_json
+from molstream.io.reading import Natural, mismatch, parse_json, read_bounded, read_json
 from molstream.training.checkpoint.upgrade import objective_name, upgraded_names
 
 FORMAT_VERSION = 3
@@ -34,7 +35,12 @@ ALWAYS = ("state.json", "config.yaml")
 """Files of every checkpoint."""
 KINDS = ("weights", "moments", "average")
 """Kinds of tensors: weights and buffers by name, moments as ``exp_avg.<name>``, and the EMA of the weights by name."""
-_NAME = re.compile(r"step_(\d{8})")
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+"""A number of lanes, processes or molecules."""
+_NAME = re.compile(r"step_([0-9]{8})")
+_PART = re.compile(rf"({'|'.join(KINDS)})-[0-9]{{5,}}-of-[0-9]{{5,}}\.safetensors")
+_MARKED = {"bytes": Natural, "sha256": str}
+"""What the marker says of a file."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +50,23 @@ class RunState:
     Noise, masks, dropout and order are functions of (seed, step, lane), so that no generator state is saved.
     """
 
-    step: int
+    step: Natural
     """Number of steps done; also the number of the next step, counted from 0."""
-    optimizer_steps: int
+    optimizer_steps: Natural
     """Number of steps that the optimizer took; the others were skipped because their gradient was not finite."""
-    seed: int
-    lanes: int
-    micro_batch: int
-    world_size: int
+    seed: Natural
+    lanes: Count
+    micro_batch: Count
+    world_size: Count
     """Number of processes that wrote the checkpoint; any number that divides the lanes can resume from it."""
-    zero_stage: int
+    zero_stage: Annotated[int, Field(ge=0, le=3)]
     dataset_fingerprint: str
-    loss_scale: float = 1.0
+    loss_scale: Annotated[float, Field(gt=0)] = 1.0
     """Loss scale of fp16; 1 in other precisions."""
-    finite_steps: int = 0
+    finite_steps: Natural = 0
     """Number of steps with a finite gradient since the loss scale last changed."""
     validation_loss: float | None = None
-    """Validation loss at this step; None without a validation at it."""
+    """Validation loss at this step; None without a validation at it, or if the loss is not finite."""
     format_version: int = FORMAT_VERSION
 
 
@@ -112,23 +118,46 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def damage(path: Path) -> str | None:
-    """Verify a checkpoint's files against its marker; returns the first problem, or None."""
+    """Verify a checkpoint's files against its marker, which must name all; returns the first problem, or None."""
     try:
         files = read_json(path / MARKER, dict, "", CheckpointError)
     except CheckpointError as error:
         return f"no readable {MARKER} marker: {in_words(error)}"
-    if unlike := mismatch(files, {name: {"bytes": int, "sha256": str} for name in (*ALWAYS, *files)}):
+    if unlike := mismatch(files, dict.fromkeys((*ALWAYS, *files), _MARKED)):
         return f"no readable {MARKER} marker: {unlike}"
-    if strange := [name for name in files if not is_file_name(name)]:
+    if strange := [name for name in files if name not in ALWAYS and not _PART.fullmatch(name)]:
         return f"no readable {MARKER} marker: it names {strange[0]!r}, which is no file of a checkpoint"
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, expected {expected['bytes']}"
-        if file_sha256(file) != expected["sha256"]:
-            return f"{name} differs from its checksum"
+    try:
+        for name, expected in files.items():
+            if found := _damage_of_file(path / name, expected):
+                return f"{name} {found}"
+        state = read_state(path)
+        if is_name(path.name) and state.step != step_of(path):
+            return f"state.json is of step {state.step}"
+        return _missing_part(set(files), state)
+    except OSError as error:
+        return f"it cannot be read: {in_words(error)}"
+    except CheckpointError as error:
+        return in_words(error)
+
+
+def _damage_of_file(file: Path, expected: dict[str, Any]) -> str | None:
+    if not file.is_file():
+        return "is missing"
+    if (size := file.stat().st_size) != expected["bytes"]:
+        return f"has {size} bytes, expected {expected['bytes']}"
+    return None if file_sha256(file) == expected["sha256"] else "differs from its checksum"
+
+
+def _missing_part(names: set[str], state: RunState) -> str | None:
+    """The first file of a process that is not among the names; None if all processes have one of every kind."""
+    # There are no moments before the first step of the optimizer, and an EMA only if the run keeps one.
+    wanted = ["weights"] if state.optimizer_steps == 0 else ["weights", "moments"]
+    for kind in KINDS:
+        expected = {part_name(kind, rank, state.world_size) for rank in range(state.world_size)}
+        found = {name for name in names if name.startswith(f"{kind}-")}
+        if (kind in wanted or found) and found != expected:
+            return f"the {MARKER} marker does not name the {kind} of each of {state.world_size} processes"
     return None
 
 
@@ -139,11 +168,10 @@ def read_state(path: Path) -> RunState:
         CheckpointError: state.json is missing, damaged or of another format version.
     """
     try:
-        return state_from((path / "state.json").read_bytes(), str(path))
-    except OSError as error:
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read: state.json: {in_words(error.strerror or error)}. {ANOTHER}"
-        ) from error
+        content = read_bounded(path / "state.json", ANOTHER, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    return state_from(content, str(path))
 
 
 def state_from(content: bytes, path: str) -> RunState:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from molstream.errors import CheckpointError
 from molstream.training.checkpoint.exported import CONFIG_FILE, WEIGHTS_FILE, read_config, read_weights, require_intact
-from molstream.training.checkpoint.format import ANOTHER, read_tensors
+from molstream.training.checkpoint.format import ANOTHER, MARKER, load_checkpoint
 from molstream.training.checkpoint.store import local_folder
 
 
@@ -102,12 +102,11 @@ def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tens
         encoders = {f"encoders.{name}": tensor for name, tensor in tensors.items()}
         given = {name: tensor for name, tensor in own.items() if not name.startswith("encoders.")} | encoders
         loaded = f"the {len(encoders)} tensors of an export's encoders; heads are new"
-    elif given := read_tensors(path, "weights"):
+    elif (path / MARKER).is_file():
+        given = load_checkpoint(path).weights
         loaded = f"all {len(given)} tensors of a checkpoint"
     else:
-        raise CheckpointError(
-            f"init_from={source} is neither a checkpoint (weights-*.safetensors) nor an export ({WEIGHTS_FILE})."
-        )
+        raise CheckpointError(f"init_from={source} is neither a checkpoint ({MARKER}) nor an export ({WEIGHTS_FILE}).")
     require_same(forms(own), given, f"init_from={source}")
     return given, loaded
 

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
-from molstream.errors import CheckpointError, DataError
+from molstream.errors import CheckpointError, DataError, in_words
 from molstream.io.files import sync, write_atomically
 from molstream.io.names import is_file_name
 from molstream.io.private import private_folder
@@ -78,8 +78,8 @@ class CheckpointStore(ABC):
         for step in reversed(self.steps()):
             try:
                 problem = damage(self.fetch(step))
-            except DataError as error:
-                problem = str(error)
+            except (DataError, CheckpointError, OSError) as error:
+                problem = in_words(error)
             if problem is None:
                 return step
             warn(f"checkpoint {self.where}/{name_of(step)} is damaged ({problem}); trying the previous one")
@@ -198,7 +198,7 @@ class RemoteStore(CheckpointStore):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Equal markers mean equal files, since the marker has all checksums: the URL may have held another run.
-            if not (target.exists() and (target / MARKER).read_bytes() == self.read(step, MARKER)):
+            if _marker(target) != self.read(step, MARKER):
                 for old in self._scratch.glob("step_*"):
                     shutil.rmtree(old)
                 arriving = self._scratch / f".fetching-{name_of(step)}"
@@ -229,6 +229,14 @@ class RemoteStore(CheckpointStore):
 
     def _at(self, step: int, name: str) -> str:
         return f"{self._url}/{name_of(step)}/{name}"
+
+
+def _marker(folder: Path) -> bytes | None:
+    """The marker of a downloaded checkpoint; None if there is none."""
+    try:
+        return (folder / MARKER).read_bytes()
+    except OSError:
+        return None
 
 
 def open_store(url: str | None, folder: Path) -> CheckpointStore:

@@ -20,10 +20,13 @@ from torch import Tensor
 
 from molstream.errors import CheckpointError, DataError
 from molstream.io.files import sync, write_atomically
+from molstream.io.reading import parse_json
 from molstream.training.checkpoint.format import RunState, checksums, name_of, part_name, state_from, write_safetensors
 from molstream.training.checkpoint.store import CheckpointStore
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.distributed.watchdog import describe_process
+
+AGAIN = "The next checkpoint is written anew."
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,18 @@ class Retention:
         if self.every:
             kept |= {step for step in found if step % self.every == 0}
         if self.best:
-            losses = {step: state_from(store.read(step, "state.json"), store.where).validation_loss for step in found}
+            losses = {step: _validation_loss(store, step) for step in found}
             judged = sorted((loss, step) for step, loss in losses.items() if loss is not None)
             kept |= {step for _, step in judged[: self.best]}
         return kept
+
+
+def _validation_loss(store: CheckpointStore, step: int) -> float | None:
+    """Validation loss of a checkpoint; None without one, or if the checkpoint is damaged, which a resume reports."""
+    try:
+        return state_from(store.read(step, "state.json"), store.where).validation_loss
+    except (OSError, CheckpointError):
+        return None
 
 
 class CheckpointWriter:
@@ -115,7 +126,7 @@ class CheckpointWriter:
         elif self._context.rank == 0:
             try:
                 self._commit(step)
-            except (OSError, DataError) as error:
+            except (OSError, DataError, CheckpointError) as error:
                 problem = error
         self._problem, self._newest = None, step
         if problem is not None:
@@ -157,7 +168,8 @@ class CheckpointWriter:
         context, folder = self._context, self._store.staging(state.step)
         files: list[Path] = []
         for kind, part in tensors.items():
-            if part:
+            # A file of every process, even without tensors: a reader can tell that one is missing.
+            if part or kind == "weights":
                 files.append(folder / part_name(kind, context.rank, context.world_size))
                 write_safetensors(files[-1], part)
         if context.rank == 0:
@@ -173,7 +185,7 @@ class CheckpointWriter:
     def _commit(self, step: int) -> None:
         names = [_sums_name(rank) for rank in range(self._context.world_size)]
         try:
-            parts = [json.loads(self._store.read(step, name)) for name in names]
+            parts = [parse_json(self._store.read(step, name), name, dict, AGAIN, CheckpointError) for name in names]
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{error.filename} is missing: another process wrote its part to a folder that this process does not "

@@ -9,9 +9,10 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Annotated, BinaryIO, TextIO
 
 import torch
+from pydantic import Field
 
 from molstream.io.files import naming
 from molstream.io.reading import parse_json
@@ -105,7 +106,12 @@ def _record(line: bytes, path: Path, number: int | None = None) -> Record:
         DataError: the line holds something else.
     """
     where = f"{path}, line {number}," if number else f"a line of {path}"
-    return parse_json(line, where, {"step": float}, "Restore the file from a copy of the run, or remove that line.")
+    return parse_json(
+        line,
+        where,
+        {"step": Annotated[float, Field(ge=0, lt=2**53)]},
+        "Restore the file from a copy of the run, or remove that line.",
+    )
 
 
 def last_step(folder: Path) -> int:

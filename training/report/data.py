@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from molstream.errors import DataError, in_words
-from molstream.io.reading import Shape, read_json
+from molstream.io.reading import AnyNumber, Shape, read_json
 from molstream.training.config import PretrainConfig
 from molstream.training.evaluation.conformer_scores import EnsembleScore
 from molstream.training.evaluation.diagnose import FILE as DIAGNOSTICS
@@ -20,12 +20,12 @@ from molstream.training.metrics.records import Record, read_metrics
 from molstream.training.run.directory import RunDirectory
 from molstream.training.run.history import Launch, read_launches
 
-SCORE = {"representation": str, "rmse": float, "mae": float, "r2": float, "molecules": list}
+SCORE = {"representation": str, **dict.fromkeys(("rmse", "mae", "r2"), AnyNumber), "molecules": list}
 EVALUATION = {"input": str, "target": str, "split": str, "scores": [SCORE]}
 """What the report shows of the JSON of `molstream evaluate`."""
 GENERATED_RESULTS: dict[str, Shape] = {
     "conformers": {"threshold": float, "per_reference": int, "scores": [EnsembleScore]},
-    "bonds": dict.fromkeys(("molecules", "exact", "valid", "same_molecule", "bond_accuracy"), float),
+    "bonds": dict.fromkeys(("molecules", "exact", "valid", "same_molecule", "bond_accuracy"), AnyNumber),
 }
 """The same of `molstream evaluate conformers` and `bonds`."""
 

@@ -17,7 +17,7 @@ from molstream.config import load, read_tree, to_yaml
 from molstream.errors import CheckpointError, ConfigError, DataError, TrainingError
 from molstream.io.files import UNFINISHED, write_atomically
 from molstream.io.locks import exclusive
-from molstream.io.reading import read_json
+from molstream.io.reading import Natural, read_json
 from molstream.io.remote import shown
 from molstream.pipeline.order.mixture import Mixture
 from molstream.training.checkpoint.store import CheckpointStore, open_store
@@ -34,8 +34,8 @@ TRUSTED_VARIABLE = "MOLSTREAM_TRUSTED_URLS"
 RESTORE = "Restore it from a copy of the run."
 DATASET = {
     "config": {"featurize": dict},
-    "counts": {"in": int, "written": int, "duplicates": int, "rejected": dict},
-    "histograms": dict,
+    "counts": {**dict.fromkeys(("in", "written", "duplicates"), Natural), "rejected": dict[str, Natural]},
+    "histograms": dict[str, dict[str, Natural]],
     "fingerprint": str,
 }
 """What of a dataset.json is used."""

@@ -5,9 +5,12 @@ import platform
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from molstream.io.files import write_atomically
-from molstream.io.reading import read_json
+from molstream.io.reading import Moment, Natural, read_json
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.engine.engine import EngineConfig
 
@@ -18,22 +21,22 @@ FILE = "launches.json"
 class Launch:
     """One launch: the processes of a run from their start to their end."""
 
-    step: int
+    step: Natural
     """Number of steps that were done when the launch began."""
-    time: float
+    time: Moment
     """Time of the start, in seconds since 1970."""
-    world_size: int
+    world_size: Annotated[int, Field(ge=1, lt=2**31)]
     """Number of processes."""
-    zero_stage: int
+    zero_stage: Natural
     precision: str
     device: str
     host: str
     """Host name of the first process."""
-    recorded: int
+    recorded: Natural
     """Newest step in metrics.jsonl at the start; steps after `step` up to this one are repeated."""
     ended: str | None = None
     """finished, stopped (by a signal or `stop_at`) or failed; None while it runs, and if it was killed."""
-    end_time: float | None = None
+    end_time: Moment | None = None
     """Time of the end, in seconds since 1970; None like `ended`."""
 
     @property

@@ -1,6 +1,9 @@
 """Checkpoints: whole or not there, damage is found and passed over, old ones go."""
 
+import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +15,17 @@ import pytest
 import torch
 
 from molstream.errors import CheckpointError
-from molstream.training.checkpoint.format import MARKER, RunState, checkpoints, damage, load_checkpoint, name_of
-from molstream.training.checkpoint.store import CheckpointStore, FolderStore
+from molstream.training.checkpoint.format import (
+    MARKER,
+    RunState,
+    checkpoints,
+    checksums,
+    damage,
+    load_checkpoint,
+    name_of,
+    part_name,
+)
+from molstream.training.checkpoint.store import CheckpointStore, FolderStore, RemoteStore
 from molstream.training.checkpoint.writer import CheckpointWriter, Retention
 from molstream.training.distributed.context import DistributedContext
 from tests.support.processes import ENVIRONMENT, REPOSITORY
@@ -123,6 +135,94 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, name, how):
     assert "step_00000002 is damaged" in messages[0]
     with pytest.raises(CheckpointError, match="step_00000002 cannot be used"):
         load_checkpoint(tmp_path / "step_00000002")
+
+
+def forge(folder: Path, change) -> None:
+    """Change state.json and the marker, which fits it then."""
+    state, marker = folder / "state.json", folder / MARKER
+    files, content = json.loads(marker.read_text()), json.loads(state.read_text())
+    change(files, content)
+    state.write_text(json.dumps(content))
+    if "state.json" in files:
+        files |= checksums([state])
+    marker.write_text(json.dumps(files))
+
+
+MARKERS = {
+    "nothing": b"{}",
+    "a list": b"[]",
+    "no JSON": b"x",
+    "thousands of digits": b'{"state.json": ' + b"9" * 5000 + b"}",
+    "a deep list": b'{"state.json": ' + b"[" * 5000,
+    "a long name": b'{"' + b"x" * 5000 + b'": {"bytes": 1, "sha256": ""}}',
+    "a path": b'{"../../x": {"bytes": 1, "sha256": ""}}',
+    "a zero byte": b'{"a\\u0000": {"bytes": 1, "sha256": ""}}',
+}
+
+
+@pytest.mark.parametrize("marker", MARKERS.values(), ids=MARKERS)
+def test_whatever_a_marker_holds_the_checkpoint_before_it_is_used(tmp_path, marker):
+    save(tmp_path, 1, 2)
+    for folder in (tmp_path, RemoteStore(f"file://{tmp_path}", tmp_path / "scratch", "me")):
+        store = FolderStore(folder) if isinstance(folder, Path) else folder
+        (tmp_path / name_of(2) / MARKER).write_bytes(marker)
+        messages: list[str] = []
+        assert store.latest(messages.append) == 1
+        assert "step_00000002 is damaged (no readable COMPLETE marker" in messages[0]
+
+
+@pytest.mark.parametrize("kind", ["weights", "moments", "average"])
+def test_a_marker_that_lacks_the_part_of_a_process_is_none(tmp_path, kind):
+    average = {"average": {"a": torch.ones(2)}}
+    names = [part_name(kind, rank, 2) for rank in range(2)]
+    save(tmp_path, 1)
+    saving = writer(tmp_path, Retention())
+    saving.begin({**tensors(2), **average}, replace(STATE, step=2), "")
+    saving.finish()
+    folder = tmp_path / name_of(2)
+    for each in ("weights", "moments", "average"):
+        for rank in range(2):
+            shutil.copy(folder / part_name(each, 0, 1), folder / part_name(each, rank, 2))
+        (folder / part_name(each, 0, 1)).unlink()
+    json_of = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**json_of, "world_size": 2}))
+    files = [path for path in folder.iterdir() if path.suffix != ".json" or path.name == "state.json"]
+    whole = checksums(path for path in files if path.name != MARKER)
+    (folder / MARKER).write_text(json.dumps(whole))
+    assert damage(folder) is None
+    for name in names:
+        (folder / MARKER).write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
+        assert damage(folder) == f"the COMPLETE marker does not name the {kind} of each of 2 processes"
+        assert FolderStore(tmp_path).latest(lambda text: None) == 1
+
+
+@pytest.mark.parametrize("value", ["5", -1, 5.0, 10**30, math.nan, True, None, [3]])
+@pytest.mark.parametrize("key", ["step", "seed", "world_size", "loss_scale", "finite_steps"])
+def test_a_state_of_other_types_is_refused(tmp_path, key, value):
+    save(tmp_path, 1, 2)
+    if (key, value) in (("loss_scale", 5.0), ("loss_scale", 10**30)):
+        return
+    forge(tmp_path / name_of(2), lambda files, state: state.update({key: value}))
+    with pytest.raises(CheckpointError, match=rf"state\.json, cannot be used: {key}: expected a .*, got "):
+        load_checkpoint(tmp_path / name_of(2))
+    assert FolderStore(tmp_path).latest(lambda text: None) == 1
+
+
+def test_a_checkpoint_under_the_name_of_another_is_damaged(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / name_of(1)).rename(tmp_path / name_of(7))
+    assert damage(tmp_path / name_of(7)) == "state.json is of step 1"
+
+
+def test_a_damaged_state_of_an_old_checkpoint_does_not_end_training(tmp_path):
+    said: list[str] = []
+    saving = writer(tmp_path, Retention(last=1, best=1), said.append)
+    saving.begin(tensors(1), replace(STATE, step=1, validation_loss=0.5), "")
+    saving.wait()
+    (tmp_path / name_of(1) / "state.json").write_text("{")
+    saving.begin(tensors(2), replace(STATE, step=2), "")
+    saving.finish()
+    assert kept(tmp_path) == [2]
 
 
 def test_another_format_version_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from molstream.errors import DataError
 from molstream.io.files import write_atomically
-from molstream.io.reading import read_json
+from molstream.io.reading import Natural, read_json
 from molstream.training.metrics.loggers.base import GRACE_S, Logger, LoggerError, kinds
 from molstream.training.metrics.records import MetricsReader, last_step
 
@@ -44,7 +44,7 @@ class Delivery:
         state = {"run_id": uuid.uuid4().hex, "step": 0}
         if self._state.exists():
             advice = "Remove it: all records are then sent again, as those of a new run."
-            state = read_json(self._state, {"run_id": str, "step": int}, advice)
+            state = read_json(self._state, {"run_id": str, "step": Natural}, advice)
             if not _RUN_ID.fullmatch(state["run_id"]):
                 raise DataError(
                     f"{self._state} cannot be used: run_id={state['run_id']!r}, expected 32 hexadecimal digits. "
