@@ -1,6 +1,7 @@
 """``molstream append input=... output=DATASET``: more files for a dataset, with the settings that it was made with.
 
-The result is, byte for byte, what preparing all the files together would have given.
+The result is, byte for byte, what preparing all the files together would have given. Until it is complete the dataset
+is as it was: new files are made in the work folder, and moved into the dataset just before the manifest is written.
 """
 
 import json
@@ -16,7 +17,6 @@ from molstream.io.locks import exclusive
 from molstream.pipeline.build import make
 from molstream.pipeline.config import AppendConfig, PreprocessConfig
 from molstream.pipeline.plan import (
-    APPENDING,
     PLAN,
     WORK,
     Plan,
@@ -27,7 +27,7 @@ from molstream.pipeline.plan import (
     read_plan,
 )
 from molstream.pipeline.readers.split import target_names
-from molstream.pipeline.shards.manifest import Manifest, read_manifest
+from molstream.pipeline.shards.manifest import APPENDING, Manifest, read_manifest
 
 
 def append(config: AppendConfig) -> None:

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from molstream.errors import DataError, MolstreamError
-from molstream.io.files import UNFINISHED, write_atomically
+from molstream.io.files import UNFINISHED, sync, write_atomically
 from molstream.io.locks import exclusive
 from molstream.pipeline.config import PreprocessConfig
 from molstream.pipeline.executor import ray as job
-from molstream.pipeline.plan import APPENDING, WORK, Plan, check_free, make_plan
+from molstream.pipeline.plan import WORK, Plan, check_free, make_plan
 from molstream.pipeline.readers.split import InputSplit
 from molstream.pipeline.reports.card import NAME as CARD
 from molstream.pipeline.reports.card import TIMING, read_timing, write_card
 from molstream.pipeline.reports.progress import JobProgress
+from molstream.pipeline.shards.manifest import APPENDING, Account, Manifest, Shard
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
-from molstream.pipeline.shards.manifest import Account, Manifest, Shard
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.pipeline.stages.bisect import Call
 from molstream.pipeline.stages.conformers import write_split
@@ -36,6 +36,8 @@ from molstream.pipeline.stages.tally import Tally, Timing
 from molstream.pipeline.stages.task import Decontamination, SplitCommit, SplitTask, read_commit
 
 BENCHMARKS = "benchmarks.npy"
+STAGED = "staged"
+"""Folder of the work folder with the new files of a dataset that is appended to."""
 
 
 def build(config: PreprocessConfig) -> Manifest:
@@ -70,8 +72,9 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
         DataError: more rows are rejected than ``max_rejected_fraction`` allows, or no molecule is left.
     """
     output = Path(config.output)
+    folder = _stage(output, base) if base else output
     first = len(base.splits) if base else 0
-    tasks = _tasks(plan, config, output.resolve(), first)
+    tasks = _tasks(plan, config, output.resolve(), folder.resolve(), first)
     _clean(output)
     made = _Made(base)
     for task in tasks:
@@ -87,11 +90,14 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
             rows = _describe(tasks, config) + (base.num_rows if base else 0)
             buckets = _find_duplicates(first + len(tasks), rows, config)
             _embed(tasks, made, buckets, config)
-    merge_dropped(tasks, output, base)
-    _check_rejected(
-        Account.total([account for account, _ in made.parts.values()]), config.max_rejected_fraction, output
-    )
-    _write_timing(made.timing, output, base)
+    merge_dropped(tasks, folder, output, base)
+    counts = Account.total([account for account, _ in made.parts.values()])
+    _check_rejected(counts, config.max_rejected_fraction, folder)
+    if base is None:
+        _check_written(counts, folder)
+    _write_timing(made.timing, folder, output, base)
+    if base is not None:
+        _publish(folder, output)
     # The card of the dataset before an append is out of date.
     (output / CARD).unlink(missing_ok=True)
     # Workers that were killed while this driver ran have left unfinished files.
@@ -117,21 +123,21 @@ class _Made:
         self.timing.update(commit.timing)
 
 
-def _tasks(plan: Plan, config: PreprocessConfig, output: Path, first: int) -> list[SplitTask]:
+def _tasks(plan: Plan, config: PreprocessConfig, output: Path, folder: Path, first: int) -> list[SplitTask]:
     wanted = None
     if names := tuple(plan.record["benchmarks"]):
         wanted = Decontamination(config.decontaminate_by, names, str(output / BENCHMARKS))
     work = str(output / WORK)
-    return [_task(index, split, config, output, work, wanted) for index, split in enumerate(plan.splits, first)]
+    return [_task(index, split, config, folder, work, wanted) for index, split in enumerate(plan.splits, first)]
 
 
 def _task(
-    index: int, split: InputSplit, config: PreprocessConfig, output: Path, work: str, wanted: Decontamination | None
+    index: int, split: InputSplit, config: PreprocessConfig, folder: Path, work: str, wanted: Decontamination | None
 ) -> SplitTask:
     return SplitTask(
         index=index,
         split=split,
-        folder=str(output),
+        folder=str(folder),
         work=work,
         container=config.container,
         block_rows=config.block_rows,
@@ -147,6 +153,24 @@ def _clean(output: Path) -> None:
     for folder in (output, *(p for p in (output / WORK).rglob("*") if p.is_dir()), output / WORK):
         for stale in folder.glob(UNFINISHED):
             stale.unlink()
+
+
+def _stage(output: Path, base: Manifest) -> Path:
+    """The folder for the files of an append; those that an interrupted one has moved into the dataset go back."""
+    folder = output / WORK / STAGED
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {shard.name for shard in base.shards}
+    for file in output.glob("shard-*"):
+        if file.name not in known:
+            file.rename(folder / file.name)
+    return folder
+
+
+def _publish(folder: Path, output: Path) -> None:
+    """Move the files of an append into the dataset."""
+    for file in sorted(folder.iterdir()):
+        file.rename(output / file.name)
+    sync(output)
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -242,8 +266,8 @@ def _calls(tasks: Sequence[SplitTask], *more: Any) -> Iterator[Call]:
 # --- commit -----------------------------------------------------------------------------------------------------------
 
 
-def _check_rejected(counts: Account, fraction: float, output: Path) -> None:
-    """Check that the fraction of rejected rows is within its limit, and that a molecule is left.
+def _check_rejected(counts: Account, fraction: float, folder: Path) -> None:
+    """Check that the fraction of rejected rows is within its limit.
 
     Raises:
         DataError: it is not. The work is kept, so that the same command with a higher limit finishes at once.
@@ -254,20 +278,28 @@ def _check_rejected(counts: Account, fraction: float, output: Path) -> None:
         raise DataError(
             f"{rejected} of {counts.rows_in} rows were rejected ({reasons}), more than "
             f"max_rejected_fraction={fraction} allows. They are listed in "
-            f"{output / 'rejected.parquet'}. The work is kept: if this is what you expect, give the same command with "
+            f"{folder / 'rejected.parquet'}. The work is kept: if this is what you expect, give the same command with "
             "a larger max_rejected_fraction and it finishes at once."
         )
+
+
+def _check_written(counts: Account, folder: Path) -> None:
+    """Check that a molecule is left.
+
+    Raises:
+        DataError: there is none.
+    """
     if counts.written == 0:
         raise DataError(
             f"no molecule of {counts.rows_in} rows is left: a dataset needs one. The reasons are in "
-            f"{output / 'rejected.parquet'}."
+            f"{folder / 'rejected.parquet'}."
         )
 
 
-def _write_timing(timing: Timing, output: Path, base: Manifest | None) -> None:
+def _write_timing(timing: Timing, folder: Path, output: Path, base: Manifest | None) -> None:
     if base is not None and (before := read_timing(output)):
         timing.update(before)
-    write_atomically(output / TIMING, (json.dumps(timing.to_dict()) + "\n").encode())
+    write_atomically(folder / TIMING, (json.dumps(timing.to_dict()) + "\n").encode())
 
 
 def _manifest(

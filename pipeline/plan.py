@@ -22,8 +22,6 @@ from molstream.pipeline.shards.manifest import NAME as MANIFEST
 from molstream.preprocessing.fields import SCHEMA_VERSION
 
 PLAN = "plan.json"
-APPENDING = "append.json"
-"""File with the plan of an unfinished append; it is renamed to plan.json once the manifest is written."""
 WORK = "work"
 IDENTITIES_KEY = "identities"
 """Key of plan.json: the identity that each remote source had when it was fetched, by name of the source."""

@@ -19,10 +19,12 @@ class VerifyConfig:
 
 
 def verify(config: VerifyConfig) -> int:
-    """Print what is damaged, if anything."""
-    from molstream.pipeline.shards.verify import verify
+    """Print what is damaged, if anything, and whether an append is unfinished."""
+    from molstream.pipeline.shards.verify import unfinished, verify
 
     problems = verify(Path(config.dataset))
+    if append := unfinished(Path(config.dataset)):
+        print(f"unfinished: {append}", file=sys.stderr)
     for problem in problems:
         print(f"damaged: {problem}", file=sys.stderr)
     if not problems:

@@ -12,6 +12,7 @@ from molstream.pipeline.reports.rejections import examples, shown_ascii
 from molstream.pipeline.shards.cache import difference
 from molstream.pipeline.shards.histograms import QUANTITIES, bars, quantiles, seconds, share, size
 from molstream.pipeline.shards.manifest import NAME, Manifest, parse_manifest, read_manifest
+from molstream.pipeline.shards.verify import unfinished
 from molstream.pipeline.stages.tally import Timing
 
 WIDTH = 80
@@ -50,6 +51,8 @@ def inspect_dataset(path: str | Path) -> str:
     lines += _times(timing, manifest) if timing else []
     lines.append("  made with " + ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
     lines.append(f"  fingerprint {manifest.fingerprint}")
+    if folder and (append := unfinished(folder)):
+        lines += _wrapped(append, 3)
     if folder and (folder / CARD).is_file():
         lines.append(f"  with drawings: {CARD}")
     return "\n".join(lines)

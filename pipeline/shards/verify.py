@@ -8,7 +8,7 @@ from molstream.errors import DataError
 from molstream.io.hashing import file_sha256
 from molstream.pipeline.shards.codec import SCHEMA
 from molstream.pipeline.shards.containers import CONTAINERS, Container, TarContainer
-from molstream.pipeline.shards.manifest import Shard, read_manifest
+from molstream.pipeline.shards.manifest import APPENDING, Shard, read_manifest
 
 
 def verify(path: Path) -> list[str]:
@@ -28,15 +28,37 @@ def verify(path: Path) -> list[str]:
             f"shard {shard.name}: {problem}"
             for problem in _verify_shard(path / shard.name, shard, CONTAINERS[manifest.container])
         ]
+    sources = [source["name"] for source in manifest.config["sources"]] if unfinished(path) else None
     for name, expected in (
         ("rejected.parquet", sum(manifest.counts.rejected.values())),
         ("duplicates.parquet", manifest.counts.duplicates),
         ("decontaminated.parquet", manifest.counts.decontaminated),
     ):
-        problems += _verify_rows(path / name, expected)
+        problems += _verify_rows(path / name, expected, sources)
     known = {shard.name for shard in manifest.shards}
     strangers = [p.name for p in sorted(path.glob("shard-*")) if p.name not in known]
+    if sources is not None:
+        strangers = [name for name in strangers if not _is_of_later_split(name, len(manifest.splits))]
     return problems + [f"{name} is a shard that the manifest does not name" for name in strangers]
+
+
+def unfinished(path: Path) -> str | None:
+    """That files are being appended to a dataset, a clause with what to do; None if none are.
+
+    The dataset is whole without them. An append that is interrupted just before its commit has moved files into the
+    dataset that its manifest does not name.
+    """
+    if not (path / APPENDING).is_file():
+        return None
+    return (
+        "an append is unfinished, and the dataset is without its molecules: give the same `molstream append` command "
+        "again to finish it"
+    )
+
+
+def _is_of_later_split(name: str, num_splits: int) -> bool:
+    number = name.partition(".")[0].removeprefix("shard-")
+    return number.isdecimal() and int(number) >= num_splits
 
 
 def _verify_shard(file: Path, shard: Shard, container: type[Container]) -> list[str]:
@@ -75,9 +97,13 @@ def _verify_members(file: Path, shard: Shard) -> list[str]:
     return []
 
 
-def _verify_rows(file: Path, expected: int) -> list[str]:
+def _verify_rows(file: Path, expected: int, sources: list[str] | None) -> list[str]:
+    """Check the number of rows of a table; of all sources if ``sources`` is None."""
     try:
         found = pq.read_metadata(file).num_rows
+        if found != expected and sources is not None:
+            rows = pq.read_table(file, columns=["source"])["source"].to_pylist()
+            found = sum(source in sources for source in rows)
     except (OSError, ValueError) as error:
         return [f"{file.name} cannot be read: {error}"]
     return [] if found == expected else [f"{file.name} has {found} rows, expected {expected}"]

@@ -16,31 +16,32 @@ ROW_GROUP_ROWS = 1 << 16
 """Rows of a row group: splits drop few rows each, and small groups are slow to read."""
 
 
-def merge_dropped(tasks: Sequence[SplitTask], output: Path, base: Manifest | None) -> None:
+def merge_dropped(tasks: Sequence[SplitTask], folder: Path, output: Path, base: Manifest | None) -> None:
     """Write a Parquet file for each kind of DROPPED: the rows of all splits in input order.
 
     One row group is in memory at a time.
 
     Args:
         tasks: every split, committed.
-        output: folder of the dataset.
+        folder: where the files are written.
+        output: folder of the dataset, with the files of ``base``.
         base: the dataset that the splits are appended to; its rows come first.
     """
     for kind, schema in DROPPED.items():
-        target = output / f"{kind}.parquet"
+        target, known = folder / f"{kind}.parquet", output / f"{kind}.parquet"
         with written_whole(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for group in row_groups(_rows(tasks, kind, schema, target, base)):
+            for group in row_groups(_rows(tasks, kind, schema, known, base)):
                 writer.write_table(group)
 
 
 def _rows(
-    tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, target: Path, base: Manifest | None
+    tasks: Sequence[SplitTask], kind: str, schema: pa.Schema, before: Path, base: Manifest | None
 ) -> Iterator[pa.Table]:
-    """The rows of one kind: those of the dataset that is appended to, then those of every split."""
+    """The rows of one kind: those of the dataset that is appended to, from ``before``, then those of every split."""
     if base is not None:
-        # Filtered by source, since an interrupted append may have merged the new rows already.
+        # Filtered by source, since an interrupted append may have moved its file there already.
         known = pa.array([source["name"] for source in base.config["sources"]])
-        for batch in pq.ParquetFile(target).iter_batches():
+        for batch in pq.ParquetFile(before).iter_batches():
             yield pa.table(batch.filter(pc.is_in(batch.column("source"), known)))  # pyright: ignore[reportAttributeAccessIssue]
     for task in tasks:
         if (path := task.path(f"{kind}.parquet")).exists():

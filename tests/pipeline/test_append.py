@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from molstream.pipeline.build import _publish
 from molstream.pipeline.shards.manifest import NAME, read_manifest
 from tests.conftest import REPOSITORY
 from tests.support.datasets import molecules, molstream
@@ -114,6 +115,53 @@ def test_killed_at_a_random_moment_it_goes_on_and_the_dataset_is_readable_all_th
         assert "another append is unfinished" in refused.stderr
     assert append(dataset, files[1]).returncode == 0
     assert content(dataset) == content(at_once)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """All that a reader of a dataset looks at."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "append.json"}
+
+
+def test_a_file_without_a_new_molecule_is_accounted_for(dataset, tmp_path):
+    before = read_manifest(dataset)
+    done = append(dataset, write(tmp_path / "again.csv", molecules()[4:7]))
+    assert done.returncode == 0, done.stderr
+    after = read_manifest(dataset)
+    assert after.shards == before.shards
+    assert after.counts.rows_in == before.counts.rows_in + 3
+    assert after.counts.duplicates == before.counts.duplicates + 3
+    verified = molstream("verify", dataset)
+    assert "is intact" in verified.stdout
+    assert verified.stderr == ""
+
+
+def test_an_unfinished_append_is_no_damage_and_is_named(dataset, tmp_path):
+    """Whether it ended before its files were moved into the dataset, or just before the manifest was written."""
+    before, manifest = bytes_of(dataset), read_manifest(dataset)
+    more = write(tmp_path / "more.csv", ["CCCCCCCCCCCCC", "junk", "C(", "CC)"])
+    done = append(dataset, more)
+    assert done.returncode == 1
+    assert "3 of 4 rows were rejected" in done.stderr
+    assert bytes_of(dataset) == before
+    for moved in (False, True):
+        if moved:
+            _publish(dataset / "work" / "staged", dataset)
+            assert bytes_of(dataset).keys() - before.keys() == {"shard-00004.tar"}
+        verified = molstream("verify", dataset, check=False)
+        assert verified.returncode == 0, verified.stderr
+        assert "is intact" in verified.stdout
+        assert verified.stderr.startswith("unfinished: an append is unfinished")
+        assert "an append is unfinished" in molstream("inspect", dataset).stdout
+        assert read_manifest(dataset) == manifest
+    (dataset / "shard-00002.tar.copy").write_text("x")
+    assert "shard-00002.tar.copy is a shard" in molstream("verify", dataset, check=False).stderr
+    (dataset / "shard-00002.tar.copy").unlink()
+
+    done = molstream("append", f"input={more}", f"output={dataset}", "ray.num_cpus=2", "max_rejected_fraction=1")
+    assert read_manifest(dataset).counts.rows_in == manifest.counts.rows_in + 4
+    verified = molstream("verify", dataset)
+    assert verified.stderr == ""
+    assert {path.name for path in dataset.iterdir()} == {*before, "shard-00004.tar"}
 
 
 def test_a_file_of_a_known_name_is_refused(files, dataset, tmp_path):

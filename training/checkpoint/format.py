@@ -138,7 +138,7 @@ def damage(path: Path) -> str | None:
     except OSError as error:
         return f"it cannot be read: {in_words(error)}"
     except CheckpointError as error:
-        return in_words(error)
+        return in_words(str(error).removesuffix(ANOTHER))
 
 
 def _damage_of_file(file: Path, expected: dict[str, Any]) -> str | None:

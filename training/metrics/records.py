@@ -22,6 +22,8 @@ Record = dict[str, float]
 """``step`` (steps done), ``time`` (seconds since 1970, when the step ended) and the values of that step by name."""
 
 FILE = "metrics.jsonl"
+RECORD = {"step": Annotated[float, Field(ge=0, lt=2**53)]}
+"""What every record has."""
 NOT_METRICS = ("step", "time", "data/digest")
 """Keys of a record that are not metrics."""
 
@@ -109,7 +111,7 @@ def _record(line: bytes, path: Path, number: int | None = None) -> Record:
     return parse_json(
         line,
         where,
-        {"step": Annotated[float, Field(ge=0, lt=2**53)]},
+        RECORD,
         "Restore the file from a copy of the run, or remove that line.",
     )
 
