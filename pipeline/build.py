@@ -8,9 +8,9 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from molstream.errors import DataError, MolstreamError
 from molstream.io.files import UNFINISHED, sync, write_atomically
@@ -25,15 +25,17 @@ from molstream.pipeline.reports.progress import JobProgress
 from molstream.pipeline.shards.manifest import APPENDING, Account, Manifest, Shard
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
 from molstream.pipeline.shards.reader import ShardDataset
+from molstream.pipeline.stages import conformers
 from molstream.pipeline.stages.bisect import Call
-from molstream.pipeline.stages.conformers import write_split
 from molstream.pipeline.stages.decontaminate import Benchmarks
 from molstream.pipeline.stages.dedup import find_duplicates, num_buckets
-from molstream.pipeline.stages.describe import describe_split, read_described
+from molstream.pipeline.stages.describe import describe_part, join_description, parts_to_describe, read_described
+from molstream.pipeline.stages.driver import Stage, run_stage
 from molstream.pipeline.stages.known import key_shard
 from molstream.pipeline.stages.merge import merge_dropped
 from molstream.pipeline.stages.tally import Tally, Timing
 from molstream.pipeline.stages.task import Decontamination, SplitCommit, SplitTask, read_commit
+from molstream.pipeline.stages.worker import prepare_worker
 
 BENCHMARKS = "benchmarks.npy"
 STAGED = "staged"
@@ -82,7 +84,7 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
             made.add(task.index, commit)
     # Ray is not started when all splits are committed.
     if len(made.parts) < len(tasks):
-        with job.cluster(config.ray):
+        with job.cluster(config.ray, partial(prepare_worker, tasks[0])):
             if base is not None:
                 _hash_known(base, config, output.resolve())
             elif plan.benchmarks:
@@ -200,16 +202,11 @@ def _find_benchmarks(plan: Plan, config: PreprocessConfig, output: Path) -> None
 def _describe(tasks: Sequence[SplitTask], config: PreprocessConfig, name: str = "describe") -> int:
     """Run stage one on all splits; returns the number of rows that are not rejected."""
     rows = sum(task.split.rows for task in tasks)
-    left = rows
+    rejected = Counter[str]()
+    stage = Stage(describe_part, join_description, parts_to_describe, dict)
     with JobProgress(name, len(tasks), rows, config.log_interval_s) as progress:
-
-        def done(call: Call, rejected: dict[str, int]) -> None:
-            nonlocal left
-            left -= sum(rejected.values())
-            progress.advance(call.rows, rejected)
-
-        job.run(describe_split, progress.begun(_calls(tasks)), done, progress.tick)
-    return left
+        run_stage(stage, tasks, progress, lambda task, found: rejected.update(found))
+    return rows - rejected.total()
 
 
 def _hash_known(base: Manifest, config: PreprocessConfig, output: Path) -> None:
@@ -218,12 +215,16 @@ def _hash_known(base: Manifest, config: PreprocessConfig, output: Path) -> None:
     rows, folder, work = base.counts.rows_in, str(output), str(output / WORK)
     with JobProgress("known molecules", len(base.splits), rows, config.log_interval_s) as progress:
         calls = (
-            Call((folder, work, index, name, shards.get(index), base.container, config.duplicates), name, 0)
+            Call(key_shard, (folder, work, index, name, shards.get(index), base.container, config.duplicates), name, 0)
             for index, (name, _) in enumerate(base.splits)
         )
         splits = dict(base.splits)
-        calls = progress.begun(calls)
-        job.run(key_shard, calls, lambda call, _: progress.advance(splits[call.name].rows_in, {}), progress.tick)
+
+        def done(call: Call, result: None) -> Iterable[Call]:
+            progress.advance(splits[call.name].rows_in, {}, splits=1)
+            return ()
+
+        job.run(progress.begun(calls), done, progress.tick)
 
 
 def _find_duplicates(num_splits: int, rows: int, config: PreprocessConfig) -> int:
@@ -232,35 +233,30 @@ def _find_duplicates(num_splits: int, rows: int, config: PreprocessConfig) -> in
     buckets = num_buckets(rows)
     with JobProgress("duplicates", buckets, rows, config.log_interval_s) as progress:
 
-        def done(call: Call, duplicates: int) -> None:
-            progress.advance(rows // buckets, {})
+        def done(call: Call, duplicates: int) -> Iterable[Call]:
+            progress.advance(rows // buckets, {}, splits=1)
+            return ()
 
         calls = (
-            Call((work, num_splits, bucket, buckets), f"bucket {bucket} of the duplicates", 0)
+            Call(find_duplicates, (work, num_splits, bucket, buckets), f"bucket {bucket} of the duplicates", 0)
             for bucket in range(buckets)
         )
-        job.run(find_duplicates, progress.begun(calls), done, progress.tick)
+        job.run(progress.begun(calls), done, progress.tick)
     return buckets
 
 
 def _embed(tasks: Sequence[SplitTask], made: _Made, buckets: int, config: PreprocessConfig) -> None:
     """Run stage two on the splits that are not in ``made`` yet, and add their commits to it."""
     rows = sum(task.split.rows for task in tasks)
+    stage = Stage(
+        conformers.embed_part, conformers.write_split, conformers.parts, lambda c: c.account.rejected, (buckets,)
+    )
     with JobProgress("conformers", len(tasks), rows, config.log_interval_s) as progress:
         todo = [task for task in tasks if task.index not in made.parts]
         for task in tasks:
             if task.index in made.parts:
                 progress.skip(task.split.rows)
-
-        def done(call: Call, commit: SplitCommit) -> None:
-            made.add(call.arguments[0].index, commit)
-            progress.advance(call.rows, commit.account.rejected)
-
-        job.run(write_split, progress.begun(_calls(todo, buckets)), done, progress.tick)
-
-
-def _calls(tasks: Sequence[SplitTask], *more: Any) -> Iterator[Call]:
-    return (Call((task, *more), task.split.name, task.split.rows) for task in tasks)
+        run_stage(stage, todo, progress, lambda task, commit: made.add(task.index, commit))
 
 
 # --- commit -----------------------------------------------------------------------------------------------------------

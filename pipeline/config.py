@@ -72,7 +72,7 @@ class PreprocessConfig(ReadConfig):
     container: Literal["webdataset", "arrow"] = "webdataset"
     """Shard files: webdataset (tar) or arrow (Arrow IPC)."""
     rows_per_shard: PositiveInt = 2048
-    """Input rows per shard; also the unit of work and of restart."""
+    """Input rows per shard. The work is cut finer: all cores share even one shard."""
     block_rows: PositiveInt = 512
     """Molecules per block, the unit of reading and shuffling."""
     duplicates: Literal["key", "connectivity", "smiles", "none"] = "key"

@@ -1,4 +1,4 @@
-"""Tasks on Ray, in the only module that imports ray. One split is one task; a task that is lost is repeated."""
+"""Tasks on Ray, in the only module that imports ray. A task that is lost is repeated."""
 
 import os
 import secrets
@@ -7,9 +7,9 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 from molstream.config import PACKAGE
 from molstream.errors import ConfigError, DataError, MolstreamError
@@ -24,8 +24,6 @@ OBJECT_STORE_BYTES = 128 << 20
 
 CONNECT_S = 10.0
 """Seconds to wait for a cluster that does not answer."""
-
-Result = TypeVar("Result")
 
 
 def interrupt_on_sigterm() -> None:
@@ -50,8 +48,11 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def cluster(config: RayConfig) -> Iterator[None]:
+def cluster(config: RayConfig, prepare: Callable[[], None] = lambda: None) -> Iterator[None]:
     """A Ray for the body: one started on this machine, which leaves nothing behind, or a connection to a running one.
+
+    Args:
+        prepare: what every worker of a local Ray does first, before the clock of any stage runs.
 
     Raises:
         ConfigError: no Ray answers at the address.
@@ -68,7 +69,7 @@ def cluster(config: RayConfig) -> Iterator[None]:
         # Every sandbox has its own bound, and the system ends a sandbox first; Ray would end a whole worker.
         os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     import ray
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RayError
 
     root = str(PACKAGE.parent)
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -115,25 +116,21 @@ def cluster(config: RayConfig) -> Iterator[None]:
         stack.callback(ray.shutdown)
         interrupt_on_sigterm()
         if config.address == "local":
-            # The workers start together, before the clock of any stage runs.
-            ray.get([ray.remote(_begin).remote() for _ in range(_num_cpus(ray))])
+            # What fails here fails again in the tasks, which know how to say it.
+            with suppress(RayError):
+                ray.get([ray.remote(_do).remote(prepare, (), {}) for _ in range(_num_cpus(ray))])
         starting.close()
         yield
 
 
-def run(
-    function: Callable[..., Result],
-    calls: Iterable[Call],
-    done: Callable[[Call, Result], None],
-    tick: Callable[[], None],
-) -> None:
-    """Call ``function`` with the arguments of every call as a Ray task, within :func:`cluster`.
+def run(calls: Iterable[Call], done: Callable[[Call, Any], Iterable[Call]], tick: Callable[[], None]) -> None:
+    """Do every call as a Ray task, within :func:`cluster`.
 
     A bounded number of tasks is in flight. A task whose node is lost is repeated. If the worker of a task dies,
-    ``bisect`` searches for the rows that kill it: ``function`` then gets the keyword ``only`` or ``avoid``.
+    ``bisect`` searches for the rows that kill it: the function then gets the keyword ``only`` or ``avoid``.
 
     Args:
-        done: called with each call and its result, as it ends.
+        done: called with each call and its result, as it ends; returns the calls that follow from it, which are next.
         tick: called at least once a second.
 
     Raises:
@@ -144,7 +141,8 @@ def run(
     from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayError, RayTaskError
     from ray.exceptions import WorkerCrashedError as WorkerDiedError
 
-    remote = ray.remote(num_cpus=1, max_retries=0, retry_exceptions=False)(function)
+    # One function for all calls: Ray keeps a worker at the function it has, and others would wait.
+    remote = ray.remote(num_cpus=1, max_retries=0, retry_exceptions=False)(_do)
     bound = IN_FLIGHT_PER_CPU * _num_cpus(ray)
     waiting, again = iter(calls), deque[Attempt]()
     running: dict[Any, Attempt] = {}
@@ -152,7 +150,8 @@ def run(
     # the answer of its task aborts the process (a failed check in Ray's task manager).
     while True:
         while len(running) < bound and (attempt := _next(waiting, again)) is not None:
-            running[remote.remote(*attempt.call.arguments, **_keywords(attempt))] = attempt
+            call = attempt.call
+            running[remote.remote(call.function, call.arguments, _keywords(attempt))] = attempt
         if not running:
             return
         finished, _ = ray.wait(list(running), timeout=1.0)
@@ -175,7 +174,7 @@ def run(
                 ) from error
             else:
                 if attempt.only is None:
-                    done(attempt.call, result)
+                    again += map(Attempt, done(attempt.call, result))
                 else:
                     again += survived(attempt)
         tick()
@@ -186,9 +185,9 @@ def _num_cpus(ray: Any) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _begin() -> None:
-    """The first task of a worker: import what its other tasks need."""
-    import molstream.pipeline.stages.conformers  # noqa: F401
+def _do(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """Every task."""
+    return function(*arguments, **keywords)
 
 
 def _next(waiting: Iterator[Call], again: deque[Attempt]) -> Attempt | None:

@@ -8,7 +8,7 @@ files into splits, checks that a split is unchanged, and shows a record that is 
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -52,6 +52,18 @@ class Place(NamedTuple):
     """A byte; or the number of a row group, a batch or a row."""
     skip: int = 0
     """Records between ``start`` and this one."""
+
+    def behind(self, records: Sequence[bytes]) -> "Place":
+        """The place behind these records, of which the first is here."""
+        return Place(self.start, self.skip + len(records))
+
+
+class BytePlace(Place):
+    """The place of a record in a file whose records follow each other byte by byte."""
+
+    def behind(self, records: Sequence[bytes]) -> "BytePlace":
+        """The place behind these records, of which the first is here."""
+        return BytePlace(self.start + sum(map(len, records)))
 
 
 class Molecule(NamedTuple):
@@ -131,30 +143,35 @@ def by_bytes(records: Callable[[BinaryIO, Layout], Iterator[bytes]]) -> Callable
 
     def batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
         with open(path, "rb") as file:
-            start = file.seek(place.start)
+            at = BytePlace(file.seek(place.start))
             found = records(file, layout)
             while batch := list(itertools.islice(found, rows)):
-                yield Place(start), batch
-                start += sum(map(len, batch))
+                yield at, batch
+                at = at.behind(batch)
 
     return batches
 
 
-def runs(form: Format, path: str, layout: Layout, place: Place, rows: int) -> Iterator[tuple[Place, list[bytes]]]:
-    """Consecutive records from a place on, in lists of ``rows``, the last one maybe shorter, whatever the batches."""
-    waiting: list[bytes] = []
-    first = place
-    for at, batch in form.batches(path, layout, place, rows):
+def runs(
+    form: Format, path: str, layout: Layout, place: Place, sizes: Iterable[int]
+) -> Iterator[tuple[Place, list[bytes]]]:
+    """Consecutive records from a place on, in lists of these sizes, whatever the batches; the last may be shorter."""
+    wanted = iter(sizes)
+    size = next(wanted)
+    first, waiting = place, list[bytes]()
+    for at, batch in form.batches(path, layout, place, size):
         taken = 0
         while taken < len(batch):
+            part = batch[taken : taken + size - len(waiting)]
             if not waiting:
-                first = Place(at.start, at.skip + taken)
-            part = batch[taken : taken + rows - len(waiting)]
+                first = at
             waiting += part
-            taken += len(part)
-            if len(waiting) == rows:
+            taken, at = taken + len(part), at.behind(part)
+            if len(waiting) == size:
                 yield first, waiting
                 waiting = []
+                if (size := next(wanted, 0)) == 0:
+                    return
     if waiting:
         yield first, waiting
 

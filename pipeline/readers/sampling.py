@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -114,8 +113,8 @@ def choose(
         record
         for split in splits
         if (rows := {r for r in wanted[split.source] if 0 <= r - split.first_row < split.rows})
-        for record in islice(read_split(split), max(rows) - split.first_row + 1)
-        if record.row in rows
+        for row in sorted(rows)
+        for record in read_split(split, range(row - split.first_row, row - split.first_row + 1))
     ]
     return Rows(total, tuple(parts)), chosen
 

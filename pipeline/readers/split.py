@@ -1,7 +1,9 @@
 """Input splits: sources are cut into them, always in the same way, and each is read back as raw molecules."""
 
 import hashlib
+import itertools
 import socket
+import struct
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,11 @@ from molstream.pipeline.readers.discover import format_named
 from molstream.pipeline.readers.source import SourceFile, is_empty
 from molstream.preprocessing.fields import RawMolecule, Rejection
 
+MARK_ROWS = 128
+"""Records between two marks of a split: so many are read at least, and checked together."""
+_MARK = struct.Struct("<qq32s")
+"""``start`` and ``skip`` of a record's place; SHA-256 of the MARK_ROWS records from there on."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputSplit:
@@ -25,22 +32,27 @@ class InputSplit:
     source: str
     path: str
     format: str
-    start: int
-    """Where in ``path``: a byte, or the number of a row group, batch or row."""
-    skip: int
-    """Records between ``start`` and the first record of the split."""
     first_row: int
     """Number of the first record in its file, from 0; headers are not counted."""
     rows: int
-    sha256: str
-    """Checksum of the records, by which a file that changed after the plan is noticed."""
+    marks: bytes
+    """Where every MARK_ROWS-th record is, and the checksum of those up to the next, by which a file that changed after
+    the plan is noticed. Packed, since a job of 10^9 molecules has eight million."""
     layout: Layout
     """What is read from a record."""
 
     @property
     def name(self) -> str:
         """Name of the split in accounts: source, first and last row."""
-        return f"{self.source}:{self.first_row}-{self.first_row + self.rows - 1}"
+        return self.name_of(range(self.rows))
+
+    def name_of(self, rows: range) -> str:
+        """Name of some rows of the split, counted from its first: source, first and last row."""
+        return f"{self.source}:{self.first_row + rows.start}-{self.first_row + rows.stop - 1}"
+
+    def parts(self, rows: int) -> list[range]:
+        """The split cut into parts of ``rows`` rows, the last one maybe smaller, as rows counted from its first."""
+        return [range(start, min(start + rows, self.rows)) for start in range(0, self.rows, rows)]
 
 
 def target_names(sources: Sequence[SourceFile]) -> tuple[str, ...]:
@@ -100,13 +112,21 @@ def _cut(source: SourceFile, rows_per_split: int, limit: int | None) -> list[Inp
     form = format_named(source.format)
     layout = form.layout(source.name, Path(source.path), configured(source))
     splits: list[InputSplit] = []
-    row = 0
+    row, first, marks = 0, 0, list[bytes]()
+
+    def end() -> None:
+        nonlocal first, marks
+        splits.append(InputSplit(source.name, source.path, source.format, first, row - first, b"".join(marks), layout))
+        first, marks = row, []
+
+    sizes = itertools.cycle(min(MARK_ROWS, rows_per_split - k) for k in range(0, rows_per_split, MARK_ROWS))
     try:
-        for place, run in runs(form, source.path, layout, Place(layout.start), rows_per_split):
+        for place, run in runs(form, source.path, layout, Place(layout.start), sizes):
             records = run if limit is None else run[: limit - row]
-            where = (source.name, source.path, source.format)
-            splits.append(InputSplit(*where, place.start, place.skip, row, len(records), _checksum(records), layout))
+            marks.append(_MARK.pack(*place, _checksum(records)))
             row += len(records)
+            if row - first == rows_per_split:
+                end()
             if row == limit:
                 break
     except (pa.ArrowException, OSError) as error:
@@ -114,17 +134,23 @@ def _cut(source: SourceFile, rows_per_split: int, limit: int | None) -> list[Inp
             raise
         where = f"{source.name} is damaged behind record {row}"
         raise DataError(f"{where}: {in_words(error)}. Fetch the file again.") from error
+    if marks:
+        end()
     return splits
 
 
-def read_split(split: InputSplit) -> Iterator[RawMolecule | Rejection]:
+def read_split(split: InputSplit, rows: range | None = None) -> Iterator[RawMolecule | Rejection]:
     """The records of a split, in order: raw molecules, and rejections of what cannot be read.
+
+    Args:
+        rows: read these alone, counted from the first of the split, and little of what is before and behind them.
 
     Raises:
         DataError: the file cannot be read on this machine, or changed since it was cut.
     """
     parse = format_named(split.format).parse
-    for row, record in enumerate(_split_records(split), split.first_row):
+    rows = range(split.rows) if rows is None else rows
+    for row, record in enumerate(_records(split, rows), split.first_row + rows.start):
         try:
             text, format, targets = parse(record, split.layout)
         except RefusedError as error:
@@ -134,31 +160,44 @@ def read_split(split: InputSplit) -> Iterator[RawMolecule | Rejection]:
             yield RawMolecule(text, format, split.source, row, targets)
 
 
-def _split_records(split: InputSplit) -> Sequence[bytes]:
-    """The split's records, exactly as when the file was cut.
+def _records(split: InputSplit, rows: range) -> Iterator[bytes]:
+    """The records of these rows of the split, exactly as when the file was cut.
 
     Raises:
         DataError: the file cannot be read on this machine, or its records have changed.
     """
-    place = Place(split.start, split.skip)
-    try:
-        _, records = next(runs(format_named(split.format), split.path, split.layout, place, split.rows), (place, []))
-    except (pa.ArrowException, OSError) as error:
-        # It was whole when it was cut.
-        records = []
-        if not is_damage(error):
-            why = in_words(getattr(error, "strerror", error))
+    marked = range(rows.start // MARK_ROWS, -(-rows.stop // MARK_ROWS))
+    marks = [_MARK.unpack_from(split.marks, k * _MARK.size) for k in marked]
+    parts = [range(k * MARK_ROWS, min((k + 1) * MARK_ROWS, split.rows)) for k in marked]
+    start, skip, _ = marks[0]
+    found = runs(format_named(split.format), split.path, split.layout, Place(start, skip), map(len, parts))
+    for part, (*_, checksum) in zip(parts, marks, strict=True):
+        records = _next_run(split, found)
+        if _checksum(records) != checksum:
             raise DataError(
-                f"{split.path} cannot be read on {socket.gethostname()}: {why}. All nodes of a cluster "
-                "must see input and output under the same paths."
-            ) from error
-    if _checksum(records) != split.sha256:
+                f"{split.path} changed while it was in use (at records {split.first_row + part.start} to "
+                f"{split.first_row + part.stop - 1}). Put the file back, or give a new output folder."
+            )
+        yield from records[max(rows.start - part.start, 0) : rows.stop - part.start]
+
+
+def _next_run(split: InputSplit, runs: Iterator[tuple[Place, list[bytes]]]) -> Sequence[bytes]:
+    """The next records; none where the file has become damaged or short: it was whole when it was cut.
+
+    Raises:
+        DataError: the file cannot be read on this machine.
+    """
+    try:
+        return next(runs, (None, []))[1]
+    except (pa.ArrowException, OSError) as error:
+        if is_damage(error):
+            return []
+        why = in_words(getattr(error, "strerror", error))
         raise DataError(
-            f"{split.path} changed while it was in use (at records {split.first_row} to "
-            f"{split.first_row + split.rows - 1}). Put the file back, or give a new output folder."
-        )
-    return records
+            f"{split.path} cannot be read on {socket.gethostname()}: {why}. All nodes of a cluster "
+            "must see input and output under the same paths."
+        ) from error
 
 
-def _checksum(records: Sequence[bytes]) -> str:
-    return hashlib.sha256(b"".join(records)).hexdigest()
+def _checksum(records: Sequence[bytes]) -> bytes:
+    return hashlib.sha256(b"".join(records)).digest()

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -18,13 +18,13 @@ WIDTH = 80
 """Most columns of the panel."""
 
 RECENT_S = 60.0
-"""Seconds that the recent speed is measured over; where splits take longer, it is that of the last split."""
+"""Seconds that the recent speed is measured over; where tasks take longer, it is that of the last task."""
 
 Call = TypeVar("Call")
 
 
 class JobProgress:
-    """Progress of one stage over its splits, on stderr; a context manager.
+    """Progress of one stage over its splits and their molecules, on stderr; a context manager.
 
     Args:
         stage: name of the stage, as shown.
@@ -38,14 +38,14 @@ class JobProgress:
     ):
         self._stage, self._splits, self._rows, self._interval = stage, splits, rows, interval_s
         self._clock = clock
-        self._done_splits = self._done_rows = self._skipped_splits = self._skipped_rows = self._begun = 0
+        self._done_splits = self._done_rows = self._skipped_rows = self._in_flight = 0
         self._rejected: Counter[str] = Counter()
         self._live: Live | None = None
         self._spinner = Spinner("dots")
 
     def __enter__(self) -> "JobProgress":
         self._started = self._printed = self._clock()
-        # When splits were done, with their rows; the first is where the recent speed is counted from.
+        # When tasks were done, with their rows; the first is where the recent speed is counted from.
         self._ends = deque([(self._started, 0)])
         if sys.stderr.isatty():
             live = Live(self, console=Console(file=sys.stderr), transient=True, refresh_per_second=4)
@@ -61,22 +61,24 @@ class JobProgress:
     def begun(self, calls: Iterable[Call]) -> Iterator[Call]:
         """The same calls, counted as they are taken, so that the number of tasks in flight is known."""
         for call in calls:
-            self._begun += 1
+            self._in_flight += 1
             yield call
 
     def skip(self, rows: int) -> None:
         """Count a split that was done by an earlier run; it does not count towards the speed."""
         self._done_splits, self._done_rows = self._done_splits + 1, self._done_rows + rows
-        self._skipped_splits, self._skipped_rows = self._skipped_splits + 1, self._skipped_rows + rows
+        self._skipped_rows += rows
 
-    def advance(self, rows: int, rejected: dict[str, int]) -> None:
-        """Count a split that is done.
+    def advance(self, rows: int, rejected: Mapping[str, int], splits: int = 0) -> None:
+        """Count a task that is done.
 
         Args:
-            rows: of the split.
-            rejected: number of rejected rows by reason.
+            rows: that are done with it.
+            rejected: of them, by reason.
+            splits: that are done with it.
         """
-        self._done_splits, self._done_rows = self._done_splits + 1, self._done_rows + rows
+        self._in_flight -= 1
+        self._done_splits, self._done_rows = self._done_splits + splits, self._done_rows + rows
         self._rejected.update(rejected)
         self._ends.append((self._clock(), rows))
         self.tick()
@@ -101,7 +103,7 @@ class JobProgress:
         return (self._done_rows - self._skipped_rows) / elapsed if elapsed else 0.0
 
     def recent_speed(self) -> float:
-        """Molecules per second in the last minute; if no split ended in it, since the last split but one."""
+        """Molecules per second in the last minute; if no task ended in it, since the last task but one."""
         now = self._clock()
         while len(self._ends) > 2 and self._ends[1][0] <= now - RECENT_S:
             self._ends.popleft()
@@ -112,7 +114,6 @@ class JobProgress:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The panel; its lines are cut rather than wrapped."""
         percent = 100 * self._done_rows / self._rows if self._rows else 100.0
-        in_flight = max(0, self._begun - (self._done_splits - self._skipped_splits))
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(width=1)
         bar.add_column(ratio=1)
@@ -121,7 +122,7 @@ class JobProgress:
         bar.add_row(self._spinner, ProgressBar(max(1, self._rows), self._done_rows), ends)
         lines = (
             f"molecules {self._done_rows:,} of {self._rows:,}   shards {self._done_splits:,}/{self._splits:,}   "
-            f"tasks in flight {in_flight:,}",
+            f"tasks in flight {self._in_flight:,}",
             f"molecules/s {self.recent_speed():,.1f} in the last minute, {self.mean_speed():,.1f} in the mean",
             f"rejected {sum(self._rejected.values()):,}  "
             + "  ".join(f"{reason} {count:,}" for reason, count in self._rejected.most_common()),

@@ -96,6 +96,14 @@ class Sandbox:
     def __exit__(self, *exception: object) -> None:
         self._kill()
 
+    def start(self) -> None:
+        """Start the child, if there is none: the first molecule does not wait for it.
+
+        Raises:
+            DataError: no child starts.
+        """
+        self._child = self._child or self._start()
+
     def describe(self, molecules: Sequence[RawMolecule]) -> tuple[list[pa.RecordBatch], list[Rejection]]:
         """``describe`` of every molecule: batches of DESCRIBED_SCHEMA and rejections."""
         records = [[m.text, m.format, m.source, m.row, m.targets] for m in molecules]

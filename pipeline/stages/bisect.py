@@ -1,9 +1,10 @@
-"""Search for the rows that kill workers: a split whose workers keep dying is tried in halves, down to single rows.
+"""Search for the rows that kill workers: a task whose workers keep dying is tried in halves, down to single rows.
 
 A crash of the chemistry ends in the sandbox, which knows the molecule at once. This search is for what ends the whole
 worker: the memory monitor of a cluster, the out-of-memory killer of the system, a crash outside of the chemistry.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,9 @@ ROUNDS = 3
 
 @dataclass
 class Call:
-    """A task over the rows of a split, and what is known about the deaths of its workers."""
+    """A task over some rows of a split, and what is known about the deaths of its workers."""
 
+    function: Callable[..., Any]
     arguments: tuple[Any, ...]
     name: str
     rows: int

@@ -314,7 +314,7 @@ def test_too_many_rejections_fail_loudly_and_a_larger_bound_finishes_without_wor
     assert_all_same(stored(output), stored(finished))
 
 
-def start(source: Path, output: Path) -> subprocess.Popen[str]:
+def start(source: Path, output: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
@@ -323,6 +323,7 @@ def start(source: Path, output: Path) -> subprocess.Popen[str]:
         f"input={source}",
         f"output={output}",
         *SETTINGS,
+        *arguments,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
@@ -351,6 +352,28 @@ def test_killed_twice_at_random_moments_the_result_is_the_same_bytes(source, fin
     assert done.returncode == 0, done.stderr
     assert committed_bytes(output) == committed_bytes(finished)
     assert sorted(p.name for p in output.iterdir()) == sorted(p.name for p in finished.iterdir())
+
+
+@pytest.mark.slow
+def test_a_shard_killed_half_way_goes_on_from_its_parts_to_the_same_bytes(tmp_path):
+    """One shard, whose parts are done by both cores; what was done of it stays done."""
+    esters = [f"{'C' * acid}C(=O)O{'C' * alkyl}" for acid in range(1, 21) for alkyl in range(1, 21)]
+    source, output = tmp_path / "esters.csv", tmp_path / "output"
+    source.write_text("smiles,value\n" + "".join(f"{smiles},1\n" for smiles in [*esters, *esters[:9], "junk"]))
+    whole = ("rows_per_shard=2048",)
+    undisturbed = again(source, tmp_path / "undisturbed", *whole)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for pattern, stage in (("*.describe-*", "describe"), ("*.embed-*", "conformers")):
+        with start(source, output, *whole) as job:
+            wait_for(output, pattern, 2, job)
+            job.kill()
+        assert not (output / NAME).exists(), stage
+    kept = len(list((output / "work").glob("*.embed-*")))
+    assert kept >= 2
+    done = again(source, output, *whole)
+    assert done.returncode == 0, done.stderr
+    assert committed_bytes(output) == committed_bytes(tmp_path / "undisturbed")
+    assert not (output / "work").exists()
 
 
 def test_a_stopped_job_says_how_to_go_on_and_a_second_one_waits_its_turn(tmp_path):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from molstream.errors import DataError
-from molstream.pipeline.config import RayConfig
-from molstream.pipeline.executor.ray import cluster, run
+from molstream.pipeline.executor.ray import run
 from molstream.pipeline.stages.bisect import Call
+from tests.support.local_ray import local_ray
 
 ROWS = 12
 
@@ -41,38 +41,49 @@ def refuse(error: Exception) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
-    handler, environment = signal.getsignal(signal.SIGTERM), dict(os.environ)
-    with cluster(RayConfig(num_cpus=2)):
+    with local_ray(num_cpus=2):
         yield
-    signal.signal(signal.SIGTERM, handler)
-    # What is set for this Ray must not reach those of other tests.
-    os.environ.clear()
-    os.environ.update(environment)
 
 
-def results(function, calls: list[Call]) -> dict[str, object]:
+def results(calls: list[Call]) -> dict[str, object]:
     found: dict[str, object] = {}
-    run(function, calls, lambda call, result: found.__setitem__(call.name, result), lambda: None)
+
+    def done(call: Call, result: object) -> list[Call]:
+        found[call.name] = result
+        return []
+
+    run(calls, done, lambda: None)
     return found
 
 
 def test_rows_that_kill_workers_are_found_and_nobody_else_suffers():
     killers = {"a": (), "b": (3, 7), "c": (), "d": (0,)}
-    calls = [Call((bad,), name, ROWS) for name, bad in killers.items()]
-    found = results(visit, calls)
+    calls = [Call(visit, (bad,), name, ROWS) for name, bad in killers.items()]
+    found = results(calls)
     assert {call.name: tuple(sorted(call.culprits)) for call in calls} == killers
     assert found == {name: [row for row in range(ROWS) if row not in bad] for name, bad in killers.items()}
 
 
 def test_a_worker_killed_once_is_no_reason_to_blame_a_row(tmp_path):
-    call = Call((str(tmp_path / "died"),), "a", ROWS)
-    assert results(once, [call]) == {"a": "done"}
+    call = Call(once, (str(tmp_path / "died"),), "a", ROWS)
+    assert results([call]) == {"a": "done"}
     assert call.culprits == []
+
+
+def test_calls_that_follow_from_a_result_are_done():
+    order: list[str] = []
+
+    def done(call: Call, result: object) -> list[Call]:
+        order.append(call.name)
+        return [Call(visit, ((),), f"{call.name}+", ROWS)] if len(call.name) < 3 else []
+
+    run([Call(visit, ((),), name, ROWS) for name in "ab"], done, lambda: None)
+    assert sorted(order) == ["a", "a+", "a++", "b", "b+", "b++"]
 
 
 @pytest.mark.parametrize("error", [DataError("the file is gone"), OSError(28, "No space left on device")])
 def test_errors_that_people_can_act_on_come_through_as_they_are(error):
     with pytest.raises(type(error)) as caught:
-        results(refuse, [Call((error,), "a", ROWS)])
+        results([Call(refuse, (error,), "a", ROWS)])
     assert type(caught.value) is type(error)
     assert str(caught.value) == str(error)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import pickle
 import tempfile
 import tracemalloc
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from molstream.errors import ConfigError, DataError
+from molstream.pipeline.readers import split as splits_module
 from molstream.pipeline.readers.prepare import open_sources
 from molstream.pipeline.readers.split import ReadConfig, cut, read_split
 from molstream.preprocessing.fields import RawMolecule, Rejection
@@ -244,7 +246,37 @@ def test_a_split_is_a_few_strings_and_numbers(tmp_path):
     file.write_bytes(FORMATS["csv"])
     config = ReadConfig(target_columns=["value"])
     for split in cut(open_sources([str(file)], tmp_path, config), 3):
-        assert len(json.dumps(asdict(split))) < 1000
+        assert len(pickle.dumps(asdict(split))) < 1000
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("marks", [1, 2, 3])
+def test_rows_of_a_split_are_those_of_the_whole(tmp_path, monkeypatch, format, marks):
+    monkeypatch.setattr(splits_module, "MARK_ROWS", marks)
+    file = tmp_path / f"m.{format}"
+    file.write_bytes(FORMATS[format])
+    config = ReadConfig(target_columns=[] if format == "smi" else ["value"])
+    for split in cut(open_sources([str(file)], tmp_path, config), 5):
+        whole = list(map(repr, read_split(split)))
+        for rows in (range(a, b) for a in range(split.rows) for b in range(a + 1, split.rows + 1)):
+            assert list(map(repr, read_split(split, rows))) == whole[rows.start : rows.stop]
+
+
+@pytest.mark.parametrize("format", ["smi", "csv", "tsv"])
+def test_rows_are_read_without_those_before_and_behind_them(tmp_path, monkeypatch, format):
+    """What is far away may even have changed."""
+    monkeypatch.setattr(splits_module, "MARK_ROWS", 2)
+    file = tmp_path / f"m.{format}"
+    file.write_bytes(FORMATS[format])
+    (split,) = cut(open_sources([str(file)], tmp_path, ReadConfig()), 10)
+    middle = list(map(repr, read_split(split, range(2, 4))))
+    data = bytearray(FORMATS[format])
+    data[data.index(SMILES[0].encode())] ^= 1
+    data[data.rindex(SMILES[-1].encode())] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=r"changed while"):
+        list(read_split(split))
+    assert list(map(repr, read_split(split, range(2, 4)))) == middle
 
 
 @pytest.mark.parametrize("format", TEXTS)

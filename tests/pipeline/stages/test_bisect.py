@@ -12,7 +12,7 @@ from molstream.pipeline.stages.bisect import Attempt, Call, died, survived
 
 def search(rows: int, kills) -> Call:
     """Play all attempts until the whole goes through; ``kills(rows, avoided)`` says whether an attempt dies."""
-    call = Call((), "a.csv:0-9", rows)
+    call = Call(print, (), "a.csv:0-9", rows)
     waiting = [Attempt(call)]
     rng = random.Random(rows)
     while waiting:
