@@ -22,7 +22,6 @@ from molstream.pipeline.shards.manifest import NAME, Account, read_manifest
 from molstream.preprocessing.fields import MoleculeSample
 from tests.conftest import REPOSITORY
 from tests.support.datasets import molecules, molstream
-from tests.support.ray_nodes import MARK, kill_all, processes
 from tests.support.samples import assert_all_same
 
 REJECTED = {
@@ -233,30 +232,6 @@ def test_usage_errors_exit_2_and_say_what_to_do(source, tmp_path, argument, mess
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_a_ray_that_does_not_come_up_is_told(source, tmp_path):
-    """Its raylet is stopped as soon as it is there; Ray waits half a minute for it."""
-    mark = tmp_path.name
-    job = subprocess.Popen(
-        [sys.executable, "preprocess", f"input={source}", f"output={tmp_path / 'output'}", *SETTINGS],
-        cwd=REPOSITORY,
-        env={**os.environ, MARK: mark},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        while not (raylets := [pid for pid, command in processes(mark).items() if "/raylet/raylet " in command]):
-            assert job.poll() is None
-            time.sleep(0.01)
-        os.kill(raylets[0], signal.SIGSTOP)
-        told = job.communicate(timeout=120)[1]
-    finally:
-        kill_all(mark)
-    assert job.returncode == 1
-    assert "error: Ray does not start on this machine" in told
-    assert "Traceback" not in told
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------
