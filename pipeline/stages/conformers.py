@@ -197,6 +197,7 @@ def _commit(
         decontaminated=decontaminated.num_rows,
     )
     account.check(task.split.name)
+    timing.add_rejected(rejected)
     benchmarks = Counter(name for row in before["decontaminated"] for name in row["sets"])
     commit = SplitCommit(account, shard, tally, timing, dict(sorted(benchmarks.items())))
     write_atomically(task.path("commit.json"), commit.to_json())

@@ -19,7 +19,6 @@ REJECTED_SCHEMA = pa.schema(
         ("stage", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
-        ("seconds", pa.float64()),
     ]
 )
 """``key`` is null where the row was rejected before it had one."""
@@ -36,7 +35,7 @@ def worker_died(molecule: RawMolecule) -> Rejection:
 
 
 def rejected_row(rejection: Rejection, key: str | None) -> dict[str, Any]:
-    """A rejection as a row of REJECTED_SCHEMA; text that is no valid Unicode is stored with escapes.
+    """A rejection as a row of REJECTED_SCHEMA, and its CPU ``seconds``; text that is no valid Unicode gets escapes.
 
     Args:
         key: of the molecule, None where the row was rejected before it had one.

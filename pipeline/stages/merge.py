@@ -42,7 +42,9 @@ def _rows(
         # Filtered by source, since an interrupted append may have moved its file there already.
         known = pa.array([source["name"] for source in base.config["sources"]])
         for batch in pq.ParquetFile(before).iter_batches():
-            yield pa.table(batch.filter(pc.is_in(batch.column("source"), known)))  # pyright: ignore[reportAttributeAccessIssue]
+            kept = batch.filter(pc.is_in(batch.column("source"), known))  # pyright: ignore[reportAttributeAccessIssue]
+            # An older dataset may have columns that are no longer kept.
+            yield pa.table(kept).select(schema.names)
     for task in tasks:
         if (path := task.path(f"{kind}.parquet")).exists():
             yield pq.read_table(path, schema=schema)

@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +104,13 @@ class Timing:
     """Molecules by time: key k counts those of 10^(k/3) to 10^((k+1)/3) seconds."""
     slowest: list[tuple[float, str]] = field(default_factory=list)
     """Seconds and SMILES of the slowest molecules, slowest first."""
+    rejected_s: Counter[str] = field(default_factory=Counter)
+    """CPU seconds of rejected rows, in the stage that rejected them, by reason."""
+
+    def add_rejected(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add the times of rejected rows, given with ``reason`` and ``seconds``."""
+        for row in rows:
+            self.rejected_s[row["reason"]] += row["seconds"]  # pyright: ignore[reportArgumentType]
 
     def add(self, smiles: Iterable[str], describe_s: np.ndarray, embed_s: np.ndarray) -> None:
         """Add the times of molecules, CPU seconds of each in both stages."""
@@ -119,6 +126,7 @@ class Timing:
         self.embed_s += other.embed_s
         self.histogram.update(other.histogram)
         self.slowest = heapq.nlargest(SLOWEST, [*self.slowest, *other.slowest])
+        self.rejected_s.update(other.rejected_s)
 
     def to_dict(self) -> dict[str, Any]:
         """The times as JSON values, rounded to 0.1 ms."""
@@ -127,10 +135,12 @@ class Timing:
             "embed_s": round(self.embed_s, 4),
             "histogram": dict(sorted(self.histogram.items(), key=lambda kv: int(kv[0]))),
             "slowest": [[round(seconds, 4), smiles] for seconds, smiles in self.slowest],
+            "rejected_s": {reason: round(seconds, 4) for reason, seconds in sorted(self.rejected_s.items())},
         }
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Timing":
         """The inverse of :meth:`to_dict`."""
         slowest = [(seconds, smiles) for seconds, smiles in record["slowest"]]
-        return cls(record["describe_s"], record["embed_s"], Counter(record["histogram"]), slowest)
+        rejected_s = Counter(record.get("rejected_s", {}))
+        return cls(record["describe_s"], record["embed_s"], Counter(record["histogram"]), slowest, rejected_s)

@@ -2,19 +2,13 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 TIMED = ("timing.json", "card.html")
 """Files with durations, whose content is ignored."""
-TABLES = ("rejected.parquet", "duplicates.parquet", "decontaminated.parquet")
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """Read the files of a dataset by name: bytes; of tables all columns but times; None for TIMED."""
+    """Read the files of a dataset by name: bytes; None for TIMED."""
     found: dict[str, object] = {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
-    for name in TABLES:
-        table = pq.read_table(folder / name)
-        found[name] = table.select([column for column in table.column_names if column != "seconds"])
     return {name: None if name in TIMED else content for name, content in found.items()}
 
 
