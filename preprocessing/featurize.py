@@ -50,6 +50,9 @@ def featurize(raw: str | RawMolecule, config: FeaturizeConfig = DEFAULT_CONFIG) 
         A ``MoleculeSample``, with conformers if ``config`` asks for them and they can be made. A molecule that cannot
         be featurized raises no exception: it gives a ``Rejection``, which names stage, reason and detail.
 
+    Raises:
+        TypeError: ``raw`` is something else.
+
     ::
 
         sample = featurize("CCO")
@@ -57,6 +60,8 @@ def featurize(raw: str | RawMolecule, config: FeaturizeConfig = DEFAULT_CONFIG) 
             print(sample.stage, sample.reason, sample.detail)
     """
     raw = RawMolecule(raw, "smiles", "", 0) if isinstance(raw, str) else raw
+    if not isinstance(raw, RawMolecule):
+        raise TypeError(f"featurize: got {type(raw).__name__}: expected a SMILES string or a RawMolecule.")
     described = describe(raw, config)
     return described if isinstance(described, Rejection) else add_conformers(described.sample, config, raw.text)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from molstream import preprocess, pretrain
@@ -60,3 +61,20 @@ def test_wrong_settings_are_refused_before_anything_starts(tmp_path, settings, m
 def test_wrong_settings_of_preprocessing_are_refused_too(tmp_path):
     with pytest.raises(ConfigError, match=r"featurize.max_atoms=0: expected at least 1"):
         preprocess("a.csv", tmp_path / "dataset", featurize={"max_atoms": 0})
+
+
+WRONG_INPUTS = [
+    (pd.DataFrame({"smiles": SMILES}), "DataFrame"),
+    (b"a.csv", "bytes"),
+    (3, "int"),
+    (None, "NoneType"),
+    ({"path": 3}, "int"),
+    ([["a.csv"]], "list"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "kind"), WRONG_INPUTS, ids=[kind for _, kind in WRONG_INPUTS])
+def test_an_input_that_is_no_path_is_refused(tmp_path, wrong, kind):
+    with pytest.raises(ConfigError, match=f"input: got {kind}: expected a file, glob, folder or URL"):
+        preprocess(wrong, tmp_path / "dataset")
+    assert not (tmp_path / "dataset").exists()

@@ -67,6 +67,11 @@ def _options(key: str, item: Any, config: ReadConfig) -> tuple[str, ReadConfig, 
         shared = {option.name: getattr(config, option.name) for option in fields(ReadConfig)}
         config = load(ReadConfig, {**shared, **options}, f"{key} {remote.shown(str(item))}")
         options = {name: value for name, value in asdict(config).items() if name in options}
+    if not isinstance(item, str | os.PathLike):
+        raise ConfigError(
+            f"{key}: got {type(item).__name__}: expected a file, glob, folder or URL, a mapping with its 'path', or a "
+            "list of these."
+        )
     if config.format != "auto" and config.format not in (*sources(), *ADAPTERS):
         raise ConfigError(f"format={config.format}: expected auto, {', '.join(sources())}, {', '.join(ADAPTERS)}.")
     return str(item), config, options

@@ -1,7 +1,7 @@
-"""Scikit-learn transformer from SMILES to the vectors of an export; needs neither Ray nor DeepSpeed."""
+"""Scikit-learn transformer from molecules to the vectors of an export; needs neither Ray nor DeepSpeed."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,32 @@ from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from molstream.training.data.collate import collate_samples
 from molstream.training.inference.device import device_named
+from molstream.training.inference.inputs import checked, records
 from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
 from molstream.training.models.encoders import Encoders
 
 REPRESENTATIONS = {"2d": ("2d",), "3d": ("3d",), "both": ("2d", "3d")}
 """Encoders whose representations are concatenated to the vector, by the name of the representation."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The vectors of g records, and which molecules these are; lists have one item per record."""
+
+    vectors: np.ndarray
+    """float32 [g, d]; NaN where a molecule failed."""
+    smiles: list[str | None]
+    """Canonical SMILES of the standardized molecules; None where they failed."""
+    keys: list[str | None]
+    """Their InChIKeys (see ``MoleculeSample.key``); None where they failed."""
+    failures: list[str | None]
+    """Stage, reason and detail of the failures; None where there was none."""
+
+    @classmethod
+    def failed(cls, count: int, width: int) -> "Embedded":
+        """Nothing yet, for ``count`` records and vectors of ``width`` numbers."""
+        nothing: list[list[str | None]] = [[None] * count for _ in range(3)]
+        return cls(np.full((count, width), np.nan, np.float32), *nothing)
 
 
 class MoleculeEmbedder(TransformerMixin, BaseEstimator):
@@ -64,34 +85,43 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         embedder._load()
         return embedder
 
-    def fit(self, X: Iterable[str | RawMolecule], y: object = None) -> "MoleculeEmbedder":
-        """Load the model, so that pipelines fail early; nothing is fitted."""
+    def fit(self, X: Any, y: object = None) -> "MoleculeEmbedder":
+        """Load the model and check the type of ``X``, so that pipelines fail early; nothing is fitted.
+
+        Raises:
+            TypeError: ``X`` is nothing that :meth:`transform` takes. An iterator is not looked into.
+        """
         self._load()
+        checked(X)
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def transform(self, X: Iterable[str | RawMolecule]) -> np.ndarray:
-        """Compute vectors, float32 [g, d], of SMILES or records of a file; row i is of input i, NaN if it failed.
+    def transform(self, X: Any) -> np.ndarray:
+        """Compute vectors, float32 [g, d]; row i is of input i, NaN if it failed.
+
+        Args:
+            X: SMILES, molecules of RDKit or records of files (``RawMolecule``), in a list, tuple, iterator,
+                one-dimensional array, Series, or frame of one column; or a single one. The first 3D conformer of an
+                RDKit molecule is used, if it has one. A missing value (None, NaN) is a molecule that fails.
+
+        Raises:
+            TypeError: ``X`` is something else, or holds it: a frame of several columns, a 2-D array, bytes, numbers.
+            DataError: a molecule failed and ``on_error="raise"``.
+        """
+        pretrained = self._load()
+        found = self._embed(pretrained, records(X))
+        self.failures_: dict[int, str] = {row: failure for row, failure in enumerate(found.failures) if failure}
+        return found.vectors
+
+    def embed_records(self, raws: Sequence[RawMolecule | Rejection]) -> Embedded:
+        """Compute the vectors of records as a file's reader gives them, with the identity of every molecule.
 
         Raises:
             DataError: a molecule failed and ``on_error="raise"``.
         """
-        pretrained = self._load()
-        # A string is iterable too, and would be embedded letter by letter.
-        items = [X] if isinstance(X, str) else X
-        raws = [
-            i if isinstance(i, RawMolecule) else RawMolecule(str(i), "smiles", "", row) for row, i in enumerate(items)
-        ]
-        config = self._featurize_config(pretrained.featurize)
-        vectors = np.full((len(raws), self._width(pretrained)), np.nan, np.float32)
-        self.failures_: dict[int, str] = {}
-        for start in range(0, len(raws), self.batch_size):
-            rows, samples = self._featurize(raws, range(start, min(start + self.batch_size, len(raws))), config)
-            if samples:
-                vectors[rows] = self._encode(pretrained, samples)
-        return vectors
+        return self._embed(self._load(), raws)
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         """Return the names of the columns, for ``set_output``."""
@@ -106,6 +136,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             torch.manual_seed(seed)
             encoders = Encoders(own.model).eval()
         other._pretrained = PretrainedEncoders(encoders, own.model, own.featurize, own.description)
+        other._loaded_path = self.path
         return other
 
     @property
@@ -114,14 +145,23 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return self._load().description
 
     def _load(self) -> PretrainedEncoders:
-        """Load all encoders to the device, since the representation may be changed later."""
+        """Load all encoders to the device, since the representation may be changed later.
+
+        Raises:
+            ConfigError: a parameter has no possible value.
+            CheckpointError: ``path`` is neither an export nor a run, or damaged.
+        """
         if self.representation not in REPRESENTATIONS:
             raise ConfigError(f"representation={self.representation!r}: expected one of {', '.join(REPRESENTATIONS)}.")
         if self.on_error not in ("nan", "raise"):
             raise ConfigError(f"on_error={self.on_error!r}: expected nan or raise.")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ConfigError(f"batch_size={self.batch_size!r}: expected a whole number, at least 1.")
         device = device_named(self.device)
-        if not hasattr(self, "_pretrained"):
+        # set_params may have changed the path.
+        if getattr(self, "_loaded_path", None) != self.path:
             self._pretrained = load_pretrained(self.path)
+            self._loaded_path = self.path
         return self._pretrained.to(device)
 
     def _width(self, pretrained: PretrainedEncoders) -> int:
@@ -137,21 +177,31 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         )
         return replace(trained_on, conformers=conformers)
 
-    def _featurize(
-        self, raws: Sequence[RawMolecule], rows: Iterable[int], config: FeaturizeConfig
-    ) -> tuple[list[int], list[MoleculeSample]]:
-        kept, samples = [], []
-        for row in rows:
-            result = featurize(replace(raws[row], targets=()), config)
-            if isinstance(result, Rejection):
-                reason = f"{result.stage}: {result.reason}: {result.detail}"
-                if self.on_error == "raise":
-                    raise DataError(f"row {row}, {raws[row].text!r}: {reason}. Use on_error='nan' to get NaN instead.")
-                self.failures_[row] = reason
-            else:
-                kept.append(row)
-                samples.append(result)
-        return kept, samples
+    def _embed(self, pretrained: PretrainedEncoders, raws: Sequence[RawMolecule | Rejection]) -> Embedded:
+        config = self._featurize_config(pretrained.featurize)
+        found = Embedded.failed(len(raws), self._width(pretrained))
+        for start in range(0, len(raws), self.batch_size):
+            rows, samples = [], []
+            for row in range(start, min(start + self.batch_size, len(raws))):
+                result = self._featurized(raws[row], row, config)
+                if isinstance(result, Rejection):
+                    found.failures[row] = f"{result.stage}: {result.reason}: {result.detail}"
+                else:
+                    rows.append(row)
+                    samples.append(result)
+                    found.smiles[row], found.keys[row] = result.smiles, result.key
+            if samples:
+                found.vectors[rows] = self._encode(pretrained, samples)
+        return found
+
+    def _featurized(
+        self, raw: RawMolecule | Rejection, row: int, config: FeaturizeConfig
+    ) -> MoleculeSample | Rejection:
+        result = raw if isinstance(raw, Rejection) else featurize(replace(raw, targets=()), config)
+        if isinstance(result, Rejection) and self.on_error == "raise":
+            reason = f"{result.stage}: {result.reason}: {result.detail}"
+            raise DataError(f"row {row}, {raw.text!r}: {reason}. Use on_error='nan' to get NaN instead.")
+        return result
 
     def _encode(self, pretrained: PretrainedEncoders, samples: Sequence[MoleculeSample]) -> np.ndarray:
         """Compute pooled representations, float32 [g, d]; the 3D part is that of the first conformer."""

@@ -1,17 +1,18 @@
 """``molstream.generate``: generates conformers of SMILES with a pretraining run."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rdkit import Chem
 
 from molstream.errors import ConfigError
 from molstream.preprocessing.featurize import featurize
-from molstream.preprocessing.fields import RawMolecule, Rejection
+from molstream.preprocessing.fields import Rejection
 from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.inference.generate_files import conformer_inputs, with_conformers
 from molstream.training.inference.generator import MoleculeGenerator
+from molstream.training.inference.inputs import records
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class GeneratedConformers:
 
 def generate(
     run_dir: str | Path,
-    molecules: Iterable[str | RawMolecule],
+    molecules: Any,
     *,
     num_conformers: int = 1,
     sampler: SamplerConfig | None = None,
@@ -44,7 +45,8 @@ def generate(
 
     Args:
         run_dir: a pretraining run; exports have no generative model.
-        molecules: SMILES, or records of a file, whose positions are not used.
+        molecules: SMILES, molecules of RDKit or records of files, in a list, tuple, iterator, one-dimensional array,
+            Series, or frame of one column; or a single one. Their positions are not used.
         num_conformers: conformers per molecule, at least 1.
         sampler: sampling method and number of steps; by default those of ``SamplerConfig``.
         seed: random seed, not negative.
@@ -56,6 +58,7 @@ def generate(
         One result per input, in the same order.
 
     Raises:
+        TypeError: ``molecules`` is something else, or holds it.
         ConfigError: ``run_dir`` is not a run, its objective does not generate conformers, or an argument is out of
             range.
         CheckpointError: the run has no intact checkpoint, or none of ``step``.
@@ -63,13 +66,10 @@ def generate(
     for name, value, least in (("num_conformers", num_conformers, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
         if value < least:
             raise ConfigError(f"generate: {name}={value}: expected at least {least}.")
-    items = [molecules] if isinstance(molecules, str | RawMolecule) else molecules
-    raws = [
-        item if isinstance(item, RawMolecule) else RawMolecule(item, "smiles", "", k) for k, item in enumerate(items)
-    ]
+    raws = records(molecules)
     generator = MoleculeGenerator.from_run(run_dir, sampler, step, device, seed, batch_size)
     config = conformer_inputs(generator.trained.featurize)
-    results = [featurize(replace(raw, targets=()), config) for raw in raws]
+    results = [raw if isinstance(raw, Rejection) else featurize(replace(raw, targets=()), config) for raw in raws]
     samples = [result for result in results if not isinstance(result, Rejection)]
     positions = iter(generator.conformers(samples, num_conformers))
     found = []

@@ -1,0 +1,135 @@
+"""What :class:`MoleculeEmbedder` and :func:`generate` take for molecules, and what they refuse."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rdkit import Chem, rdBase
+
+from molstream.errors import in_words
+from molstream.preprocessing.featurize import MAX_SMILES_LENGTH
+from molstream.preprocessing.fields import RawMolecule, Rejection
+from molstream.preprocessing.geometry import is_geometry
+
+Item = str | Chem.Mol | RawMolecule
+"""A SMILES; a molecule of RDKit, whose first 3D conformer is used if it has one; or a record of a file."""
+
+EXPECTED = (
+    "SMILES, RDKit molecules or RawMolecule records, in a list, tuple, iterator, 1-D array, Series or DataFrame of one "
+    "column"
+)
+
+NO_COLUMNS = (bytes, bytearray, memoryview, Mapping, set, frozenset)
+"""Iterables that are no column of molecules; the order of a set is not that of what was put into it."""
+
+
+def records(molecules: Any) -> list[RawMolecule | Rejection]:
+    """The records of molecules, in their order; of what cannot be embedded, why.
+
+    Missing values (None, NaN, NA) are empty records, which are rejected like an empty SMILES.
+
+    Raises:
+        TypeError: these are no molecules.
+    """
+    return [_record(item, row) for row, item in enumerate(checked(molecules))]
+
+
+def checked(molecules: Any) -> Iterable[Any]:
+    """The molecules one by one; those of an iterator are not looked at before they are wanted.
+
+    Raises:
+        TypeError: these are no molecules.
+    """
+    if isinstance(molecules, Item):
+        # A text is iterable too, and would be embedded letter by letter.
+        return [molecules]
+    column = _column(molecules)
+    if isinstance(column, Iterator):
+        return map(_checked, column, range(1 << 62))
+    return [_checked(item, row) for row, item in enumerate(column)]
+
+
+def _column(molecules: Any) -> Iterable[Any]:
+    """The items of a container that has one item per molecule."""
+    if isinstance(molecules, pa.Table | pa.RecordBatch):
+        _require_one_column(molecules, molecules.column_names)
+        return molecules.column(0).to_pylist()
+    if isinstance(molecules, pa.Array | pa.ChunkedArray):
+        return molecules.to_pylist()
+    shape = getattr(molecules, "shape", None)
+    if shape is not None and (names := getattr(molecules, "columns", None)) is not None:
+        _require_one_column(molecules, list(names))
+        return molecules[names[0]]
+    if shape is not None and len(shape) != 1:
+        raise TypeError(f"got {_kind(molecules)} of shape {list(shape)}: expected {EXPECTED}. Give one column of it.")
+    if isinstance(molecules, NO_COLUMNS) or not isinstance(molecules, Iterable):
+        raise TypeError(f"got {_kind(molecules)}: expected {EXPECTED}.")
+    return molecules
+
+
+def _require_one_column(frame: Any, names: list[Any]) -> None:
+    if len(names) != 1:
+        shown = ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
+        raise TypeError(
+            f"got {_kind(frame)} of {len(names)} columns ({shown}): expected one, that of the molecules. Choose it, "
+            "frame['smiles']."
+        )
+
+
+def _checked(item: Any, row: int) -> Any:
+    if not isinstance(item, Item) and not is_missing(item):
+        shown = repr(item) if len(repr(item)) <= 60 else f"{repr(item)[:57]}..."
+        raise TypeError(f"item {row} is {_kind(item)}, {shown}: expected a SMILES, an RDKit molecule or a RawMolecule.")
+    return item
+
+
+def is_missing(item: Any) -> bool:
+    """Whether an item is None, NaN, or what pandas writes for a missing value."""
+    if item is None or type(item).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(item, float | np.floating) and bool(np.isnan(item))
+
+
+def _record(item: Any, row: int) -> RawMolecule | Rejection:
+    if isinstance(item, RawMolecule):
+        return item
+    if isinstance(item, Chem.Mol):
+        return _of_mol(item, row)
+    return RawMolecule("" if is_missing(item) else str(item), "smiles", "", row)
+
+
+def _of_mol(mol: Chem.Mol, row: int) -> RawMolecule | Rejection:
+    """The record of an RDKit molecule: a mol block with its first 3D conformer, or else its SMILES."""
+
+    def rejected(reason: str, detail: str) -> Rejection:
+        return Rejection("", row, "", "read", reason, detail, 0.0)
+
+    if mol.GetNumAtoms() > MAX_SMILES_LENGTH:
+        return rejected(
+            "too_many_atoms", f"{mol.GetNumAtoms()} atoms in the molecule; the limit is {MAX_SMILES_LENGTH}"
+        )
+    if any(part.HasQuery() for part in (*mol.GetAtoms(), *mol.GetBonds())):
+        return rejected("query", "the molecule has query atoms or bonds, and so stands for many molecules")
+    shown = next((conformer for conformer in mol.GetConformers() if conformer.Is3D()), None)
+    try:
+        with rdBase.BlockLogs():
+            if shown is None or not is_geometry(shown.GetPositions()):
+                return RawMolecule(Chem.MolToSmiles(mol), "smiles", "", row)
+            block = Chem.MolToMolBlock(mol, confId=shown.GetId())
+            if _is_another_stereoisomer(block, mol):
+                return rejected("stereo_mismatch", "its 3D conformer is of another stereoisomer than its bond graph")
+            return RawMolecule(block, "molblock", "", row)
+    except (ValueError, RuntimeError) as error:
+        return rejected("unsanitizable", f"RDKit cannot write the molecule: {in_words(error)}")
+
+
+def _is_another_stereoisomer(block: str, mol: Chem.Mol) -> bool:
+    """Whether the geometry of a mol block contradicts stereochemistry that its molecule specifies."""
+    shown = Chem.MolFromMolBlock(block, removeHs=False)
+    return shown is not None and not shown.HasSubstructMatch(mol, useChirality=True)
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
