@@ -21,7 +21,7 @@ class StandardizeConfig:
     disconnect_metals: bool = True
     """Break covalent bonds between metals and N, O, F or other non-metals."""
     normalize: bool = True
-    """Write sulfoxides, amidinium ions, separated charges, azides, Kekule forms and the like in one way; ionise the
+    """Write sulfoxides, conjugated ions, separated charges, azides, Kekule forms and the like in one way; ionise the
     strongest acid first."""
     largest_fragment: bool = True
     """Keep the largest fragment only (drops counter-ions and solvent)."""

@@ -8,10 +8,12 @@ tautomer-free).
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from molstream.errors import MoleculeError
@@ -19,25 +21,15 @@ from molstream.preprocessing.config import StandardizeConfig
 from molstream.preprocessing.fields import Format
 from molstream.preprocessing.geometry import GivenConformers, handed_as_written
 from molstream.preprocessing.hydrogens import reread, without_hydrogens
-from molstream.preprocessing.kekule import canonical_kekule, has_choice
 from molstream.preprocessing.parse import Parsed, parse
 from molstream.preprocessing.rdkit_errors import rdkit_errors
+from molstream.preprocessing.resonance import canonical_resonance
 
-SEPARATED_CHARGES = """\
-Azide, diazo compound	[#6,#7;-1:1]-[N+:2]#[N+0:3]>>[*+0:1]=[N+:2]=[N-:3]
-Oxide, ylide or imide of phosphorus	[P,As,Sb;+1:1]-[#6,#7,#8,#16,#34;-1:2]>>[*+0:1]=[*+0:2]
-Phosphazene, charges not at neighbours	[P;+1:1]-[#7+0:2]=[P+0:3]-[#7;-1:4]>>[*+0:1]=[*+0:2]-[*+0:3]=[*+0:4]
+HYPERVALENT_HALOGENS = """\
 Iodyl group	[#17,#35,#53;+2;$(*-[#6]):1]-[#7,#8;-1:2]>>[*+1:1]=[*+0:2]
 Iodosyl group, iminoiodinane	[#17,#35,#53;+1;$(*-[#6]):1]-[#6,#7,#8;-1:2]>>[*+0:1]=[*+0:2]
-Sulfone, sulfoximine, two steps	[#16,#34,#52;+2;X4:1]-[#6,#7,#8,#16;-1:2]>>[*+1:1]=[*+0:2]
-Sulfone, sulfoximine	[#16,#34,#52;+1;X4:1]-[#6,#7,#8,#16;-1:2]>>[*+0:1]=[*+0:2]
-Ylide or imide of sulfur	[#16,#34,#52;+1;X3:1]-[#6,#7;-1:2]>>[*+0:1]=[*+0:2]
-Oxide of divalent sulfur	[#16,#34,#52;+1;X2:1]-[#6,#7,#8,#16;-1:2]>>[*+0:1]=[*+0:2]
-Sulfite, sulfinic acid	[#16;+1;X3;$([#16]-[#8;+0]):1]-[#8;-1:2]>>[*+0:1]=[*+0:2]
-Oxide of selenium or tellurium	[#34,#52;+1;X3:1]-[#8;-1:2]>>[*+0:1]=[*+0:2]
 """
-"""Transformations of neighbours with opposite charges into a double bond, beyond RDKit's own. Sulfoxides are the one
-exception: RDKit writes them with charges."""
+"""Transformations of a halogen and a neighbour with opposite charges into a double bond, beyond RDKit's own."""
 
 MAX_TAUTOMERS = 1000
 """Most tautomers, and most transformations, that are tried for a molecule (RDKit's own limits)."""
@@ -95,14 +87,19 @@ def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mo
     """
     forms: dict[str, Chem.Mol] = {}
     changes: set[str] = set()
+    steps: list[tuple[str, Chem.Mol]] = []
     smiles = Chem.MolToSmiles(mol)
     while smiles not in forms:
         before = smiles
         forms[before] = reread(mol, before)
+        if steps:
+            _require_conserved("reading its SMILES", mol, forms[before])
         steps = list(_steps(forms[before], config))
         mol = forms[before]
+        for name, result in steps:
+            _require_conserved(name, mol, result)
+            mol = result
         if steps:
-            mol = steps[-1][1]
             Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
         smiles = Chem.MolToSmiles(mol)
         if smiles != before:
@@ -112,13 +109,34 @@ def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mo
     return smiles, forms[smiles], tuple(step.name for step in fields(config) if step.name in changes)
 
 
+def _require_conserved(step: str, before: Chem.Mol, after: Chem.Mol) -> None:
+    """Check that a step has changed neither formula nor charge, but for what it is there to change.
+
+    Raises:
+        MoleculeError: it has, reason ``not_conserved``. ``neutralise`` may add and take protons, ``disconnect_metals``
+            gives metals their usual charges, and ``largest_fragment`` drops atoms.
+    """
+    if step in ("disconnect_metals", "largest_fragment"):
+        return
+    formulas = [rdMolDescriptors.CalcMolFormula(mol) for mol in (before, after)]
+    if formulas[0] != formulas[1] and (step != "neutralise" or _without_protons(before) != _without_protons(after)):
+        raise MoleculeError("standardize", "not_conserved", f"{step} makes {formulas[1]} of {formulas[0]}")
+
+
+def _without_protons(mol: Chem.Mol) -> dict[str, int]:
+    """Atoms by element, and the charge that is left without the protons of all hydrogens."""
+    atoms = re.findall(r"([A-Z][a-z]?)(\d*)", rdMolDescriptors.CalcMolFormula(mol))
+    counts = {element: int(count or 1) for element, count in atoms}
+    return counts | {"charge": Chem.GetFormalCharge(mol) - counts.pop("H", 0)}
+
+
 @dataclass(frozen=True)
 class _Tools:
     """RDKit's standardizers; building their rule tables costs as much as using them once."""
 
     metals: rdMolStandardize.MetalDisconnector
     normalizer: rdMolStandardize.Normalizer
-    separated: rdMolStandardize.Normalizer
+    halogens: rdMolStandardize.Normalizer
     reionizer: rdMolStandardize.Reionizer
     fragments: rdMolStandardize.LargestFragmentChooser
     uncharger: rdMolStandardize.Uncharger
@@ -140,7 +158,7 @@ def _tools() -> _Tools:
     return _Tools(
         rdMolStandardize.MetalDisconnector(),
         rdMolStandardize.Normalizer(),
-        rdMolStandardize.NormalizerFromData(SEPARATED_CHARGES, parameters),
+        rdMolStandardize.NormalizerFromData(HYPERVALENT_HALOGENS, parameters),
         rdMolStandardize.Reionizer(),
         rdMolStandardize.LargestFragmentChooser(),
         rdMolStandardize.Uncharger(),
@@ -161,15 +179,8 @@ def _steps(mol: Chem.Mol, config: StandardizeConfig) -> Iterator[tuple[str, Chem
     if config.disconnect_metals and unusual:
         mol = tools.metals.Disconnect(mol)
         yield "disconnect_metals", mol
-    if config.normalize and unusual:
-        # Not normalizeInPlace, nor Cleanup: they write impossible aromatic rings for one ZINC molecule in a thousand.
-        mol = tools.separated.normalize(tools.normalizer.normalize(mol))
-        Chem.FastFindRings(mol)
-        if mol.HasSubstructMatch(tools.charged):
-            tools.reionizer.reionizeInPlace(mol)
-        yield "normalize", mol
-    if config.normalize and has_choice(mol):
-        mol = canonical_kekule(mol)
+    if config.normalize and (normal := _normalized(mol, unusual)) is not mol:
+        mol = normal
         yield "normalize", mol
     if config.largest_fragment and len(Chem.GetMolFrags(mol)) > 1:
         mol = tools.fragments.choose(mol)
@@ -183,6 +194,19 @@ def _steps(mol: Chem.Mol, config: StandardizeConfig) -> Iterator[tuple[str, Chem
     if config.canonical_tautomer:
         mol = tools.tautomers.Canonicalize(mol)
         yield "canonical_tautomer", mol
+
+
+def _normalized(mol: Chem.Mol, unusual: bool) -> Chem.Mol:
+    """The molecule in one of its drawings; ``mol`` itself where there is one only."""
+    tools = _tools()
+    if unusual:
+        # Not normalizeInPlace, nor Cleanup: they write impossible aromatic rings for one ZINC molecule in a thousand.
+        mol = tools.halogens.normalize(tools.normalizer.normalize(mol))
+        Chem.FastFindRings(mol)
+    mol = canonical_resonance(mol)
+    if unusual and mol.HasSubstructMatch(tools.charged):
+        tools.reionizer.reionizeInPlace(mol)
+    return mol
 
 
 def _changing(before: str, steps: list[tuple[str, Chem.Mol]], after: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Diverse molecules and records for tests of preprocessing."""
 
+import csv
 import gzip
 import lzma
 from dataclasses import fields
@@ -107,3 +108,21 @@ def mol_blocks(path: Path) -> list[str]:
     with gzip.open(path, "rt") as file:
         records = file.read().split("$$$$\n")
     return [record.split("M  END")[0] + "M  END\n" for record in records if record.strip()]
+
+
+def natural_products(shared_data: Path) -> list[str]:
+    """Read SMILES of ZINC's natural products: rings, stereocentres, E and Z."""
+    with gzip.open(shared_data / "pretrain_smiles" / "zinc_natural_products_znp50k.smi.gz", "rt") as file:
+        return [line.split()[0] for line in file if line.strip()]
+
+
+def heteroaromatics(shared_data: Path) -> list[str]:
+    """Read SMILES of VEHICLe: aromatic ring systems of all kinds."""
+    with gzip.open(shared_data / "pretrain_smiles" / "vehicle_heteroaromatics.csv.gz", "rt") as file:
+        return [row["Smiles"] for row in csv.DictReader(file) if row["Smiles"]]
+
+
+def screened(shared_data: Path) -> list[str]:
+    """Read SMILES of MoleculeNet's HIV set: dyes, metals, salts, odd charges."""
+    with gzip.open(shared_data / "moleculenet" / "kano" / "hiv.csv.gz", "rt") as file:
+        return [row["smiles"] for row in csv.DictReader(file)]
