@@ -102,16 +102,24 @@ def _tags_hold(mol: Chem.Mol) -> bool:
     """Whether the positions show every specified stereocentre and double bond as the graph has it."""
     shown = Chem.Mol(mol)
     Chem.AssignAtomChiralTagsFromStructure(shown, replaceExistingTags=True)
-    if any(
-        atom.GetChiralTag() not in (Chem.ChiralType.CHI_UNSPECIFIED, shown.GetAtomWithIdx(atom.GetIdx()).GetChiralTag())
-        for atom in mol.GetAtoms()
-    ):
+    if not all(_is_tagged_like(atom, shown.GetAtomWithIdx(atom.GetIdx())) for atom in mol.GetAtoms()):
         return False
     Chem.AssignStereochemistryFrom3D(shown)
     return all(
         before.GetStereo() in (Chem.BondStereo.STEREONONE, after.GetStereo())
         for before, after in zip(mol.GetBonds(), shown.GetBonds(), strict=True)
     )
+
+
+def _is_tagged_like(atom: Chem.Atom, shown: Chem.Atom) -> bool:
+    """Whether an atom has no chirality tag, or that of another one with the same bonds."""
+    if atom.GetChiralTag() == Chem.ChiralType.CHI_UNSPECIFIED:
+        return True
+    if atom.GetChiralTag() != shown.GetChiralTag():
+        return False
+    # More than four neighbours, or square planar ones, are told apart by a number beside the tag.
+    number = "_chiralPermutation"
+    return not atom.HasProp(number) or atom.GetIntProp(number) == shown.GetIntProp(number)
 
 
 @dataclass(frozen=True)

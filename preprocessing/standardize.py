@@ -22,6 +22,7 @@ from molstream.preprocessing.fields import Format
 from molstream.preprocessing.geometry import GivenConformers, handed_as_written
 from molstream.preprocessing.hydrogens import reread, without_hydrogens
 from molstream.preprocessing.parse import Parsed, parse
+from molstream.preprocessing.polyhedra import settle_polyhedra
 from molstream.preprocessing.rdkit_errors import rdkit_errors
 from molstream.preprocessing.resonance import canonical_resonance
 
@@ -88,7 +89,7 @@ def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mo
     forms: dict[str, Chem.Mol] = {}
     changes: set[str] = set()
     steps: list[tuple[str, Chem.Mol]] = []
-    smiles = Chem.MolToSmiles(mol)
+    smiles = settle_polyhedra(mol, Chem.MolToSmiles(mol))
     while smiles not in forms:
         before = smiles
         forms[before] = reread(mol, before)
@@ -101,7 +102,7 @@ def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mo
             mol = result
         if steps:
             Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
-        smiles = Chem.MolToSmiles(mol)
+        smiles = settle_polyhedra(mol, Chem.MolToSmiles(mol))
         if smiles != before:
             changes.update(_changing(before, steps, smiles))
     path = list(forms)
