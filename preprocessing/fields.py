@@ -11,8 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-SCHEMA_VERSION = 2
-"""Raised whenever the meaning or the type of a stored field changes; readers refuse other versions."""
+SCHEMA_VERSION = 3
+"""Raised whenever the meaning or the type of a stored field changes; readers of datasets refuse other versions."""
+SAME_RECORD_VERSIONS = (2, 3)
+"""Versions with the same fields and features, whose models read today's records. What differs is which drawing of a
+molecule is the stored one: in 2, conjugated ions, separated charges and Kekule forms were not unified."""
 
 
 Format = Literal["smiles", "molblock", "geometry"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from molstream.errors import CheckpointError
 from molstream.io.reading import mismatch, parse_json
-from molstream.preprocessing.fields import SCHEMA_VERSION
+from molstream.preprocessing.fields import SAME_RECORD_VERSIONS
 from molstream.training.checkpoint.format import ANOTHER, checksums, read_safetensors
 
 FORMAT_VERSION = 3
@@ -67,11 +67,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     content = file.read_bytes()
     config = parse_json(content, str(file), VERSIONS, ANOTHER, CheckpointError)
     version, schema = config["format_version"], config["featurizer"]["schema_version"]
-    if version not in READABLE_VERSIONS or schema != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS or schema not in SAME_RECORD_VERSIONS:
         raise CheckpointError(
             f"{folder} has format version {version} and schema version {schema}, this molstream reads formats "
-            f"{', '.join(map(str, READABLE_VERSIONS))} with schema {SCHEMA_VERSION}. Install the molstream that wrote "
-            "it."
+            f"{', '.join(map(str, READABLE_VERSIONS))} with schemas {', '.join(map(str, SAME_RECORD_VERSIONS))}. "
+            "Install the molstream that wrote it."
         )
     if unlike := mismatch(config, {**CONFIG, **(SEAL if version >= FORMAT_VERSION else {})}):
         raise CheckpointError(f"{file} cannot be used: {unlike}. {ANOTHER}")

@@ -125,6 +125,8 @@ def load_export(path: str | Path) -> Export:
     load_weights(encoders, weights, str(folder / WEIGHTS_FILE))
     if config["purpose"] == "test":
         _warn_of_test(folder.resolve())
+    if (schema := config["featurizer"]["schema_version"]) != SCHEMA_VERSION:
+        _warn_of_schema(folder.resolve(), schema)
     return Export(encoders.eval(), model, featurize, config)
 
 
@@ -132,6 +134,16 @@ def load_export(path: str | Path) -> Export:
 def _warn_of_test(folder: Path) -> None:
     """Say, once in a process, that an export must not be used in earnest."""
     print(f"warning: {folder} is an export for tests only (purpose: test)", file=sys.stderr)
+
+
+@cache
+def _warn_of_schema(folder: Path, schema: int) -> None:
+    """Say, once in a process, that a model learnt from molecules that were standardized by other rules."""
+    print(
+        f"warning: {folder} was trained on molecules of schema {schema}, which standardized conjugated ions, separated "
+        f"charges and some rings in another way than schema {SCHEMA_VERSION}: vectors of such molecules may differ",
+        file=sys.stderr,
+    )
 
 
 def _upgrade(config: dict[str, Any], file: Path) -> None:

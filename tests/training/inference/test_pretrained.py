@@ -13,7 +13,7 @@ from torch_geometric.data import Batch
 
 from molstream.errors import CheckpointError, ConfigError, DataError
 from molstream.preprocessing.featurize import featurize
-from molstream.preprocessing.fields import MoleculeSample
+from molstream.preprocessing.fields import SCHEMA_VERSION, MoleculeSample
 from molstream.training.checkpoint.format import checkpoints, load_checkpoint
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import collate_samples
@@ -163,3 +163,19 @@ def test_an_export_of_an_older_molstream_loads():
     model = load_pretrained(GOLDEN / "export")
     assert model.description["library"] == "molstream"
     assert all(width > 0 for width in model.widths.values())
+
+
+def test_an_export_of_an_older_schema_says_what_may_differ(tmp_path, capsys):
+    """Its vectors are those of its own time for nearly all molecules; one of another layout is refused."""
+    copy = tmp_path / "copy"
+    shutil.copytree(GOLDEN / "export", copy)
+    config = json.loads((copy / "config.json").read_text())
+    for schema in (2, 1, SCHEMA_VERSION + 1):
+        config["featurizer"]["schema_version"] = schema
+        (copy / "config.json").write_text(json.dumps(config))
+        if schema == 2:
+            load_pretrained(copy)
+            assert "was trained on molecules of schema 2" in capsys.readouterr().err
+        else:
+            with pytest.raises(CheckpointError, match=rf"schema version {schema}, .* with schemas 2, 3"):
+                load_pretrained(copy)
