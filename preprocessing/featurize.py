@@ -29,6 +29,9 @@ class Description:
     """The record, with the input's own positions if they are kept, otherwise with none yet."""
     changes: tuple[str, ...]
     """The steps of standardization that changed the input, by their names in ``StandardizeConfig``."""
+    left_out: tuple[str, ...]
+    """Why a conformer of the input is not in the record, for each that is not: ``bad_geometry`` (a broken or formed
+    bond) or ``stereo_mismatch`` (another stereoisomer); see ``agreement.py``."""
     num_rings: int
     """Rings of the smallest set of smallest rings."""
     num_rotatable_bonds: int
@@ -48,7 +51,8 @@ def featurize(raw: str | RawMolecule, config: FeaturizeConfig = DEFAULT_CONFIG) 
 
     Returns:
         A ``MoleculeSample``, with conformers if ``config`` asks for them and they can be made. A molecule that cannot
-        be featurized raises no exception: it gives a ``Rejection``, which names stage, reason and detail.
+        be featurized raises no exception: it gives a ``Rejection``, which names stage, reason and detail. Conformers of
+        the input that are not of its molecule are left out; :func:`describe` says why.
 
     Raises:
         TypeError: ``raw`` is something else.
@@ -108,6 +112,7 @@ def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:
         num_rings = rdMolDescriptors.CalcNumRings(molecule.mol)
         num_rotatable_bonds = rdMolDescriptors.CalcNumRotatableBonds(molecule.mol)
     positions = given_conformers(molecule.given, len(features), config.conformers)
+    left_out = molecule.left_out if positions.status is ConformerStatus.GIVEN else ()
     sample = MoleculeSample(
         key=molecule.key,
         smiles=molecule.smiles,
@@ -122,7 +127,7 @@ def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:
         conformer_status=int(positions.status),
         targets=np.array(raw.targets, dtype=np.float32),
     )
-    return Description(sample, molecule.changes, num_rings, num_rotatable_bonds)
+    return Description(sample, molecule.changes, left_out, num_rings, num_rotatable_bonds)
 
 
 def _with_conformers(sample: MoleculeSample, config: FeaturizeConfig) -> MoleculeSample:

@@ -11,7 +11,7 @@ charge, used if there is no ``smiles``. Other keys are ignored.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDetermineBonds, rdMolDescriptors
 
 from molstream.errors import MoleculeError
-from molstream.preprocessing.alignment import MAX_SYMMETRIES
 from molstream.preprocessing.hydrogens import smiles_order
+from molstream.preprocessing.laying import bare_graph, coordinate_order, skeleton_of
 from molstream.preprocessing.rdkit_errors import rdkit_errors
 
 MIN_ATOM_DISTANCE = 0.5
@@ -60,6 +60,12 @@ class GivenConformers:
         """The conformers of the chosen atoms, in that order."""
         return GivenConformers(self.positions[:, index], self.energies, self.forces[:, index])
 
+    def of_conformers(self, index: Sequence[int]) -> "GivenConformers":
+        """The chosen conformers, in that order."""
+        chosen = list(index)
+        forces = self.forces[chosen] if len(self.forces) else self.forces
+        return GivenConformers(self.positions[chosen], self.energies[chosen], forces)
+
     @classmethod
     def from_positions(cls, positions: np.ndarray) -> "GivenConformers":
         """One conformer, float64 [m, 3], without energy and forces."""
@@ -75,70 +81,24 @@ def is_geometry(positions: np.ndarray) -> bool:
     return squared[np.triu_indices(len(positions), 1)].min(initial=np.inf) >= MIN_ATOM_DISTANCE**2
 
 
-def coordinate_order(positions: np.ndarray) -> np.ndarray:
-    """Indices that sort atoms by x, then y, then z, int64 [m]: an order that does not depend on the file's."""
-    return np.lexsort(positions.T[::-1])
-
-
-def handed_as_written(mol: Chem.Mol) -> Chem.Mol:
-    """``mol`` with its positions exchanged among equivalent atoms if they contradict its chirality tags.
-
-    Canonical SMILES writes stereocentres that depend on each other, as in cis-1,3-dimethylcyclobutane, in one of the
-    two ways that name the molecule, whichever way they were read; the other one then numbers equivalent atoms
-    differently. If no numbering suits all tags, the molecule is returned as it is.
-    """
-    if _tags_hold(mol):
-        return mol
-    positions = mol.GetConformer().GetPositions()
-    for numbering in mol.GetSubstructMatches(mol, uniquify=False, maxMatches=MAX_SYMMETRIES):
-        dealt = Chem.Mol(mol)
-        dealt.GetConformer().SetPositions(positions[list(numbering)])
-        if _tags_hold(dealt):
-            return dealt
-    return mol
-
-
-def _tags_hold(mol: Chem.Mol) -> bool:
-    """Whether the positions show every specified stereocentre and double bond as the graph has it."""
-    shown = Chem.Mol(mol)
-    Chem.AssignAtomChiralTagsFromStructure(shown, replaceExistingTags=True)
-    if not all(_is_tagged_like(atom, shown.GetAtomWithIdx(atom.GetIdx())) for atom in mol.GetAtoms()):
-        return False
-    Chem.AssignStereochemistryFrom3D(shown)
-    return all(
-        before.GetStereo() in (Chem.BondStereo.STEREONONE, after.GetStereo())
-        for before, after in zip(mol.GetBonds(), shown.GetBonds(), strict=True)
-    )
-
-
-def _is_tagged_like(atom: Chem.Atom, shown: Chem.Atom) -> bool:
-    """Whether an atom has no chirality tag, or that of another one with the same bonds."""
-    if atom.GetChiralTag() == Chem.ChiralType.CHI_UNSPECIFIED:
-        return True
-    if atom.GetChiralTag() != shown.GetChiralTag():
-        return False
-    # More than four neighbours, or square planar ones, are told apart by a number beside the tag.
-    number = "_chiralPermutation"
-    return not atom.HasProp(number) or atom.GetIntProp(number) == shown.GetIntProp(number)
-
-
 @dataclass(frozen=True)
 class GeometryRecord:
-    """One geometry record, its atoms sorted by their coordinates in the first conformer."""
+    """One geometry record."""
 
     smiles: str | None
     charge: int
     numbers: np.ndarray
     """int64 [m], atomic numbers."""
     given: GivenConformers
+    """All conformers of the record."""
 
     @classmethod
     def from_json(cls, text: str, max_atoms: int) -> "GeometryRecord":
         """The record of a line of JSON.
 
         Raises:
-            MoleculeError: it is no geometry record (reason ``unparsable``), it has more than ``max_atoms`` atoms
-                (``too_many_atoms``), or its positions are no geometry (``bad_geometry``).
+            MoleculeError: it is no geometry record (reason ``unparsable``), or it has more than ``max_atoms`` atoms
+                (``too_many_atoms``).
         """
         try:
             record = _arrays(json.loads(text))
@@ -147,12 +107,13 @@ class GeometryRecord:
         if len(record.numbers) > max_atoms:
             detail = f"{len(record.numbers)} atoms in the geometry; the limit max_smiles_length is {max_atoms}"
             raise MoleculeError("parse", "too_many_atoms", detail)
-        for index, positions in enumerate(record.given.positions):
-            if not is_geometry(positions):
-                detail = f"conformer {index} is not finite, or two atoms are closer than {MIN_ATOM_DISTANCE} angstrom"
-                raise MoleculeError("parse", "bad_geometry", detail)
-        order = coordinate_order(record.given.positions[0])
-        return cls(record.smiles, record.charge, record.numbers[order], record.given.of_atoms(order))
+        return record
+
+    def from_conformer(self, index: int) -> "GeometryRecord":
+        """The record without the conformers before this one, its atoms sorted by their coordinates in this one."""
+        order = coordinate_order(self.given.positions[index])
+        given = self.given.of_conformers(range(index, len(self.given.positions))).of_atoms(order)
+        return GeometryRecord(self.smiles, self.charge, self.numbers[order], given)
 
     def with_perceived_bonds(self) -> Chem.Mol:
         """The molecule whose bonds follow from distances, and their orders from the total charge.
@@ -177,7 +138,7 @@ class GeometryRecord:
         Raises:
             MoleculeError: elements or bonds are not those of the geometry (``geometry_mismatch``).
         """
-        wanted = _skeleton(mol)
+        wanted = skeleton_of(mol)
         geometry = self._graph(STRETCHED, wanted.GetNumBonds())
         formulas = [rdMolDescriptors.CalcMolFormula(skeleton) for skeleton in (wanted, geometry)]
         if formulas[0] != formulas[1]:
@@ -203,7 +164,7 @@ class GeometryRecord:
         closeness = np.linalg.norm(positions[first] - positions[second], axis=-1) / (radius[first] + radius[second])
         closest = np.argsort(closeness, kind="stable")[:num_bonds]
         pairs = closest[closeness[closest] < limit]
-        mol = _bare(self.numbers.tolist(), zip(first[pairs].tolist(), second[pairs].tolist(), strict=True))
+        mol = bare_graph(self.numbers.tolist(), zip(first[pairs].tolist(), second[pairs].tolist(), strict=True))
         conformer = Chem.Conformer(len(positions))
         conformer.SetPositions(positions)
         mol.AddConformer(conformer)
@@ -236,22 +197,3 @@ def _arrays(record: Any) -> GeometryRecord:
     if np.isinf(energies).any() or not np.isfinite(forces).all():
         raise ValueError("an energy is infinite, or a force is not finite")
     return GeometryRecord(smiles, charge, numbers, GivenConformers(positions, energies, forces))
-
-
-def _skeleton(mol: Chem.Mol) -> Chem.Mol:
-    """The graph of elements and bonds alone: no orders, charges, isotopes, stereochemistry or implicit hydrogens."""
-    ends = ((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds())
-    return _bare([atom.GetAtomicNum() for atom in mol.GetAtoms()], ends)
-
-
-def _bare(numbers: list[int], ends: Iterable[tuple[int, int]]) -> Chem.Mol:
-    """Atoms by number, single bonds between them, and nothing else."""
-    mol = Chem.RWMol()
-    for number in numbers:
-        atom = Chem.Atom(number)
-        atom.SetNoImplicit(True)
-        mol.AddAtom(atom)
-    for begin, end in ends:
-        mol.AddBond(begin, end, Chem.BondType.SINGLE)
-    mol.UpdatePropertyCache(strict=False)
-    return mol.GetMol()

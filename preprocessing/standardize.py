@@ -17,10 +17,12 @@ from rdkit.Chem import rdMolDescriptors
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from molstream.errors import MoleculeError
+from molstream.preprocessing.agreement import atoms_at
 from molstream.preprocessing.config import StandardizeConfig
 from molstream.preprocessing.fields import Format
-from molstream.preprocessing.geometry import GivenConformers, handed_as_written
-from molstream.preprocessing.hydrogens import reread, without_hydrogens
+from molstream.preprocessing.geometry import GivenConformers
+from molstream.preprocessing.hydrogens import reread
+from molstream.preprocessing.laying import laid
 from molstream.preprocessing.parse import Parsed, parse
 from molstream.preprocessing.polyhedra import settle_polyhedra
 from molstream.preprocessing.rdkit_errors import rdkit_errors
@@ -51,6 +53,8 @@ class StandardizedMolecule:
     ``Chem.AddHs`` where the input has every one of them. None without a 3D geometry."""
     changes: tuple[str, ...]
     """The fields of :class:`StandardizeConfig` whose step changed the molecule, in their order."""
+    left_out: tuple[str, ...]
+    """Why conformers of the input are not in ``given``; see ``Parsed.left_out``."""
 
 
 def standardize(
@@ -65,7 +69,7 @@ def standardize(
     """
     parsed = parse(text, format, max_smiles_length)
     with rdkit_errors("standardize"):
-        smiles, mol, changes = _fixed_point(without_hydrogens(parsed.mol), config)
+        smiles, mol, changes = _fixed_point(parsed.parent, config)
         heavy_atoms = mol.GetNumHeavyAtoms()
         if heavy_atoms > max_atoms:
             raise MoleculeError(
@@ -75,9 +79,9 @@ def standardize(
             raise MoleculeError(
                 "standardize", "dummy_atom", f"attachment point, R group, atom list or wildcard in {smiles}"
             )
-        given = _given(handed_as_written(mol), parsed) if mol.GetNumConformers() else None
+        given = _given(laid(mol), parsed) if mol.GetNumConformers() else None
         mol.RemoveAllConformers()
-        return StandardizedMolecule(_key(mol, smiles), smiles, mol, given, changes)
+        return StandardizedMolecule(_key(mol, smiles), smiles, mol, given, changes, parsed.left_out)
 
 
 def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mol, tuple[str, ...]]:
@@ -229,8 +233,7 @@ def _key(mol: Chem.Mol, smiles: str) -> str:
 def _given(mol: Chem.Mol, source: Parsed) -> GivenConformers:
     """The input's conformers of a parent molecule; see ``StandardizedMolecule.given``."""
     assert source.given is not None
-    atom_at = {tuple(position): index for index, position in enumerate(source.given.positions[0].tolist())}
-    stored = [atom_at[tuple(position)] for position in mol.GetConformer().GetPositions().tolist()]
+    stored = atoms_at(mol, source.given)
     hydrogens: list[int] = []
     complete = True
     for atom, origin in zip(mol.GetAtoms(), stored, strict=True):

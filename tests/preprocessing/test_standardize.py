@@ -286,8 +286,10 @@ def test_cxsmiles_with_coordinates_is_a_geometry():
 
 
 @pytest.mark.parametrize("second", ["0.1,0,0.1", "nan,0,0.1"], ids=["atoms collide", "not finite"])
-def test_an_unusable_geometry_is_ignored(second):
-    assert parent(f"CC |(0,0,0.1;{second})|").given is None
+def test_coordinates_that_are_no_geometry_are_refused(second):
+    with pytest.raises(MoleculeError) as caught:
+        parent(f"CC |(0,0,0.1;{second})|")
+    assert (caught.value.stage, caught.value.reason) == ("parse", "bad_geometry")
 
 
 def test_exceptions_of_rdkit_are_refusals():
