@@ -55,7 +55,9 @@ def write_stub(task: SplitTask, buckets: int) -> SplitCommit:
     blocks = [Block(k * BYTES_PER_MOLECULE, size * BYTES_PER_MOLECULE, size) for k, size in sizes]
     shard = Shard(file.name, rows, 25 * rows, rows * BYTES_PER_MOLECULE, "0" * 64, Blocks.of(blocks))
     histograms = {"heavy_atoms": {str(k): 1 for k in range(5, 60)}, "elements": {"C": rows}}
-    tally = Tally.from_dict({"conformer_status": {"etkdg": rows}, "changes": {}, "histograms": histograms})
+    tally = Tally.from_dict(
+        {"conformer_status": {"etkdg": rows}, "changes": {}, "left_out": {}, "histograms": histograms}
+    )
     commit = SplitCommit(Account(task.split.rows, rows, duplicates, {}), shard, tally, Timing(), {})
     write_atomically(task.path("commit.json"), commit.to_json())
     return commit

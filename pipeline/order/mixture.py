@@ -104,7 +104,7 @@ class Mixture:
             "counts": Account.total([manifest.counts for manifest in manifests]).to_dict(),
             **{
                 name: _sum([getattr(manifest, name) for manifest in manifests])
-                for name in ("conformer_status", "changes", "benchmarks")
+                for name in ("conformer_status", "changes", "left_out", "benchmarks")
             },
             "histograms": _sum_histograms(manifests),
             "mix": [

@@ -43,6 +43,7 @@ def inspect_dataset(path: str | Path) -> str:
     lines = [f"dataset {where}: {manifest.num_rows:,} molecules", *_size(manifest), *_flow(manifest)]
     lines += _listed("changed by ", manifest.changes, "no step of standardization")
     lines += _listed("conformers: ", manifest.conformer_status, "none")
+    lines += _listed("given conformers left out: ", manifest.left_out, "none") if manifest.left_out else []
     lines += _wrapped(f"targets: {', '.join(manifest.target_names) or 'none'}", 2)
     lines += _histograms(manifest)
     elements = by_count(manifest.histograms.get("elements", {}))

@@ -19,7 +19,7 @@ from molstream.io.reading import Natural, Shape, mismatch, parse_json, read_boun
 from molstream.pipeline.shards.containers import CONTAINERS, Blocks
 from molstream.preprocessing.fields import SCHEMA_VERSION, ConformerStatus
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NAME = "manifest.json"
 APPENDING = "append.json"
 """File with the plan of an unfinished append; it is renamed to plan.json once the manifest is written."""
@@ -36,7 +36,9 @@ _NUMBER = re.compile(r"-?\d{1,9}")
 """What a histogram counts by, as a key of JSON."""
 SHAPE: Shape = {
     **dict.fromkeys(("container", "hydrogens", "fingerprint"), str),
-    **dict.fromkeys(("config", "versions", "conformer_status", "changes", "benchmarks", "histograms"), dict),
+    **dict.fromkeys(
+        ("config", "versions", "conformer_status", "changes", "left_out", "benchmarks", "histograms"), dict
+    ),
     "block_rows": int,
     "target_names": list,
     "counts": _COUNTS,
@@ -162,6 +164,8 @@ class Manifest:
     """Molecules by ConformerStatus name."""
     changes: dict[str, int]
     """Molecules that a step of standardization changed, by step."""
+    left_out: dict[str, int]
+    """Conformers of written molecules that the input gives, but that are not of the molecule, by reason."""
     benchmarks: dict[str, int]
     """Decontaminated rows by the benchmark set that holds them, every set named; a row may be in several."""
     histograms: dict[str, dict[str, int]]

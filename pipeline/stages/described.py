@@ -14,6 +14,7 @@ FACTS = (
     pa.field("num_rings", pa.uint16(), nullable=False),
     pa.field("num_rotatable_bonds", pa.uint16(), nullable=False),
     pa.field("changes", pa.list_(pa.string()), nullable=False),
+    pa.field("left_out", pa.list_(pa.string()), nullable=False),
     pa.field("scaffold", pa.string(), nullable=False),
     SECONDS,
 )
@@ -34,6 +35,7 @@ def encode_described(
         [d.num_rings for d in found],
         [d.num_rotatable_bonds for d in found],
         [list(d.changes) for d in found],
+        [list(d.left_out) for d in found],
         scaffolds,
         seconds,
     )

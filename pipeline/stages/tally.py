@@ -28,6 +28,8 @@ class Tally:
     """Molecules by ConformerStatus name."""
     changes: Counter[str] = field(default_factory=Counter)
     """Molecules that a step of standardization changed, by step."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Given conformers that are not of their molecule, hence not stored, by reason."""
     histograms: dict[str, Counter[str]] = field(default_factory=dict)
     """Molecules by heavy atoms, rings, rotatable bonds and energy of the lowest conformer (lower edge of a bin of
     10 kcal/mol); atoms by element."""
@@ -41,6 +43,7 @@ class Tally:
         heavy = np.bincount(molecule, weights=numbers > 1, minlength=columns.num_rows).astype(np.int64)
         self.conformer_status.update(ConformerStatus(s).name.lower() for s in columns.values["conformer_status"])
         self.changes.update(step for steps in described.column("changes").to_pylist() for step in steps)
+        self.left_out.update(reason for reasons in described.column("left_out").to_pylist() for reason in reasons)
         self._count("heavy_atoms", heavy)
         self._count("rings", described.column("num_rings").to_numpy())
         self._count("rotatable_bonds", described.column("num_rotatable_bonds").to_numpy())
@@ -61,6 +64,7 @@ class Tally:
         """Add the counts of ``other``."""
         self.conformer_status.update(other.conformer_status)
         self.changes.update(other.changes)
+        self.left_out.update(other.left_out)
         for name, histogram in other.histograms.items():
             self.histograms.setdefault(name, Counter()).update(histogram)
 
@@ -69,6 +73,7 @@ class Tally:
         return {
             "conformer_status": dict(sorted(self.conformer_status.items())),
             "changes": dict(sorted(self.changes.items())),
+            "left_out": dict(sorted(self.left_out.items())),
             "histograms": {
                 name: dict(sorted(counts.items(), key=lambda kv: (_number(kv[0]), kv[0])))
                 for name, counts in sorted(self.histograms.items())
@@ -79,7 +84,8 @@ class Tally:
     def from_dict(cls, record: dict[str, Any]) -> "Tally":
         """The inverse of :meth:`to_dict`."""
         histograms = {name: Counter(counts) for name, counts in record["histograms"].items()}
-        return cls(Counter(record["conformer_status"]), Counter(record["changes"]), histograms)
+        status, changes, left_out = (Counter(record[name]) for name in ("conformer_status", "changes", "left_out"))
+        return cls(status, changes, left_out, histograms)
 
 
 def _number(text: str) -> int:

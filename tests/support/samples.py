@@ -66,6 +66,7 @@ def write_dataset(
         "shards": tuple(shard for shard in written if shard is not None),
         "conformer_status": {},
         "changes": {},
+        "left_out": {},
         "benchmarks": {},
         "histograms": {},
     }

@@ -24,6 +24,7 @@ MANIFEST = Manifest(
     shards=(Shard("shard-00000.tar", 5, 50, 999, "0" * 64, Blocks.of([Block(512, 100, 4), Block(1024, 50, 1)])),),
     conformer_status={"etkdg": 4, "none": 1},
     changes={"neutralise": 1},
+    left_out={"bad_geometry": 2},
     benchmarks={},
     histograms={"elements": {"C": 50}},
 )
