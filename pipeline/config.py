@@ -1,6 +1,6 @@
 """The configuration of preparing a dataset: how inputs are read, what is left out, where the work is done."""
 
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
@@ -18,15 +18,13 @@ MAX_BENCHMARK_SETS = 64
 
 
 @configuration
-class ReadConfig:
-    """How the input is read."""
+class InputConfig:
+    """How molecules are read from files: the keys of every command that does so."""
 
     format: str = "auto"
     """`auto` tells it by the name of each file; else a file format, or the name of a published data set."""
     smiles_column: str | None = None
     """Column of the SMILES in tables, by name (by number from 0 with `header=false`); guessed by name by default."""
-    target_columns: list[str] = field(default_factory=list)
-    """Columns (SDF data items, JSON keys) that are stored as targets; a published data set has its own by default."""
     delimiter: str | None = None
     """Between columns of text tables: tab, comma, semicolon, pipe, space or a character; by default the format's."""
     header: bool = True
@@ -37,6 +35,23 @@ class ReadConfig:
     def __post_init__(self) -> None:
         if self.delimiter is not None and len(DELIMITERS.get(self.delimiter, self.delimiter)) != 1:
             raise ConfigError(f"delimiter={self.delimiter}: expected a character or one of {', '.join(DELIMITERS)}.")
+
+    def with_targets(self, names: list[str]) -> "ReadConfig":
+        """The configuration that reads the columns ``names`` too."""
+        return ReadConfig(**{each.name: getattr(self, each.name) for each in fields(InputConfig)}, target_columns=names)
+
+
+@configuration
+class ReadConfig(InputConfig):
+    """How the input is read."""
+
+    target_columns: list[str] = field(default_factory=list)
+    """Columns (SDF data items, JSON keys) that are stored as targets; a published data set has its own by default."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.target_columns)) < len(self.target_columns):
+            raise ConfigError(f"target_columns=[{','.join(self.target_columns)}]: a column is named twice.")
 
 
 @configuration

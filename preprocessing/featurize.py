@@ -57,6 +57,9 @@ def featurize(raw: str | RawMolecule, config: FeaturizeConfig = DEFAULT_CONFIG) 
     Raises:
         TypeError: ``raw`` is something else.
 
+    Raises:
+        TypeError: ``raw`` is something else.
+
     ::
 
         sample = featurize("CCO")

@@ -95,7 +95,7 @@ assert molstream.featurize("CCO").num_atoms == 3
 
 def test_a_base_installation_has_the_command_embed(base, folder, export):
     words = ["embed", f"export={export}", "input=molecules.csv", "output=vectors.parquet"]
-    assert "20 of 20 molecules embedded" in ran(folder, base / "molstream", *words).stdout
+    assert "20 of 20 molecules embedded" in ran(folder, base / "molstream", *words).stderr
     program = f"from molstream.cli.main import main\nassert main({words!r}) == 0\n{CHECK}"
     ran(folder, base / "python", "-c", program)
 

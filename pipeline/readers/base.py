@@ -8,21 +8,24 @@ files into splits, checks that a split is unchanged, and shows a record that is 
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from molstream.io.files import written_whole
 from molstream.pipeline.config import ReadConfig
-from molstream.pipeline.readers.lines import with_line_feeds
+from molstream.pipeline.readers.line_ends import with_newlines
 
 COPY_BYTES = 1 << 18
 MAX_TARGET = float(np.finfo(np.float32).max)
 """Largest absolute value of a target."""
+BLOCK_END = "M  END"
+"""Last line of a mol block; no SMILES has it."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,17 @@ def as_asked(config: ReadConfig, where: str, path: Path) -> ReadConfig:
     return config
 
 
+def no_columns(path: str, layout: Layout, place: Place, records: Sequence[bytes]) -> pa.Table:
+    """None: the records have no named values. The default of ``Format.columns``."""
+    return named_values([{} for _ in records])
+
+
+def named_values(rows: Sequence[Mapping[str, str | None]]) -> pa.Table:
+    """A table of texts, from those of every row by column; null where a row has none."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in names})
+
+
 class Format(NamedTuple):
     """How the files of one kind are read."""
 
@@ -131,6 +145,8 @@ class Format(NamedTuple):
     """(configuration, name for messages, file) -> the configuration with the default columns of a known data set."""
     may_crash: bool = False
     """Whether a damaged file can end the process that reads it: then another process reads it first."""
+    columns: Callable[[str, Layout, Place, Sequence[bytes]], pa.Table] = no_columns
+    """(file, layout, place, the records there) -> all named values of these records, a row for each or no column."""
 
 
 def by_bytes(records: Callable[[BinaryIO, Layout], Iterator[bytes]]) -> Callable[[str, Layout, Place, int], Batches]:
@@ -190,13 +206,6 @@ def decode(record: bytes) -> str:
         ) from error
 
 
-def molecule(cell: str, targets: tuple[float, ...]) -> Molecule:
-    """The molecule in a cell of a table: a SMILES, or a mol block, which tables of databases may hold."""
-    if "M  END" in cell:
-        return Molecule(with_line_feeds(cell), "molblock", targets)
-    return Molecule(cell.strip(), "smiles", targets)
-
-
 def target(cell: Any) -> float:
     """A target's value; NaN where there is none.
 
@@ -206,12 +215,21 @@ def target(cell: Any) -> float:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return float("nan")
     try:
-        value = float(cell)
+        # Python's float takes 1_000 for 1000.
+        value = float("" if isinstance(cell, str) and "_" in cell else cell)
     except (ValueError, TypeError, OverflowError):
         raise RefusedError("bad_target", f"the target {cell!r} is not a number; leave missing values empty") from None
     if abs(value) > MAX_TARGET:
         raise RefusedError("bad_target", f"the target {cell!r} is beyond what is stored, {MAX_TARGET:.3g} (float32)")
     return value
+
+
+def text_molecule(text: str, targets: tuple[float, ...]) -> Molecule:
+    """The molecule of a text that is a SMILES, or a mol block: tables hold these too."""
+    if BLOCK_END in text:
+        # White space in front is the title's line.
+        return Molecule(with_newlines(text), "molblock", targets)
+    return Molecule(text.strip(), "smiles", targets)
 
 
 GEOMETRY_KEYS = ("smiles", "charge", "numbers", "positions", "energies", "forces")

@@ -15,9 +15,19 @@ import pyarrow.parquet as pq
 from molstream.errors import DataError, in_words
 from molstream.io.files import written_whole
 from molstream.pipeline.config import ReadConfig
-from molstream.pipeline.readers.base import COPY_BYTES, Batches, Layout, Molecule, Place, copy, decode, molecule, target
+from molstream.pipeline.readers.base import (
+    COPY_BYTES,
+    Batches,
+    Layout,
+    Molecule,
+    Place,
+    copy,
+    decode,
+    target,
+    text_molecule,
+)
 from molstream.pipeline.readers.compression import is_damage
-from molstream.pipeline.readers.delimited import find_columns
+from molstream.pipeline.readers.delimited import distinct, find_columns
 
 BATCH_ROWS = 1 << 14
 """Most rows of a Parquet file that are decoded at a time."""
@@ -30,7 +40,7 @@ FEATHER_V1 = b"FEA1"
 def parse_row(record: bytes, layout: Layout) -> Molecule:
     """The molecule and targets in a line of text that :func:`_rows` made."""
     text, *values = record[:-1].rsplit(b"\t", len(layout.columns))
-    return molecule(decode(text), tuple(target(decode(value)) for value in values))
+    return text_molecule(decode(text), tuple(target(decode(value)) for value in values))
 
 
 def _rows(batch: pa.RecordBatch, layout: Layout) -> list[bytes]:
@@ -115,9 +125,20 @@ def parquet_layout(where: str, path: Path, config: ReadConfig) -> Layout:
 
 def parquet_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
     """Rows of a Parquet file; ``start`` of a place is a row group, inside of which pages are decoded one by one."""
+    for found, batch in _parquet_batches(path, _columns(layout), place, rows):
+        yield found, _rows(batch, layout)
+
+
+def parquet_columns(path: str, layout: Layout, place: Place, records: Sequence[bytes]) -> pa.Table:
+    """All columns of rows of a Parquet file."""
+    every = list(range(layout.num_columns))
+    return _first(_parquet_batches(path, every, place, len(records)), len(records))
+
+
+def _parquet_batches(path: str, columns: list[int], place: Place, rows: int) -> Iterator[tuple[Place, pa.RecordBatch]]:
     options = {"buffer_size": COPY_BYTES, "pre_buffer": False, "page_checksum_verification": True}
     with pq.ParquetFile(path, **options) as file:
-        names = [file.schema_arrow.names[column] for column in _columns(layout)]
+        names = [file.schema_arrow.names[column] for column in columns]
         for group in range(place.start, file.num_row_groups):
             done = 0
             wanted = place.skip if group == place.start else 0
@@ -125,8 +146,19 @@ def parquet_batches(path: str, layout: Layout, place: Place, rows: int) -> Batch
                 batch.validate(full=True)
                 if done + batch.num_rows > wanted:
                     part = batch.slice(max(0, wanted - done))
-                    yield Place(group, done + batch.num_rows - part.num_rows), _rows(part, layout)
+                    yield Place(group, done + batch.num_rows - part.num_rows), part
                 done += batch.num_rows
+
+
+def _first(batches: Iterator[tuple[Place, pa.RecordBatch]], rows: int) -> pa.Table:
+    """The first rows of batches, with names that differ."""
+    found: list[pa.RecordBatch] = []
+    left = rows
+    while left > 0:
+        _, batch = next(batches)
+        found.append(batch.slice(0, left))
+        left -= found[-1].num_rows
+    return pa.Table.from_batches(found).rename_columns(distinct(found[0].schema.names))
 
 
 # --- Arrow IPC ------------------------------------------------------------------------------------------------------
@@ -167,7 +199,17 @@ def arrow_layout(where: str, path: Path, config: ReadConfig) -> Layout:
 
 def arrow_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches:
     """Rows of an IPC file; ``start`` of a place is a record batch."""
-    options = pa.ipc.IpcReadOptions(included_fields=_columns(layout))
+    for found, batch in _arrow_batches(path, _columns(layout), place):
+        yield found, _rows(batch, layout)
+
+
+def arrow_columns(path: str, layout: Layout, place: Place, records: Sequence[bytes]) -> pa.Table:
+    """All columns of rows of an IPC file."""
+    return _first(_arrow_batches(path, list(range(layout.num_columns)), place), len(records))
+
+
+def _arrow_batches(path: str, columns: list[int], place: Place) -> Iterator[tuple[Place, pa.RecordBatch]]:
+    options = pa.ipc.IpcReadOptions(included_fields=columns)
     with pa.OSFile(path) as file:
         reader = pa.ipc.open_file(file, options=options)
         for number in range(place.start, reader.num_record_batches):
@@ -176,4 +218,4 @@ def arrow_batches(path: str, layout: Layout, place: Place, rows: int) -> Batches
             # Offsets of a damaged file would be followed anywhere.
             batch.validate(full=True)
             for begin in range(skip, batch.num_rows, BATCH_ROWS):
-                yield Place(number, begin), _rows(batch.slice(begin, BATCH_ROWS), layout)
+                yield Place(number, begin), batch.slice(begin, BATCH_ROWS)

@@ -10,14 +10,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+import pyarrow as pa
+
 from molstream.errors import DataError
 from molstream.pipeline.config import DELIMITERS, ReadConfig
-from molstream.pipeline.readers.base import Format, Layout, Molecule, RefusedError, by_bytes, decode, molecule, target
-from molstream.pipeline.readers.lines import LineReader
+from molstream.pipeline.readers.base import (
+    Format,
+    Layout,
+    Molecule,
+    Place,
+    RefusedError,
+    by_bytes,
+    decode,
+    named_values,
+    target,
+    text_molecule,
+)
+from molstream.pipeline.readers.line_ends import Lines
 
-SMILES_NAMES = ("isomericsmiles", "smiles", "canonicalsmiles", "smi", "structure", "mol")
-"""Names by which a SMILES column is detected, in this order, since canonical ones may lack stereochemistry; case,
-spaces, hyphens and underscores do not matter."""
+SMILES_NAMES = (
+    ("isomericsmiles", "isosmiles", "absolutesmiles"),
+    ("smiles",),
+    ("canonicalsmiles", "cansmiles"),
+    ("connectivitysmiles",),
+    ("smi",),
+    ("structure",),
+    ("mol",),
+)
+"""Names by which a SMILES column is detected, the best ones first: canonical SMILES are often written without
+stereochemistry. Upper and lower case and what separates words do not matter."""
 
 MAX_QUOTED_BYTES = 1 << 20
 """A quoted CSV record longer than this is taken for a stray quote."""
@@ -34,53 +55,59 @@ def find_columns(where: str, names: Sequence[str], config: ReadConfig) -> tuple[
         names: of all columns.
 
     Raises:
-        DataError: there is no such column.
+        DataError: there is no such column, or there are several.
     """
     if config.smiles_column is None:
         smiles = _guess(where, names)
         print(f"{where}: SMILES are read from the column '{names[smiles]}'", file=sys.stderr)
     else:
-        smiles = _column(where, names, config.smiles_column, "smiles_column")
-    return smiles, tuple(_column(where, names, name, "target_columns") for name in config.target_columns)
+        smiles = column_of(where, names, config.smiles_column, "smiles_column")
+    return smiles, tuple(column_of(where, names, name, "target") for name in config.target_columns)
 
 
 def _guess(where: str, names: Sequence[str]) -> int:
-    plain = [re.sub(r"(?<=[a-z])[ _-](?=[a-z])", "", name.lower()) for name in names]
-    guessed = next((name for name in SMILES_NAMES if name in plain), None)
-    if guessed is not None:
-        found = [k for k, name in enumerate(plain) if name == guessed]
-        _require_one(where, names, found, "smiles_column")
-        return found[0]
+    plain = [re.sub(r"(?<=[a-z0-9])[ _-](?=[a-z0-9])", "", name.lower()) for name in names]
+    for known in SMILES_NAMES:
+        found = [column for column, name in enumerate(plain) if name in known]
+        if len({names[column] for column in found}) > 1:
+            which = " and ".join(f"'{names[column]}'" for column in found)
+            raise DataError(f"{where} has several columns that may hold the SMILES, {which}: choose, smiles_column=...")
+        if found:
+            return column_of(where, names, names[found[0]], "SMILES")
+    raise DataError(_no_smiles(where, names))
+
+
+def _no_smiles(where: str, names: Sequence[str]) -> str:
     advice = "Name the column: smiles_column=..."
     if len(names) == 1:
         found = [name for name in ("tab", "semicolon", "pipe") if DELIMITERS[name] in names[0]]
         advice = "".join(f"Its delimiter seems to be another one: delimiter={name}. " for name in found) or advice
-    advice = (
+    return (
+        f"{where}: none of its columns ({listed(names)}) is called smiles, canonical_smiles or isomeric_smiles. "
         f"{advice.strip()} If the first line is no header: header=false and smiles_column=0 (columns are numbered)."
     )
-    raise DataError(
-        f"{where}: none of its columns ({listed(names)}) is called smiles, isomeric_smiles or canonical_smiles. "
-        f"{advice}"
-    )
 
 
-def _column(where: str, names: Sequence[str], name: str, key: str) -> int:
-    if name not in names:
-        raise DataError(f"{where} has no column '{name}' ({key}); its columns are {listed(names)}.")
-    found = [k for k, other in enumerate(names) if other == name]
-    _require_one(where, names, found, key)
-    return found[0]
+def column_of(where: str, names: Sequence[str], name: str, key: str) -> int:
+    """The number of the column called ``name``.
 
-
-def _require_one(where: str, names: Sequence[str], found: Sequence[int], key: str) -> None:
-    """Check that only one of the columns can be meant.
+    Args:
+        where: names the table in messages.
+        names: of all columns.
+        key: what the column is wanted for.
 
     Raises:
-        DataError: there are several.
+        DataError: no column is called so, or several are.
     """
-    if len(found) > 1:
-        several = " and ".join(f"'{names[k]}' (column {k + 1})" for k in found)
-        raise DataError(f"{where}: several columns can be meant by {key}: {several}. Rename or remove all but one.")
+    if name not in names:
+        raise DataError(f"{where} has no column '{name}' ({key}); its columns are {listed(names)}.")
+    if names.count(name) > 1:
+        places = [str(column) for column, other in enumerate(names, 1) if other == name]
+        raise DataError(
+            f"{where} has {len(places)} columns called '{name}' ({key}), numbers {' and '.join(places)}: rename those "
+            "that are not meant."
+        )
+    return names.index(name)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -111,7 +138,7 @@ def table(ending: str, delimiter: str) -> Format:
         smiles, columns = find_columns(where, names, config)
         return Layout(behind, character, len(names), smiles, columns, tuple(config.target_columns))
 
-    return Format((ending,), layout, by_bytes(_records), _parse)
+    return Format((ending,), layout, by_bytes(_records), _parse, columns=_columns)
 
 
 def column_delimiter(config: ReadConfig, default: str) -> str:
@@ -127,12 +154,11 @@ def column_names(path: Path, delimiter: str = ",") -> list[str]:
 
 def _header(file: BinaryIO, delimiter: str) -> tuple[list[str], int]:
     """The cells of a table's first record, and the position behind it."""
-    begin = file.tell()
-    lines = LineReader(file)
-    line = next(lines, b"")
+    source = Lines(file)
+    line = next(source, b"")
     if _in_quotes(line, delimiter):
-        line = b"".join(_quoted_lines(line, lines, delimiter))
-    return [name.strip() for name in cells(line.decode("utf-8-sig", "replace"), delimiter)], begin + len(line)
+        line = _quoted_record(line, source, delimiter)[0] or line
+    return [name.strip() for name in cells(line.decode("utf-8-sig", "replace"), delimiter)], len(line)
 
 
 def _records(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
@@ -140,26 +166,28 @@ def _records(file: BinaryIO, layout: Layout) -> Iterator[bytes]:
 
     Lines are joined only if together they have the right number of cells: a stray quote costs its own line.
     """
-    lines = LineReader(file)
-    for record in lines:
+    source = Lines(file)
+    for record in source:
         if b'"' in record and _in_quotes(record, layout.delimiter):
-            quoted = _quoted_lines(record, lines, layout.delimiter)
-            if _is_well_formed(b"".join(quoted), layout):
-                yield b"".join(quoted)
+            joined, taken = _quoted_record(record, source, layout.delimiter)
+            if _is_well_formed(joined, layout):
+                yield joined
                 continue
-            lines.put_back(quoted[1:])
+            source.put_back(taken)
         yield record
 
 
-def _quoted_lines(line: bytes, following: LineReader, delimiter: str) -> list[bytes]:
-    """The line with those behind it, up to the one where its open quote is closed; the line alone if it never is."""
-    lines, size, inside = [line], len(line), True
-    while inside and size <= MAX_QUOTED_BYTES and (line := next(following, b"")):
-        lines.append(line)
-        size, inside = size + len(line), _in_quotes(line, delimiter, inside)
-    if inside:
-        following.put_back(lines[1:])
-    return lines[:1] if inside else lines
+def _quoted_record(line: bytes, source: Lines, delimiter: str) -> tuple[bytes, list[bytes]]:
+    """The line with those behind it, up to the one where its open quote is closed, and the lines taken for it.
+
+    The record is empty if the quote is never closed.
+    """
+    taken: list[bytes] = []
+    size, inside = len(line), True
+    while inside and size <= MAX_QUOTED_BYTES and (following := next(source, None)):
+        taken.append(following)
+        size, inside = size + len(following), _in_quotes(following, delimiter, inside)
+    return b"" if inside else b"".join([line, *taken]), taken
 
 
 def _is_well_formed(record: bytes, layout: Layout) -> bool:
@@ -202,7 +230,33 @@ def _parse(record: bytes, layout: Layout) -> Molecule:
         raise RefusedError("malformed_row", str(error)) from error
     if len(row) != layout.num_columns:
         raise RefusedError("malformed_row", f"{len(row)} columns, expected {layout.num_columns} as in the first row")
-    return molecule(row[layout.smiles], tuple(target(row[k]) for k in layout.columns))
+    return text_molecule(row[layout.smiles], tuple(target(row[k]) for k in layout.columns))
+
+
+def _columns(path: str, layout: Layout, place: Place, records: Sequence[bytes]) -> pa.Table:
+    """The cells of rows; those of a row with another number of cells are left out."""
+    numbered = list(map(str, range(layout.num_columns)))
+    names = distinct(column_names(Path(path), layout.delimiter) if layout.start else numbered)
+    rows = [_cells_of(record, layout) for record in records]
+    return named_values([dict(zip(names, row)) if len(row) == len(names) else {} for row in rows])
+
+
+def _cells_of(record: bytes, layout: Layout) -> list[str]:
+    try:
+        return cells(record.decode("utf-8", "backslashreplace").removeprefix("\ufeff"), layout.delimiter)
+    except csv.Error:
+        return []
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind every one that occurred before."""
+    found: list[str] = []
+    for name in names:
+        other, number = name, 1
+        while other in found:
+            other, number = f"{name}.{number}", number + 1
+        found.append(other)
+    return found
 
 
 def cells(text: str, delimiter: str, strict: bool = False) -> list[str]:

@@ -20,6 +20,7 @@ from molstream.pipeline.readers.base import GEOMETRY_KEYS, copy
 from molstream.pipeline.readers.compression import COMPRESSIONS, DAMAGES, compression
 from molstream.pipeline.readers.delimited import column_names
 from molstream.pipeline.readers.discover import format_named
+from molstream.pipeline.readers.line_ends import with_newlines
 from molstream.pipeline.readers.source import SourceFile
 from molstream.pipeline.readers.split import InputSplit, read_split, target_names
 from molstream.preprocessing.fields import RawMolecule, Rejection
@@ -152,7 +153,7 @@ def _names(split: InputSplit) -> list[str]:
             column_names(path, split.layout.delimiter) if header else [str(k) for k in range(split.layout.num_columns)]
         )
     with path.open("rb") as file:
-        head = file.read(HEAD_TEXT).decode("utf-8", "replace")
+        head = with_newlines(file.read(HEAD_TEXT).decode("utf-8", "replace"))
     if split.format == "sdf":
         return list(dict.fromkeys(re.findall(r"^>.*?<([^>\n]+)>", head, re.MULTILINE)))
     if split.format == "jsonl":

@@ -160,6 +160,17 @@ def read_split(split: InputSplit, rows: range | None = None) -> Iterator[RawMole
             yield RawMolecule(text, format, split.source, row, targets)
 
 
+def read_columns(split: InputSplit) -> pa.Table:
+    """All named values of the records of a split, as they are in the file: a row for each record, or no column.
+
+    Raises:
+        DataError: the file cannot be read on this machine, or changed since it was cut.
+    """
+    records = list(_records(split, range(split.rows)))
+    start, skip, _ = _MARK.unpack_from(split.marks)
+    return format_named(split.format).columns(split.path, split.layout, Place(start, skip), records)
+
+
 def _records(split: InputSplit, rows: range) -> Iterator[bytes]:
     """The records of these rows of the split, exactly as when the file was cut.
 

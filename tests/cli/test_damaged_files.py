@@ -77,7 +77,7 @@ def test_an_input_that_is_damaged_is_named(places, capfd, command, file):
     name, content, *parts = file
     (places.HERE / name).write_bytes(content())
     begin = {"embed": "embed export=EXPORT representation=2d", "preprocess": "preprocess"}[command]
-    refused(places, capfd, f"{begin} input=HERE/{name} output=HERE/out", FAILED, *parts)
+    refused(places, capfd, f"{begin} input=HERE/{name} output=HERE/out.parquet", FAILED, *parts)
     assert sorted(path.name for path in places.HERE.iterdir()) == [name]
 
 
@@ -86,11 +86,12 @@ def test_an_input_that_is_damaged_is_named(places, capfd, command, file):
     [
         ("cut.csv.gz", half(gzip.compress(TEXT)), "ended before the end-of-stream marker"),
         ("plain.csv.gz", TEXT, "Not a gzipped file"),
-        ("binary.csv", BINARY, "expected a csv in utf-8"),
-        ("latin.csv", "smiles,välue\n".encode("latin-1"), "expected a csv in utf-8"),
-        ("empty.csv", b"", "has no column 'smiles'; its columns are none"),
-        ("header.csv", b"smiles,value\n", "has no rows"),
-        ("reversed.csv", b"value,smiles\n1\n", "row 1: it ends before the column 'smiles'"),
+        ("binary.csv", BINARY, "none of its columns"),
+        ("latin.csv", "smiles,välue\n".encode("latin-1"), "has no column 'value'"),
+        ("empty.csv", b"", "the input has no records (empty.csv)"),
+        ("header.csv", b"smiles,value\n", "the input has no records (header.csv)"),
+        ("reversed.csv", b"value,smiles\n1\n", "reversed.csv, row 0, cannot be evaluated: malformed_row: 1 columns"),
+        ("infinite.csv", b"value,smiles\ninf,C\n", "row 0, cannot be evaluated: bad_target"),
         ("smiles.csv", b"smiles,value\nCC(,1\n", "RDKit cannot read the SMILES 'CC('"),
     ],
 )
@@ -105,7 +106,7 @@ def test_evaluate_names_a_damaged_table(places, capfd, name, content, part):
 def test_a_damaged_record_is_a_row_of_the_result_and_no_error(places, capfd):
     (places.HERE / "cut.sdf").write_text("ethanol\n\n\n  3  2  0  0  0  0  0  0  0  0999 V2000\n    0.0 0.0")
     assert main(places.words("embed export=EXPORT input=HERE/cut.sdf output=HERE/v.parquet")) == 0
-    assert "0 of 1 molecules embedded, 1 failed" in capfd.readouterr().out
+    assert "0 of 1 molecules embedded, 1 failed" in capfd.readouterr().err
 
 
 # --- damaged datasets, runs, checkpoints and exports ------------------------------------------------------------------
@@ -154,7 +155,7 @@ JSON_FILES = [
     ("RUN", f"{STEP}/COMPLETE", f"inspect HERE/copy/{STEP}", FAILED),
     ("RUN", f"{STEP}/COMPLETE", "export run_dir=HERE/copy step=6", FAILED),
     ("EXPORT", "config.json", "inspect HERE/copy", FAILED),
-    ("EXPORT", "config.json", "embed export=HERE/copy input=CSV output=HERE/v", FAILED),
+    ("EXPORT", "config.json", "embed export=HERE/copy input=CSV output=HERE/v.parquet", FAILED),
 ]
 
 
@@ -170,7 +171,7 @@ def test_damaged_json_is_named_with_what_was_expected(places, capfd, case, conte
 SHARD, PLAN = "shard-00000.tar", "plan.json"
 INSPECT, VERIFY, APPEND = "inspect HERE/copy", "verify HERE/copy", "append input=CSV output=HERE/copy"
 EXPORT, REPORT = "export run_dir=HERE/copy", "report HERE/copy"
-EMBED_COPY = "embed export=HERE/copy input=CSV output=HERE/v"
+EMBED_COPY = "embed export=HERE/copy input=CSV output=HERE/v.parquet"
 DIAGNOSE = "diagnose run_dir=RUN dataset=HERE/copy"
 WEIGHTS = f"{STEP}/weights-00000-of-00001.safetensors"
 
@@ -261,9 +262,7 @@ def test_a_run_without_a_whole_checkpoint_says_so(places, capfd):
         state.write_text("x")
     refused(places, capfd, "export run_dir=HERE/copy", FAILED, "HERE/copy has no intact checkpoint")
     shutil.rmtree(folder / "checkpoints")
-    refused(
-        places, capfd, "embed export=HERE/copy input=CSV output=HERE/v", FAILED, "HERE/copy has no intact checkpoint"
-    )
+    refused(places, capfd, EMBED_COPY, FAILED, "HERE/copy has no intact checkpoint")
     refused(places, capfd, "diagnose run_dir=HERE/copy", FAILED, "HERE/copy has no intact checkpoint")
 
 

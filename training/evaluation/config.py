@@ -1,10 +1,11 @@
 """The configuration of evaluating, diagnosing and estimating costs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from molstream.config import PositiveInt, configuration
+from molstream.pipeline.config import InputConfig
 from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.engine.config import Precision
 from molstream.training.extended import ModelConfig, ObjectiveConfig
@@ -12,17 +13,15 @@ from molstream.training.inference.config import Representation
 
 
 @configuration
-class EvaluateConfig:
+class EvaluateConfig(InputConfig):
     """Fit ridge regression to frozen vectors on a scaffold split, beside an untrained encoder and ECFP4."""
 
     export: str
     """Export folder."""
-    input: str
-    """CSV (or .csv.gz) with a header."""
+    input: Any
+    """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; or a list of these."""
     target: str
-    """Column with the target."""
-    smiles_column: str = "smiles"
-    """Column with the SMILES."""
+    """Column (SDF data item, JSON key) with the target; empty where it is unknown."""
     output: str | None = None
     """JSON file for the results; `eval.json` in the export's parent folder by default."""
     representation: Representation = "both"

@@ -1,7 +1,6 @@
 """Evaluates frozen vectors by ridge regression on a scaffold split, against an untrained encoder and ECFP4."""
 
-import csv
-import gzip
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,14 +15,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from molstream.errors import DataError, in_words
-from molstream.pipeline.readers.compression import DAMAGES, is_damage
-from molstream.pipeline.readers.delimited import listed
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.split import cut, read_split
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import describe
+from molstream.preprocessing.fields import RawMolecule, Rejection
 from molstream.preprocessing.scaffold import scaffold_split
 from molstream.training.evaluation.config import EvaluateConfig
 from molstream.training.inference.embedder import MoleculeEmbedder
 
 ALPHAS = tuple(10.0**k for k in range(-3, 5))
 """Ridge penalties, of which the validation set selects one."""
+
+ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, object]:
     """Score the pretrained encoder, the same encoder untrained, and ECFP4 on one scaffold split (80/10/10).
 
     Raises:
-        DataError: the file lacks a column, or has too few usable rows.
+        DataError: a file lacks a column, a record cannot be read, or there are too few usable ones.
         CheckpointError: ``export`` is not an export.
     """
-    smiles, target = _read(config)
+    molecules, target = _read(config)
+    smiles = list(map(_smiles, molecules))
     parts = scaffold_split(smiles)
     pretrained = MoleculeEmbedder.from_pretrained(config.export, representation=config.representation)
-    features: dict[str, Callable[[Sequence[str]], np.ndarray]] = {
-        "pretrained": pretrained.transform,
-        "untrained": pretrained.untrained(config.seed).transform,
-        "ECFP4": ecfp4,
+    features: dict[str, Callable[[], np.ndarray]] = {
+        "pretrained": lambda: pretrained.transform(molecules),
+        "untrained": lambda: pretrained.untrained(config.seed).transform(molecules),
+        "ECFP4": lambda: ecfp4(smiles),
     }
-    scores = [_score(name, make(smiles), target, parts) for name, make in features.items()]
+    scores = [_score(name, make(), target, parts) for name, make in features.items()]
     return {
-        "input": Path(config.input).name,
+        "input": ", ".join(dict.fromkeys(molecule.source for molecule in molecules)),
         "target": config.target,
         "split": "scaffold 80/10/10",
         "dataset_fingerprint": pretrained.description["training"]["dataset_fingerprint"],
@@ -101,40 +106,41 @@ def _score(name: str, vectors: np.ndarray, target: np.ndarray, parts: Sequence[n
     )
 
 
-def _read(config: EvaluateConfig) -> tuple[list[str], np.ndarray]:
-    """Read the SMILES and float64 targets (NaN if empty) of a file's rows."""
-    path = Path(config.input)
-    if not path.is_file():
-        found = "expected a CSV, got a folder" if path.is_dir() else "no such file"
-        raise DataError(f"input={path}: {found}.")
-    try:
-        return _rows(path, config)
-    except (*DAMAGES, UnicodeDecodeError, csv.Error) as error:
-        if not is_damage(error):
-            raise
-        raise DataError(
-            f"input={path} cannot be read: {in_words(error)}. Expected a CSV in UTF-8, plain or as .csv.gz."
-        ) from error
+def _read(config: EvaluateConfig) -> tuple[list[RawMolecule], np.ndarray]:
+    """Read the molecules and float64 targets (NaN if empty) of all records.
+
+    Raises:
+        DataError: a record cannot be read, or its target is no number.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        sources = open_sources(config.input, Path(work), config.with_targets([config.target]))
+        records = [record for split in cut(sources, ROWS_AT_A_TIME) for record in read_split(split)]
+    molecules = [record for record in records if isinstance(record, RawMolecule)]
+    for record in records:
+        if isinstance(record, Rejection):
+            raise DataError(_refused(record))
+    return molecules, np.array([record.targets[0] for record in molecules])
 
 
-def _rows(path: Path, config: EvaluateConfig) -> tuple[list[str], np.ndarray]:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for column in (config.smiles_column, config.target):
-            if column not in (reader.fieldnames or ()):
-                raise DataError(
-                    f"{path} has no column '{column}'; its columns are {listed(reader.fieldnames or ()) or 'none'}."
-                )
-        rows = [(row[config.smiles_column], row[config.target]) for row in reader]
-    if not rows:
-        raise DataError(f"{path} has no rows: expected molecules.")
-    if short := [number for number, (smiles, _) in enumerate(rows, 1) if smiles is None]:
-        raise DataError(f"{path}, row {short[0]}: it ends before the column '{config.smiles_column}'.")
-    try:
-        target = np.array([float(value) if value else np.nan for _, value in rows])
-    except ValueError as error:
-        raise DataError(f"{path}, column '{config.target}': {in_words(error)}; expected numbers.") from error
-    return [smiles for smiles, _ in rows], target
+def _smiles(molecule: RawMolecule) -> str:
+    """The SMILES of a molecule: as it is given, or else of its bond graph.
+
+    Raises:
+        DataError: there is no bond graph.
+    """
+    if molecule.format == "smiles":
+        return molecule.text
+    found = describe(molecule, FeaturizeConfig())
+    if isinstance(found, Rejection):
+        raise DataError(_refused(found))
+    return found.sample.smiles
+
+
+def _refused(record: Rejection) -> str:
+    return (
+        f"{record.source}, row {record.row}, cannot be evaluated: {record.reason}: {in_words(record.detail)}. Mend or "
+        "remove the row."
+    )
 
 
 def score_table(result: dict[str, object]) -> Table:

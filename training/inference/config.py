@@ -1,12 +1,17 @@
 """The configuration of exporting, embedding and generating."""
 
-from typing import Literal
+from dataclasses import field
+from typing import Any, Literal
 
 from pydantic import NonNegativeInt
 
 from molstream.config import PositiveInt, configuration
+from molstream.errors import ConfigError
+from molstream.pipeline.config import ReadConfig
 from molstream.training.diffusion.config import SamplerConfig
 
+VECTOR_FILES = (".parquet", ".csv", ".npy")
+"""Suffixes of the files that vectors are written to."""
 Representation = Literal["2d", "3d", "both"]
 
 
@@ -25,17 +30,21 @@ class ExportConfig:
 
 
 @configuration
-class EmbedConfig:
-    """Compute one vector per record of a file of molecules."""
+class EmbedConfig(ReadConfig):
+    """Compute one vector per record of molecule files."""
 
     export: str
     """Export folder."""
-    input: str
-    """csv, tsv, smi or sdf file, plain or compressed."""
+    input: Any
+    """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; a list of these; or `-`, which
+    is stdin, with its `format`."""
     output: str
-    """Parquet file: source, row, smiles, embedding (null where it failed), failure (null where it did not)."""
-    smiles_column: str | None = None
-    """Column of the SMILES in tables; guessed by name by default."""
+    """File for the vectors, `.parquet`, `.csv` or `.npy`, or `-`: CSV to stdout. The first two, and stdout, have the
+    columns of the input, then source, row, canonical_smiles, inchikey, failure (empty where there is none) and the
+    vector (empty where it failed); an input's column that has such a name is called input_NAME. The last has the
+    vectors alone, NaN where it failed; failures are then listed in NAME.failures.parquet."""
+    target_columns: list[str] = field(default_factory=list)
+    """Columns (SDF data items, JSON keys) of the input that are written as numbers; others are as they were read."""
     representation: Representation = "both"
     """Encoder that gives the vector; both: one after the other."""
     device: str = "auto"
@@ -43,23 +52,30 @@ class EmbedConfig:
     batch_size: PositiveInt = 256
     """Molecules that are encoded at a time."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output != "-" and not self.output.endswith(VECTOR_FILES):
+            expected = ", ".join(VECTOR_FILES)
+            raise ConfigError(f"output={self.output}: expected a name that ends in {expected}; or -, CSV to stdout.")
+
 
 @configuration
-class GenerateConfig:
+class GenerateConfig(ReadConfig):
     """Generate conformers of bond graphs, or bonds of conformers, as an SDF."""
 
     run_dir: str
     """The pretraining run."""
-    input: str
-    """csv, tsv, smi or sdf file, plain or compressed; for bonds, one with positions, else ETKDG makes them."""
+    input: Any
+    """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; or a list of these. For bonds,
+    with positions, else ETKDG makes them."""
     output: str
     """SDF file. Failures are listed in NAME.failures.parquet beside it."""
+    target_columns: list[str] = field(default_factory=list)
+    """Columns (SDF data items, JSON keys) of numbers that become data items of the output."""
     repeats: PositiveInt = 1
     """Samples per record; bonds are generated for as many of its conformers in turn."""
     step: NonNegativeInt | None = None
     """Step of the checkpoint; the newest intact one by default."""
-    smiles_column: str | None = None
-    """Column of the SMILES in tables; guessed by name by default."""
     limit: PositiveInt | None = None
     """Only the first so many records of the input."""
     sampler: SamplerConfig = SamplerConfig()

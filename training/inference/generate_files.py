@@ -14,7 +14,6 @@ from rdkit import Chem
 from molstream.errors import MoleculeError
 from molstream.io.files import written_whole
 from molstream.io.locks import claimed
-from molstream.pipeline.config import ReadConfig
 from molstream.pipeline.readers.prepare import open_sources
 from molstream.pipeline.readers.split import InputSplit, cut, read_split
 from molstream.preprocessing.assemble import assemble
@@ -70,15 +69,17 @@ def with_conformers(sample: MoleculeSample, positions: np.ndarray) -> Chem.Mol:
 
 
 def conformer_molecules(
-    generator: MoleculeGenerator, samples: list[MoleculeSample], repeats: int, watch: Watch
+    generator: MoleculeGenerator, samples: list[MoleculeSample], targets: Sequence[str], repeats: int, watch: Watch
 ) -> Made:
     """Yield each molecule ``repeats`` times, with generated positions."""
     for sample, found in zip(samples, generator.conformers(samples, repeats, watch), strict=True):
         for repeat, positions in enumerate(found):
-            yield _named(with_conformers(sample, positions[None]), sample, repeat)
+            yield _named(with_conformers(sample, positions[None]), sample, targets, repeat)
 
 
-def bond_molecules(generator: MoleculeGenerator, samples: list[MoleculeSample], repeats: int, watch: Watch) -> Made:
+def bond_molecules(
+    generator: MoleculeGenerator, samples: list[MoleculeSample], targets: Sequence[str], repeats: int, watch: Watch
+) -> Made:
     """Yield each molecule ``repeats`` times, with generated bonds and charges; failures where these are not valid."""
     has_hydrogens = generator.trained.featurize.hydrogens == "all"
     for sample, found in zip(samples, generator.bonds(samples, repeats, watch), strict=True):
@@ -96,7 +97,7 @@ def bond_molecules(generator: MoleculeGenerator, samples: list[MoleculeSample], 
             except MoleculeError as error:
                 yield Failure(sample.source, sample.row, sample.smiles, repeat, str(error))
             else:
-                yield _named(mol, sample, repeat)
+                yield _named(mol, sample, targets, repeat)
 
 
 def conformer_inputs(config: FeaturizeConfig) -> FeaturizeConfig:
@@ -115,8 +116,8 @@ class Kind(NamedTuple):
 
     inputs: Callable[[FeaturizeConfig], FeaturizeConfig]
     """Adapts the run's featurizer to the inputs."""
-    molecules: Callable[[MoleculeGenerator, list[MoleculeSample], int, Watch], Made]
-    """Generates molecules from samples, a number of times each."""
+    molecules: Callable[[MoleculeGenerator, list[MoleculeSample], Sequence[str], int, Watch], Made]
+    """Generates molecules from samples, with the names of their targets, a number of times each."""
 
 
 KINDS = {"conformers": Kind(conformer_inputs, conformer_molecules), "bonds": Kind(bond_inputs, bond_molecules)}
@@ -160,17 +161,23 @@ def _write_molecules(
 ) -> tuple[int, list[Failure]]:
     """Generate and write molecules; returns their number, and the failures."""
     featurizer = kind.inputs(generator.trained.featurize)
-    read = ReadConfig(smiles_column=config.smiles_column)
     failures: list[Failure] = []
     written = 0
     with tempfile.TemporaryDirectory() as work:
-        splits = cut(open_sources(config.input, Path(work), read), ROWS_PER_GROUP, config.limit)
+        splits = cut(open_sources(config.input, Path(work), config), ROWS_PER_GROUP, config.limit)
         with progress("samples", config.repeats * sum(split.rows for split in splits)) as tell:
             for before, split in _with_rows_before(splits):
                 samples, rejected = _featurized(split, featurizer)
                 failures += rejected
                 begun = config.repeats * (before + len(rejected))
-                for made in kind.molecules(generator, samples, config.repeats, lambda done: tell(begun + done)):  # noqa: B023
+                found = kind.molecules(
+                    generator,
+                    samples,
+                    split.layout.targets,
+                    config.repeats,
+                    lambda done: tell(begun + done),  # noqa: B023
+                )
+                for made in found:
                     if isinstance(made, Failure):
                         failures.append(made)
                     else:
@@ -188,10 +195,7 @@ def _with_rows_before(splits: Sequence[InputSplit]) -> Iterator[tuple[int, Input
 
 
 def _featurized(split: InputSplit, config: FeaturizeConfig) -> tuple[list[MoleculeSample], list[Failure]]:
-    results = (
-        record if isinstance(record, Rejection) else featurize(replace(record, targets=()), config)
-        for record in read_split(split)
-    )
+    results = (record if isinstance(record, Rejection) else featurize(record, config) for record in read_split(split))
     samples: list[MoleculeSample] = []
     failures: list[Failure] = []
     for result in results:
@@ -203,9 +207,13 @@ def _featurized(split: InputSplit, config: FeaturizeConfig) -> tuple[list[Molecu
     return samples, failures
 
 
-def _named(mol: Chem.Mol, sample: MoleculeSample, repeat: int) -> Chem.Mol:
-    """Add the source, row and number of the sample to a molecule's properties."""
+def _named(mol: Chem.Mol, sample: MoleculeSample, targets: Sequence[str], repeat: int) -> Chem.Mol:
+    """Add the targets that are known, source, row and number of the sample to a molecule's properties."""
     mol.SetProp("_Name", sample.smiles)
-    for name, value in (("source", sample.source), ("row", sample.row), ("key", sample.key), ("repeat", repeat)):
+    own = {"source": sample.source, "row": sample.row, "key": sample.key, "repeat": repeat}
+    for name, value in own.items():
         mol.SetProp(name, str(value))
+    for name, value in zip(targets, sample.targets, strict=True):
+        if not np.isnan(value):
+            mol.SetProp(f"input_{name}" if name in own else name, str(value))
     return mol

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from molstream.errors import DataError
 from molstream.io.files import written_whole
-from molstream.pipeline.readers.base import Layout, RefusedError
+from molstream.pipeline.readers.base import BLOCK_END, Layout, RefusedError
+from molstream.pipeline.readers.line_ends import first_line
 from molstream.pipeline.readers.text import sdf_entries, sdf_parts
-
-BLOCK_END = b"M  END"
 
 
 def joined(
@@ -39,7 +38,7 @@ def joined(
                 raise DataError(_mismatch(entries + 1 + more, entries))
             if len(row) != len(header):
                 raise DataError(f"row {entries} of its table has {len(row)} columns, expected {len(header)}.")
-            name = entry[: entry.find(b"\n")].decode("utf-8", "replace").strip()
+            name = first_line(entry).decode("utf-8", "replace").strip()
             if title is not None and row[title] != name:
                 raise DataError(
                     f"entry {entries} is '{name}', but row {entries} of its table is '{row[title]}': they do not "
@@ -57,7 +56,7 @@ def item_names(path: Path) -> list[str]:
     with path.open("rb") as file:
         for entry in sdf_entries(file, Layout()):
             try:
-                return list(sdf_parts(entry.decode("utf-8", "replace"))[1])
+                return list(dict(sdf_parts(entry.decode("utf-8", "replace"))[1]))
             except RefusedError:
                 continue
     return []
@@ -73,11 +72,11 @@ def _rows(stream: BufferedReader) -> Iterator[list[str]]:
 
 def _with_items(entry: bytes, header: Sequence[str], row: Sequence[str]) -> bytes:
     """The mol block with the row as data items; an entry whose block has no end stays as it is and is refused later."""
-    end = entry.find(BLOCK_END)
+    end = entry.find(BLOCK_END.encode())
     if end < 0:
         return entry
     items = "".join(f"> <{name}>\n{' '.join(value.split())}\n\n" for name, value in zip(header, row, strict=True))
-    return entry[:end] + BLOCK_END + b"\n" + items.encode() + b"$$$$\n"
+    return entry[:end] + f"{BLOCK_END}\n{items}$$$$\n".encode()
 
 
 def _mismatch(entries: int, rows: int) -> str:

@@ -12,8 +12,9 @@ import numpy as np
 
 from molstream.errors import DataError
 from molstream.pipeline.config import ReadConfig
-from molstream.pipeline.readers.base import Batches, Format, Layout, Molecule, Place, geometry
+from molstream.pipeline.readers.base import Batches, Format, Layout, Molecule, Place, geometry, target
 from molstream.pipeline.readers.datasets.npz import Array, arrays, is_stored, unpack
+from molstream.pipeline.readers.delimited import column_of
 
 NAMES = ("n_atoms", "Z", "pos", "smiles", "targets", "target_names")
 
@@ -35,15 +36,14 @@ def _arrays(where: str, path: Path) -> dict[str, Array]:
 def _layout(where: str, path: Path, config: ReadConfig) -> Layout:
     found = _arrays(where, path)
     names = found["target_names"].rows().tolist()
-    if unknown := [name for name in config.target_columns if name not in names]:
-        raise DataError(f"{where} has no column '{unknown[0]}' (target_columns); its targets are {', '.join(names)}.")
+    columns = tuple(column_of(where, names, name, "target") for name in config.target_columns)
     counts = (found["n_atoms"].shape[0], len(_smiles(found)))
     if counts[0] != counts[1] or found["n_atoms"].rows().sum(dtype=np.int64) != found["Z"].shape[0]:
         raise DataError(
             f"{where}: n_atoms tells of {counts[0]} molecules, smiles has {counts[1]} lines, Z has "
             f"{found['Z'].shape[0]} atoms: they do not fit together."
         )
-    return Layout(columns=tuple(map(names.index, config.target_columns)), targets=tuple(config.target_columns))
+    return Layout(columns=columns, targets=tuple(config.target_columns))
 
 
 def _smiles(found: dict[str, Array]) -> list[str]:
@@ -78,11 +78,11 @@ def _parse(record: bytes, layout: Layout) -> Molecule:
     end = len(record) - int.from_bytes(record[:4], "little")
     behind = 4 + 8 * len(layout.columns)
     atoms = (end - behind) // (3 * 4 + 1)
-    targets = np.frombuffer(record[4:behind], "<f8").tolist()
+    targets = tuple(map(target, np.frombuffer(record[4:behind], "<f8").tolist()))
     positions = np.frombuffer(record[behind : end - atoms], "<f4").reshape(1, atoms, 3)
     smiles = record[end:].decode().strip()
     content = {"smiles": smiles, "numbers": list(record[end - atoms : end]), "positions": positions.tolist()}
-    return Molecule(geometry(content), "geometry", tuple(targets))
+    return Molecule(geometry(content), "geometry", targets)
 
 
 def _all_targets(config: ReadConfig, where: str, path: Path) -> ReadConfig:

@@ -179,7 +179,7 @@ def test_qm9_npz(tmp_path, save, rows):
     assert repr([r.targets for r in records]) == "[(1.0, 2.0), (3.0, nan), (5.0, 6.0)]"
     records, _ = read(tmp_path / "q.npz", tmp_path / "work", rows, format="qm9_npz", target_columns=["gap_eV"])
     assert [r.targets for r in records][::2] == [(2.0,), (6.0,)]
-    with pytest.raises(DataError, match=r"no column 'gap'.*its targets are mu_debye, gap_eV"):
+    with pytest.raises(DataError, match=r"no column 'gap'.*its columns are mu_debye, gap_eV"):
         read(tmp_path / "q.npz", tmp_path / "work", format="qm9_npz", target_columns=["gap"])
 
 

@@ -1,74 +1,93 @@
-"""Every record of a text file is found, whichever characters end its lines."""
+"""Line ends: a lone carriage return ends a line like any other, so that no row hides behind the one before it."""
 
+import gzip
 import io
+import itertools
+import re
 
 import pytest
+from rdkit import Chem
 
-from molstream.pipeline.readers.lines import LineReader
-from tests.support.source_files import SMILES, TEXTS, read, shown
+from molstream.compose import compose
+from molstream.pipeline.config import DryRunConfig
+from molstream.pipeline.readers import line_ends as module
+from molstream.pipeline.readers.line_ends import Lines, split_lines
+from molstream.pipeline.reports.estimate import estimate
+from molstream.preprocessing.fields import RawMolecule
+from tests.support.source_files import FORMATS, SMILES, TEXTS, read, shown, table
 
-ENDS = {"unix": "\n", "windows": "\r\n", "mac": "\r", "text mode": "\r\r\n"}
+ENDS = {"\\r": b"\r", "\\r\\n": b"\r\n", "\\r\\r\\n": b"\r\r\n", "mixed": None}
 
 
-@pytest.mark.parametrize("rows", [1, 2, 1000])
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def ended(text: bytes, end: bytes | None) -> bytes:
+    """The text with other line ends; None takes all three in turn."""
+    if end is not None:
+        return text.replace(b"\n", end)
+    turn = itertools.cycle((b"\n", b"\r", b"\r\n"))
+    return b"".join(line + next(turn) for line in text.split(b"\n")[:-1])
+
+
+@pytest.mark.parametrize("compression", ["", ".gz"])
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("format", TEXTS)
-def test_records_do_not_depend_on_the_line_ends(tmp_path, format, end, rows):
-    file = tmp_path / f"m.{format}"
-    file.write_bytes(TEXTS[format].replace("\n", end).encode())
+def test_every_line_end_gives_the_same_records(tmp_path, format, end, compression):
+    file = tmp_path / f"m.{format}{compression}"
+    content = ended(FORMATS[format], ENDS[end])
+    file.write_bytes(gzip.compress(content) if compression else content)
     targets = [] if format == "smi" else ["value"]
-    whole = tmp_path / f"whole.{format}"
-    whole.write_text(TEXTS[format])
-    found, expected = read(file, rows=rows, targets=targets), read(whole, targets=targets)
-    assert len(found) == len(SMILES)
-    assert [str(record.targets) for record in found] == [str(record.targets) for record in expected]
-    if format != "sdf":
-        assert shown(found) == SMILES
+    records = read(file, targets=targets, rows=2)
+    assert [r.row for r in records] == list(range(7))
+    if format == "sdf":
+        assert [Chem.MolToSmiles(Chem.MolFromMolBlock(r.text)) for r in records] == [
+            Chem.CanonSmiles(s) for s in SMILES
+        ]
+    else:
+        assert shown(records) == SMILES
+    if targets:
+        assert [r.targets[0] for r in records[2:]] == [-2, 1000, 0, 7, 8]
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"smiles\nCCO\nCCCl\rCCN\nC\n", ["CCO", "CCCl", "CCN", "C"]),
-        (b"smiles\rCCO\nCCCl\r\nCCN", ["CCO", "CCCl", "CCN"]),
-        (b"smiles\r\rCCO\r", ["", "CCO"]),
-        (b'smiles,name\rCCO,"a\rb"\rCC,c\r', ["CCO", "CC"]),
-        (b'smiles,name\rCCO,"a\rCC,c\r', ["CCO", "CC"]),
-    ],
-)
-def test_line_ends_may_be_mixed(tmp_path, content, expected):
-    file = tmp_path / "m.csv"
-    file.write_bytes(content)
-    assert shown(read(file, rows=1)) == expected
+@pytest.mark.parametrize("last", [b"", b"\r", b"\n", b"\r\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
+def test_lines_are_the_same_whatever_is_read_at_a_time(monkeypatch, size, last):
+    monkeypatch.setattr(module, "BLOCK_BYTES", size)
+    content = b"a\rbb\r\n\r\r\nccc\n\n\rd\r" + b"e" * 100 + last
+    expected = re.findall(rb"[^\r\n]*(?:\r?\r\n|\r|\n)|[^\r\n]+", content)
+    assert list(split_lines(io.BytesIO(content))) == expected
+    source = Lines(io.BytesIO(content))
+    taken = [next(source), next(source)]
+    source.put_back(taken)
+    assert list(source) == expected
 
 
-def test_lines_are_the_bytes_of_the_file_and_can_be_put_back():
-    content = bytes(range(256)) * 600 + b"\r\r\n" * 3 + b"\r"
-    assert b"".join(LineReader(io.BytesIO(content))) == content
-    lines = LineReader(io.BytesIO(b"a\rb\nc"))
-    first, second = next(lines), next(lines)
-    lines.put_back([first, second])
-    assert list(lines) == [b"a\r", b"b\n", b"c"]
+def test_a_stray_carriage_return_loses_no_row(tmp_path):
+    """The rows are those that a spreadsheet shows."""
+    (tmp_path / "one.csv").write_bytes(b"smiles\nCCO\nCCCl\rCCN\nc1ccccc1\n")
+    assert shown(read(tmp_path / "one.csv")) == ["CCO", "CCCl", "CCN", "c1ccccc1"]
+    assert shown(table(tmp_path, b"C,1\rN,2\nO\r,3\nF,4\r")) == ["C", "N", "<malformed_row>", "", "F"]
+    (tmp_path / "m.smi").write_bytes(b"CCO ethanol\rCCN\r\nC\n\rN")
+    assert shown(read(tmp_path / "m.smi")) == ["CCO", "CCN", "C", "", "N"]
+    (tmp_path / "m.jsonl").write_bytes(b'{"smiles": "C"}\r{"smiles": "N"}\n{"smiles":\r"O"}\n')
+    assert shown(read(tmp_path / "m.jsonl")) == ["C", "N", "<malformed_row>", "<malformed_row>"]
 
 
-def test_an_extension_of_a_smiles_is_kept_and_a_name_is_not(tmp_path):
-    file = tmp_path / "m.smi"
-    names = ["C |^1:0|", "C |^1:0| name", "C\t|^1:0|\tname |x|", "C name |^1:0|", "C |name", "C"]
-    file.write_text("\n".join(names))
-    assert shown(read(file)) == ["C |^1:0|"] * 3 + ["C"] * 3
+def test_a_carriage_return_in_quotes_belongs_to_its_cell(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_bytes(b'smiles,note,value\rCCO,"two\rlines, ""quoted""\r\n",1\r"C",x,2\rN,"open,3\rO,y,4\r')
+    records = read(file, targets=["value"])
+    assert shown(records) == ["CCO", "C", "<malformed_row>", "O"]
+    assert records[1].targets == (2.0,)
 
 
-@pytest.mark.parametrize("value", ["inf", "-inf", "1e39", "-1e300", "Infinity"])
-def test_a_target_that_cannot_be_stored_costs_its_row(tmp_path, value):
-    file = tmp_path / "m.csv"
-    file.write_text(f"smiles,y\nC,1\nCC,{value}\nCCC,3.4e38\nCCCC,nan\n")
-    assert shown(read(file, targets=["y"])) == ["C", "<bad_target>", "CCC", "CCCC"]
+def test_a_line_far_longer_than_a_block_is_one_record(tmp_path):
+    (tmp_path / "m.smi").write_bytes(b"C " + b"x" * 1_000_000 + b"\rN\r")
+    assert shown(read(tmp_path / "m.smi")) == ["C", "N"]
 
 
-def test_a_mol_block_in_a_cell_is_one(tmp_path):
-    block = TEXTS["sdf"].split("M  END")[0] + "M  END\n"
-    file = tmp_path / "m.csv"
-    file.write_text(f'smiles,y\n"{block}",1\nCCO,2\n')
-    first, second = read(file)
-    assert (first.format, first.text) == ("molblock", block)
-    assert (second.format, second.text) == ("smiles", "CCO")
+def test_the_dry_run_finds_the_columns_of_a_file_with_carriage_returns(tmp_path):
+    for format in ("sdf", "jsonl"):
+        file = tmp_path / f"m.{format}"
+        file.write_bytes(ended(FORMATS[format], b"\r"))
+        found = estimate(compose("preprocess", DryRunConfig, [f"input={file}", f"output={tmp_path / 'out'}"]))
+        assert found.columns.others == ("value",), format
+    assert isinstance(read(tmp_path / "m.sdf")[0], RawMolecule)
