@@ -25,7 +25,8 @@ def read(text: str, format: Format = "smiles") -> StandardizedMolecule:
 def block(center: str, ligands: str, corners: np.ndarray, order: np.ndarray) -> str:
     """A mol block of a centre and one-letter ligands at the corners of a polyhedron, its atoms in some order."""
     elements = np.array([center, *ligands])[order]
-    positions = np.concatenate([np.zeros((1, 3)), 1.7 * corners])[order]
+    lengths = np.array([2.4 if ligand == "I" else 1.7 for ligand in ligands])
+    positions = np.concatenate([np.zeros((1, 3)), lengths[:, None] * corners])[order]
     first = int(np.flatnonzero(order == 0)[0]) + 1
     bonds = [f"{first:3}{k:3}  1  0" for k in range(1, len(order) + 1) if k != first]
     atoms = [

@@ -8,7 +8,7 @@ import pyarrow as pa
 from rdkit import Chem, rdBase
 
 from molstream.errors import in_words
-from molstream.preprocessing.featurize import MAX_SMILES_LENGTH
+from molstream.preprocessing.config import MAX_SMILES_LENGTH
 from molstream.preprocessing.fields import RawMolecule, Rejection
 from molstream.preprocessing.geometry import is_geometry
 

@@ -49,7 +49,7 @@ def test_columns_of_any_kind_are_read_and_bad_cells_cost_one_row_each(tmp_path):
         read(file, targets=["nested"])
     with pytest.raises(DataError, match=r"m.parquet: the column 'f' holds float, expected text"):
         read(file, column="f")
-    with pytest.raises(DataError, match=r"no column 'gap' \(target_columns\); its columns are b, smiles"):
+    with pytest.raises(DataError, match=r"no column 'gap' \(target\); its columns are b, smiles"):
         read(file, targets=["gap"])
 
 

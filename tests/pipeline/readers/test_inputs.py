@@ -128,7 +128,7 @@ def test_the_format_may_be_named(tmp_path):
     with pytest.raises(ConfigError, match=r"format=cvs: expected auto, csv, tsv.*qm9"):
         read(file, format="cvs")
     (tmp_path / "m.smi").write_text("C\n")
-    with pytest.raises(DataError, match=r"m.smi has no column 'value' \(target_columns\)"):
+    with pytest.raises(DataError, match=r"m.smi has no column 'value' \(target\)"):
         read(tmp_path / "m.smi", targets=["value"])
     (tmp_path / "all.tar.gz").write_bytes(b"x")
     with pytest.raises(DataError, match=r"all.tar.gz: unknown format. It is an archive: unpack it first"):
