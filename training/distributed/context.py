@@ -12,6 +12,9 @@ from torch import Tensor
 from molstream.errors import ConfigError
 from molstream.training.distributed import deepspeed_compat
 
+ATTEMPTS = 5
+"""Ports that a single process tries."""
+
 
 @dataclass(frozen=True)
 class DistributedContext:
@@ -89,7 +92,15 @@ def start_processes(timeout_s: int) -> DistributedContext:
     deepspeed_compat.ignore_deprecated_collectives()
     deepspeed_compat.skip_shared_memory_kernel()
     deepspeed_compat.limit_new_groups(timeout)
-    deepspeed_compat.init_distributed(timeout)
+    for attempt in range(ATTEMPTS):
+        try:
+            deepspeed_compat.init_distributed(timeout)
+            break
+        except dist.DistNetworkError:
+            # Another process has taken the port since it was found to be free.
+            if not alone or attempt == ATTEMPTS - 1:
+                raise
+            os.environ["MASTER_PORT"] = str(_free_port())
     return _context()
 
 

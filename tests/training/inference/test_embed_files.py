@@ -16,7 +16,8 @@ from rdkit import Chem
 
 from molstream.cli.main import main
 from molstream.pipeline.readers import SOURCES
-from molstream.pipeline.readers.split import ReadConfig, cut, open_sources, read_columns
+from molstream.pipeline.readers.prepare import open_sources
+from molstream.pipeline.readers.split import ReadConfig, cut, read_columns
 from molstream.preprocessing.featurize import featurize
 from molstream.training.inference.embedder import MoleculeEmbedder
 from tests.support.datasets import REPOSITORY, molecules, write_csv

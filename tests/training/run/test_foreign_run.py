@@ -49,7 +49,7 @@ def foreign(small_run: Path, tmp_path: Path, listener: Listener) -> Path:
         ("report RUN", 0),
         ("sync run_dir=RUN timeout_s=20", 0),
         ("export run_dir=RUN", 2),
-        ("embed export=RUN input=CSV output=OUT representation=2d", 2),
+        ("embed export=RUN input=CSV output=OUT.csv representation=2d", 2),
         ("generate conformers run_dir=RUN input=CSV output=OUT", 2),
         ("diagnose run_dir=RUN", 2),
     ],
