@@ -9,6 +9,8 @@ from molstream.errors import ConfigError
 
 MAX_SMILES_LENGTH = 5000
 """Highest ``max_smiles_length``: RDKit's canonicalization has crashed on a chain of 20000 atoms."""
+MAX_CONFORMERS = 1000
+"""Most conformers that are made of a molecule: an export of a stranger may ask for any number."""
 
 
 ForceField = Literal["MMFF94s", "MMFF94", "UFF", "none"]
@@ -35,7 +37,7 @@ class StandardizeConfig:
 class ConformerConfig:
     """How the positions of a molecule are made."""
 
-    num_conformers: NonNegativeInt = 1
+    num_conformers: Annotated[int, Field(ge=0, le=MAX_CONFORMERS)] = 1
     """Conformers that are made per molecule; 0 for none."""
     given: Literal["keep", "replace", "both"] = "keep"
     """The input's own 3D geometry, where it covers every stored atom: keep (it is stored as it is, and nothing is

@@ -84,6 +84,19 @@ def _embed(request: Request, settings: Settings, at: Callable[[int], None]) -> A
     return Answer(rejections, pa.record_batch(columns, schema=EMBEDDED_SCHEMA))
 
 
+def _featurize(request: Request, settings: Settings, at: Callable[[int], None]) -> Answer:
+    rejections: list[dict[str, Any]] = []
+    samples: list[MoleculeSample] = []
+    for k, (*record, targets) in enumerate(request.records):
+        at(k)
+        result = featurize(RawMolecule(*record, targets=tuple(targets)), settings.featurize)
+        if isinstance(result, Rejection):
+            rejections.append(asdict(result))
+        else:
+            samples.append(result)
+    return Answer(rejections, encode(samples) if samples else None)
+
+
 def _draw(request: Request, settings: Settings, at: Callable[[int], None]) -> Answer:
     drawings: list[str | None] = []
     for k, smiles in enumerate(request.records):
@@ -93,7 +106,7 @@ def _draw(request: Request, settings: Settings, at: Callable[[int], None]) -> An
 
 
 TRIAL = RawMolecule("CCO", "smiles", "trial", 0)
-STAGES = {"describe": _describe, "embed": _embed, "draw": _draw}
+STAGES = {"describe": _describe, "embed": _embed, "featurize": _featurize, "draw": _draw}
 
 
 def _child(shared: int, memory_mib: int) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -34,8 +34,9 @@ from molstream.pipeline.sandbox.protocol import (
     write_frame,
     write_request,
 )
+from molstream.pipeline.shards.codec import decode
 from molstream.preprocessing.config import FeaturizeConfig
-from molstream.preprocessing.fields import RawMolecule, Rejection
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 
 FRAME = 64
 """Molecules per frame: enough to make the cost of the pipe negligible, few enough to repeat after a death."""
@@ -89,6 +90,7 @@ class Sandbox:
     def __init__(self, config: SandboxConfig, featurize: FeaturizeConfig, scaffolds: bool = False):
         self._config, self._settings = config, Settings(featurize, scaffolds)
         self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = False
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -118,6 +120,16 @@ class Sandbox:
         columns = (batch.column(name).to_pylist() for name in ("source", "row", "smiles"))
         return self._all(_Frame(Request("embed", [], batch), tuple(zip(*columns))))
 
+    def featurize(self, molecules: Sequence[RawMolecule]) -> list[MoleculeSample | Rejection]:
+        """``featurize`` of every molecule, in their order; both stages together have one deadline."""
+        # Numbered, since the rows of records need not differ.
+        records = [[m.text, m.format, m.source, k, m.targets] for k, m in enumerate(molecules)]
+        places = tuple((m.source, k, m.text) for k, m in enumerate(molecules))
+        batches, rejections = self._all(_Frame(Request("featurize", records), places))
+        results = [*rejections, *(sample for batch in batches for sample in decode(batch))]
+        results.sort(key=lambda result: result.row)
+        return [replace(result, row=raw.row) for result, raw in zip(results, molecules, strict=True)]
+
     def draw(self, smiles: Sequence[str]) -> list[str | None]:
         """:func:`~molstream.preprocessing.draw.draw` of every molecule: SVG, None where RDKit cannot."""
         drawings: list[str | None] = []
@@ -126,6 +138,12 @@ class Sandbox:
             for answer in self._run(frame.part(start, start + FRAME)):
                 drawings += answer.values or [None] * len(answer.rejections)
         return drawings
+
+    def stop(self) -> None:
+        """End the child for good; whoever waits for it in another thread gets a DataError."""
+        self._stopped = True
+        if (child := self._child) is not None:
+            child.kill()
 
     @property
     def child_pid(self) -> int | None:
@@ -218,8 +236,12 @@ class Sandbox:
         """
         failure = ""
         for _ in range(STARTS):
+            if self._stopped:
+                raise DataError("the chemistry process was stopped")
             with tempfile.TemporaryFile() as errors:
                 self._child = child = self._spawn(errors)
+                if self._stopped:
+                    child.kill()
                 assert child.stdin is not None
                 assert child.stdout is not None
                 with suppress(BrokenPipeError, EOFError):

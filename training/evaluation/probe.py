@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, object]:
     molecules, target = _read(config)
     smiles = list(map(_smiles, molecules))
     parts = scaffold_split(smiles)
-    pretrained = MoleculeEmbedder.from_pretrained(config.export, representation=config.representation)
+    pretrained = MoleculeEmbedder.from_pretrained(config.export, representation=config.representation, n_jobs=-1)
     features: dict[str, Callable[[], np.ndarray]] = {
         "pretrained": lambda: pretrained.transform(molecules),
         "untrained": lambda: pretrained.untrained(config.seed).transform(molecules),

@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt
 
 from molstream.config import PositiveInt, configuration
 from molstream.errors import ConfigError
-from molstream.pipeline.config import ReadConfig
+from molstream.pipeline.config import ReadConfig, SandboxConfig
 from molstream.training.diffusion.config import SamplerConfig
 
 VECTOR_FILES = (".parquet", ".csv", ".npy")
@@ -51,6 +51,10 @@ class EmbedConfig(ReadConfig):
     """A torch device, or auto for a GPU where there is one."""
     batch_size: PositiveInt = 256
     """Molecules that are encoded at a time."""
+    num_cpus: PositiveInt | None = None
+    """Child processes that read and featurize molecules; one per core by default."""
+    sandbox: SandboxConfig = SandboxConfig()
+    """Limits on a molecule, beyond which it fails alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,3 +90,7 @@ class GenerateConfig(ReadConfig):
     """A torch device, or auto for a GPU where there is one."""
     batch_size: PositiveInt = 64
     """Samples that are drawn at a time."""
+    num_cpus: PositiveInt | None = None
+    """Child processes that read and featurize molecules; one per core by default."""
+    sandbox: SandboxConfig = SandboxConfig()
+    """Limits on a molecule, beyond which it fails alone."""

@@ -16,7 +16,7 @@ from molstream.pipeline.readers.prepare import open_sources
 from molstream.pipeline.readers.split import InputSplit, cut, read_columns, read_split
 from molstream.preprocessing.fields import RawMolecule
 from molstream.training.inference.config import EmbedConfig
-from molstream.training.inference.embedder import MoleculeEmbedder
+from molstream.training.inference.embedder import Featurize, MoleculeEmbedder
 from molstream.training.inference.vector_files import VECTOR, vector_file
 from molstream.training.metrics.console import progress
 
@@ -46,7 +46,13 @@ def embed_file(config: EmbedConfig) -> tuple[int, int]:
         DataError: the input cannot be used, or another process writes the output.
     """
     embedder = MoleculeEmbedder.from_pretrained(
-        config.export, representation=config.representation, device=config.device, batch_size=config.batch_size
+        config.export,
+        representation=config.representation,
+        device=config.device,
+        batch_size=config.batch_size,
+        n_jobs=config.num_cpus or -1,
+        deadline_s=config.sandbox.deadline_s,
+        memory_mib=config.sandbox.memory_mib,
     )
     names = list(map(str, embedder.get_feature_names_out()))
     with tempfile.TemporaryDirectory() as work:
@@ -56,9 +62,13 @@ def embed_file(config: EmbedConfig) -> tuple[int, int]:
         schema = pa.schema([*columns.values(), *OWN, (VECTOR, pa.list_(pa.float32(), len(names)))])
         total = sum(split.rows for split in splits)
         done = failed = 0
-        with vector_file(config.output, schema, names, total) as write, progress("molecules", total) as tell:
+        with (
+            embedder.featurizing() as featurize,
+            vector_file(config.output, schema, names, total) as write,
+            progress("molecules", total) as tell,
+        ):
             for split in splits:
-                table = _embedded(embedder, split, columns, schema)
+                table = _embedded(embedder, featurize, split, columns, schema)
                 write(table)
                 done, failed = done + table.num_rows, failed + table.num_rows - table["failure"].null_count
                 tell(done)
@@ -120,10 +130,10 @@ def _text(value: object) -> str:
 
 
 def _embedded(
-    embedder: MoleculeEmbedder, split: InputSplit, columns: dict[str, pa.Field], schema: pa.Schema
+    embedder: MoleculeEmbedder, featurize: Featurize, split: InputSplit, columns: dict[str, pa.Field], schema: pa.Schema
 ) -> pa.Table:
     records = list(read_split(split))
-    found = embedder.embed_records(records)
+    found = embedder.embed_records(records, featurize)
     given = read_columns(split)
     own: list[Iterable[object]] = [
         [record.source for record in records],

@@ -1,6 +1,7 @@
 """Scikit-learn transformer from molecules to the vectors of an export; needs neither Ray nor DeepSpeed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from molstream.errors import ConfigError, DataError
+from molstream.pipeline.config import SandboxConfig
+from molstream.pipeline.sandbox.pool import SandboxPool
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
@@ -21,6 +24,10 @@ from molstream.training.models.encoders import Encoders
 
 REPRESENTATIONS = {"2d": ("2d",), "3d": ("3d",), "both": ("2d", "3d")}
 """Encoders whose representations are concatenated to the vector, by the name of the representation."""
+
+
+Featurize = Callable[[Iterable[RawMolecule]], Iterator[MoleculeSample | Rejection]]
+"""The record of every molecule, or why there is none, in their order."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,10 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         batch_size: number of molecules that are encoded at a time.
         on_error: for molecules that fail, ``nan`` gives a row of NaN, with the reason in ``failures_``; ``raise``
             raises an error at the first one.
+        n_jobs: number of child processes that featurize, -1 for one per core. There a molecule that hangs RDKit,
+            exhausts the memory or crashes it fails alone. By default this process featurizes, without any bound.
+        deadline_s: CPU seconds that a molecule may take in a child process.
+        memory_mib: address space of a child process, at least 1024.
 
     Attributes:
         failures_: {row: reason} of the last ``transform``.
@@ -67,12 +78,18 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         device: str = "auto",
         batch_size: int = 256,
         on_error: str = "nan",
+        n_jobs: int | None = None,
+        deadline_s: float = 60.0,
+        memory_mib: int = 4096,
     ):
         self.path = path
         self.representation = representation
         self.device = device
         self.batch_size = batch_size
         self.on_error = on_error
+        self.n_jobs = n_jobs
+        self.deadline_s = deadline_s
+        self.memory_mib = memory_mib
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> "MoleculeEmbedder":
@@ -110,18 +127,52 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             TypeError: ``X`` is something else, or holds it: a frame of several columns, a 2-D array, bytes, numbers.
             DataError: a molecule failed and ``on_error="raise"``.
         """
-        pretrained = self._load()
-        found = self._embed(pretrained, records(X))
+        with self.featurizing() as featurize_all:
+            found = self.embed_records(records(X), featurize_all)
         self.failures_: dict[int, str] = {row: failure for row, failure in enumerate(found.failures) if failure}
         return found.vectors
 
-    def embed_records(self, raws: Sequence[RawMolecule | Rejection]) -> Embedded:
+    @contextmanager
+    def featurizing(self) -> Iterator[Featurize]:
+        """What featurizes the molecules of this embedder while the body runs: this process, or ``n_jobs`` others.
+
+        Raises:
+            ConfigError: a parameter has no possible value.
+            CheckpointError: ``path`` is neither an export nor a run, or damaged.
+        """
+        config = self._featurize_config(self._load().featurize)
+        if self.n_jobs is None:
+            yield lambda raws: (featurize(raw, config) for raw in raws)
+            return
+        limits = SandboxConfig(deadline_s=self.deadline_s, memory_mib=self.memory_mib)
+        with SandboxPool(limits, config, None if self.n_jobs == -1 else self.n_jobs) as pool:
+            yield pool.featurize
+
+    def embed_records(self, raws: Sequence[RawMolecule | Rejection], featurize_all: Featurize) -> Embedded:
         """Compute the vectors of records as a file's reader gives them, with the identity of every molecule.
+
+        Args:
+            featurize_all: from :meth:`featurizing`.
 
         Raises:
             DataError: a molecule failed and ``on_error="raise"``.
         """
-        return self._embed(self._load(), raws)
+        pretrained = self._load()
+        found = Embedded.failed(len(raws), self._width(pretrained))
+        featurized = featurize_all(replace(raw, targets=()) for raw in raws if isinstance(raw, RawMolecule))
+        for start in range(0, len(raws), self.batch_size):
+            rows, samples = [], []
+            for row, raw in enumerate(raws[start : start + self.batch_size], start):
+                result = raw if isinstance(raw, Rejection) else next(featurized)
+                if isinstance(result, Rejection):
+                    found.failures[row] = self._failure(result, row)
+                else:
+                    rows.append(row)
+                    samples.append(result)
+                    found.smiles[row], found.keys[row] = result.smiles, result.key
+            if samples:
+                found.vectors[rows] = self._encode(pretrained, samples)
+        return found
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         """Return the names of the columns, for ``set_output``."""
@@ -157,6 +208,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             raise ConfigError(f"on_error={self.on_error!r}: expected nan or raise.")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size!r}: expected a whole number, at least 1.")
+        if self.n_jobs is not None and (not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1)):
+            raise ConfigError(f"n_jobs={self.n_jobs!r}: expected a whole number, at least 1, or -1, or None.")
         device = device_named(self.device)
         # set_params may have changed the path.
         if getattr(self, "_loaded_path", None) != self.path:
@@ -177,31 +230,11 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         )
         return replace(trained_on, conformers=conformers)
 
-    def _embed(self, pretrained: PretrainedEncoders, raws: Sequence[RawMolecule | Rejection]) -> Embedded:
-        config = self._featurize_config(pretrained.featurize)
-        found = Embedded.failed(len(raws), self._width(pretrained))
-        for start in range(0, len(raws), self.batch_size):
-            rows, samples = [], []
-            for row in range(start, min(start + self.batch_size, len(raws))):
-                result = self._featurized(raws[row], row, config)
-                if isinstance(result, Rejection):
-                    found.failures[row] = f"{result.stage}: {result.reason}: {result.detail}"
-                else:
-                    rows.append(row)
-                    samples.append(result)
-                    found.smiles[row], found.keys[row] = result.smiles, result.key
-            if samples:
-                found.vectors[rows] = self._encode(pretrained, samples)
-        return found
-
-    def _featurized(
-        self, raw: RawMolecule | Rejection, row: int, config: FeaturizeConfig
-    ) -> MoleculeSample | Rejection:
-        result = raw if isinstance(raw, Rejection) else featurize(replace(raw, targets=()), config)
-        if isinstance(result, Rejection) and self.on_error == "raise":
-            reason = f"{result.stage}: {result.reason}: {result.detail}"
-            raise DataError(f"row {row}, {raw.text!r}: {reason}. Use on_error='nan' to get NaN instead.")
-        return result
+    def _failure(self, rejection: Rejection, row: int) -> str:
+        failure = f"{rejection.stage}: {rejection.reason}: {rejection.detail}"
+        if self.on_error == "raise":
+            raise DataError(f"row {row}, {rejection.text!r}: {failure}. Use on_error='nan' to get NaN instead.")
+        return failure
 
     def _encode(self, pretrained: PretrainedEncoders, samples: Sequence[MoleculeSample]) -> np.ndarray:
         """Compute pooled representations, float32 [g, d]; the 3D part is that of the first conformer."""

@@ -16,10 +16,10 @@ from molstream.io.files import written_whole
 from molstream.io.locks import claimed
 from molstream.pipeline.readers.prepare import open_sources
 from molstream.pipeline.readers.split import InputSplit, cut, read_split
+from molstream.pipeline.sandbox.pool import SandboxPool
 from molstream.preprocessing.assemble import assemble
 from molstream.preprocessing.config import FeaturizeConfig
-from molstream.preprocessing.featurize import featurize
-from molstream.preprocessing.fields import MoleculeSample, Rejection
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from molstream.training.inference.config import GenerateConfig
 from molstream.training.inference.generator import MoleculeGenerator, Watch
 from molstream.training.metrics.console import progress
@@ -160,14 +160,16 @@ def _write_molecules(
     generator: MoleculeGenerator, kind: Kind, config: GenerateConfig, file: TextIO
 ) -> tuple[int, list[Failure]]:
     """Generate and write molecules; returns their number, and the failures."""
-    featurizer = kind.inputs(generator.trained.featurize)
     failures: list[Failure] = []
     written = 0
-    with tempfile.TemporaryDirectory() as work:
+    with (
+        tempfile.TemporaryDirectory() as work,
+        SandboxPool(config.sandbox, kind.inputs(generator.trained.featurize), config.num_cpus) as pool,
+    ):
         splits = cut(open_sources(config.input, Path(work), config), ROWS_PER_GROUP, config.limit)
         with progress("samples", config.repeats * sum(split.rows for split in splits)) as tell:
             for before, split in _with_rows_before(splits):
-                samples, rejected = _featurized(split, featurizer)
+                samples, rejected = _featurized(split, pool)
                 failures += rejected
                 begun = config.repeats * (before + len(rejected))
                 found = kind.molecules(
@@ -194,8 +196,10 @@ def _with_rows_before(splits: Sequence[InputSplit]) -> Iterator[tuple[int, Input
         before += split.rows
 
 
-def _featurized(split: InputSplit, config: FeaturizeConfig) -> tuple[list[MoleculeSample], list[Failure]]:
-    results = (record if isinstance(record, Rejection) else featurize(record, config) for record in read_split(split))
+def _featurized(split: InputSplit, pool: SandboxPool) -> tuple[list[MoleculeSample], list[Failure]]:
+    records = list(read_split(split))
+    featurized = pool.featurize(record for record in records if isinstance(record, RawMolecule))
+    results = (record if isinstance(record, Rejection) else next(featurized) for record in records)
     samples: list[MoleculeSample] = []
     failures: list[Failure] = []
     for result in results:

@@ -179,3 +179,29 @@ def test_embed_refuses_what_it_cannot_read(export, tmp_path):
     assert result.returncode == 1
     assert "no such file" in result.stderr
     assert not Path(tmp_path / "o.csv").exists()
+
+
+def test_child_processes_give_the_same_vectors_and_a_molecule_that_hangs_is_a_row_of_nan(embedder, export):
+    molecules = ["CCO", "junk", "C" * 250, "c1ccccc1O", *SMILES[:20]]
+    bounded = MoleculeEmbedder.from_pretrained(export, n_jobs=2, deadline_s=0.5)
+    vectors = bounded.transform(molecules)
+    assert sorted(bounded.failures_) == [1, 2]
+    assert bounded.failures_[2] == "sandbox: deadline: more than 0.5 s of CPU time"
+    good = [k for k in range(len(molecules)) if k not in (1, 2)]
+    assert np.isnan(vectors[[1, 2]]).all()
+    expected = embedder.transform([molecules[k] for k in good])
+    np.testing.assert_allclose(vectors[good], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_jobs", [0, -2, 1.5, "2"])
+def test_a_number_of_processes_that_is_none_is_refused(export, n_jobs):
+    with pytest.raises(ConfigError, match="n_jobs"):
+        MoleculeEmbedder(export, n_jobs=n_jobs).fit(["C"])
+
+
+def test_a_file_is_embedded_within_limits(export, tmp_path):
+    (tmp_path / "m.smi").write_text(f"CCO\n{'C' * 250}\nCCN\n")
+    output = tmp_path / "v.parquet"
+    molstream("embed", f"export={export}", f"input={tmp_path / 'm.smi'}", f"output={output}", "sandbox.deadline_s=0.5")
+    failures = pq.read_table(output)["failure"].to_pylist()
+    assert failures == [None, "sandbox: deadline: more than 0.5 s of CPU time", None]

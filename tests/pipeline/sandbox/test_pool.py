@@ -1,0 +1,75 @@
+"""Several children on one list: the results of one process, in order, and an end at any time."""
+
+import itertools
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+
+from molstream.pipeline.config import SandboxConfig
+from molstream.pipeline.sandbox.pool import SandboxPool
+from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.featurize import featurize
+from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from tests.support.samples import assert_same
+
+CONFIG = FeaturizeConfig()
+SLOW = "C" * 250
+"""Embedding takes RDKit tens of seconds."""
+
+
+def raws(texts: list[str]) -> list[RawMolecule]:
+    return [RawMolecule(text, "smiles", "a.smi", 7, (float(k),)) for k, text in enumerate(texts)]
+
+
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "molstream.pipeline.sandbox.child" in p.cmdline()]
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_results_are_those_of_one_process_in_order(processes):
+    molecules = raws(["CCO", "junk", "c1ccccc1O", "", *("C" * (k % 9 + 1) + "N" for k in range(60))])
+    with SandboxPool(SandboxConfig(), CONFIG, processes) as pool:
+        found = list(pool.featurize(molecules))
+        again = list(pool.featurize(molecules[:3]))
+    assert len(found) == len(molecules)
+    for result, molecule in zip([*found, *again], [*molecules, *molecules[:3]], strict=True):
+        alone = featurize(molecule, CONFIG)
+        if isinstance(alone, MoleculeSample):
+            assert isinstance(result, MoleculeSample)
+            assert_same(result, alone)
+        else:
+            assert isinstance(result, Rejection)
+            assert (result.row, result.text, result.reason) == (7, alone.text, alone.reason)
+    assert not children()
+
+
+def test_a_molecule_that_hangs_costs_its_deadline_and_nothing_else():
+    molecules = raws(["CCO", SLOW, "CCN", *["CCC"] * 40])
+    started = time.monotonic()
+    with SandboxPool(SandboxConfig(deadline_s=0.5), CONFIG, 2) as pool:
+        found = list(pool.featurize(molecules))
+    assert time.monotonic() - started < 60
+    assert [result.reason for result in found if isinstance(result, Rejection)] == ["deadline"]
+    assert isinstance(found[1], Rejection)
+
+
+def test_molecules_are_taken_as_results_are_wanted():
+    taken = itertools.count()
+    endless = (RawMolecule("C", "smiles", "", next(taken)) for _ in itertools.count())
+    with SandboxPool(SandboxConfig(), CONFIG, 2) as pool:
+        results = pool.featurize(endless)
+        assert [next(results).row for _ in range(3)] == [0, 1, 2]
+    assert next(taken) < 500
+
+
+def test_an_interrupt_ends_the_children_at_once():
+    threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), SandboxPool(SandboxConfig(), CONFIG, 2) as pool:
+        list(pool.featurize(raws([SLOW] * 4)))
+    assert time.monotonic() - started < 10
+    assert not children()
