@@ -19,6 +19,12 @@ set -e
 folder=$1 name=$2
 hostname "$name"
 mount --bind "$folder/hosts" /etc/hosts
+if [ -d "$folder/home-$name" ]; then
+  sed "s|^root:\\(.*\\):/[^:]*:|root:\\1:$folder/home-$name:|" /etc/passwd > "$folder/passwd-$name"
+  mount --bind "$folder/passwd-$name" /etc/passwd
+  mkdir -p /tmp/ray
+  mount -t tmpfs tmpfs /tmp/ray
+fi
 mount -t tmpfs tmpfs /run
 mkdir /run/sshd
 mount -t tmpfs tmpfs /dev/shm
@@ -71,10 +77,17 @@ def _sshd() -> str | None:
 
 
 class Hosts:
-    """Hosts node1, node2, ... with the addresses 10.77.0.1, 10.77.0.2, ...; a context manager."""
+    """Hosts node1, node2, ... with the addresses 10.77.0.1, 10.77.0.2, ...; a context manager.
 
-    def __init__(self, folder: Path, count: int):
+    Args:
+        folder: for what they need; it is created.
+        count: number of hosts.
+        bare: whether each has an empty home, and a folder /tmp/ray, of its own.
+    """
+
+    def __init__(self, folder: Path, count: int, bare: bool = False):
         self.folder, self.names = folder, [f"node{k}" for k in range(1, count + 1)]
+        self._bare = bare
         self._processes: dict[str, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> "Hosts":
@@ -85,6 +98,8 @@ class Hosts:
         (self.folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *addresses, ""]))
         (self.folder / "ssh_config").write_text(SSH_CONFIG.format(folder=self.folder))
         (self.folder / "sshd_config").write_text(SSHD_CONFIG.format(folder=self.folder))
+        for name in self.names if self._bare else ():
+            self.home(name).mkdir()
         with ExitStack() as cleanup:
             cleanup.callback(self.__exit__)
             self._hold("switch", ["unshare", "--net", "sh", "-c", "echo named; exec cat > /dev/null"])
@@ -103,6 +118,10 @@ class Hosts:
     def ssh(self) -> str:
         """Remote shell command that connects hosts with each other."""
         return f"ssh -F {self.folder / 'ssh_config'}"
+
+    def home(self, name: str) -> Path:
+        """The home of the only user of a bare host."""
+        return self.folder / f"home-{name}"
 
     def boot(self, name: str) -> None:
         """Start a host and wait until it can be reached."""
