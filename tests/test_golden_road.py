@@ -15,6 +15,7 @@ import pytest
 from molstream.pipeline.shards.codec import SCHEMA, samples
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.preprocessing.fields import MoleculeSample
+from molstream.training.checkpoint.format import checkpoints, checksums
 from tests.support import road
 from tests.support.datasets import REPOSITORY
 from tests.support.road import GOLDEN
@@ -29,7 +30,20 @@ def folder(tmp_path: Path) -> Path:
     """A folder with the golden dataset, run and export."""
     for name in ("dataset", "narrow", "export"):
         shutil.copytree(GOLDEN / name, tmp_path / name)
+    move_run(tmp_path / "narrow", tmp_path / "dataset")
     return tmp_path
+
+
+def move_run(run: Path, dataset: Path) -> None:
+    """Have an old run continue on another dataset: its own has a schema that is refused today, and equal molecules."""
+    record = (run / "dataset.json").read_text()
+    old, new = (json.loads(text)["fingerprint"] for text in (record, (dataset / "manifest.json").read_text()))
+    (run / "dataset.json").write_text(record.replace(old, new))
+    for checkpoint in checkpoints(run / "checkpoints"):
+        state = checkpoint / "state.json"
+        state.write_text(state.read_text().replace(old, new))
+        marked = checksums(checkpoint / name for name in json.loads((checkpoint / "COMPLETE").read_text()))
+        (checkpoint / "COMPLETE").write_text(json.dumps(marked))
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 ``tests/golden/road`` has the results from before the package was reorganised; ``tests/test_golden_road.py`` and
 ``tests/support/same_bits.py`` compare with them or between commits. Only commands are used, so that any commit can be
-run. To regenerate the golden files: ``python -m tests.support.road tests/golden/road``; review the diff.
+run. To regenerate the golden files: ``python -m tests.support.road tests/golden/road``; review the diff. The run
+``narrow`` and the export are of older formats, which must stay readable: leave them as they are.
 """
 
 import csv
