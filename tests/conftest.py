@@ -12,7 +12,15 @@ import pytest
 from tests.support.datasets import REPOSITORY, molecules, molstream, write_csv
 from tests.support.disk import Disk, mounted
 
-LONGEST = ("test_readme", "test_pretrain", "test_checkpoint", "test_wrong_command_lines", "test_golden_road")
+LONGEST = (
+    "test_readme",
+    "test_pretrain",
+    "test_append",
+    "test_engine",
+    "test_preprocess",
+    "test_extensions",
+    "test_golden_road",
+)
 """Modules that take longest. A worker takes a whole module at a time: one of these at the end would run alone."""
 
 

@@ -39,6 +39,7 @@ def ran(folder: Path, words: list[str]) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_no_module_has_two_names_after_preprocess_and_embed(export, tmp_path):
     write_csv(tmp_path / "molecules.csv", molecules()[:12])
     ran(tmp_path, ["preprocess", "input=molecules.csv", "output=dataset", "ray.num_cpus=1"])

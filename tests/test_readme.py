@@ -120,6 +120,7 @@ def test_two_processes_record_the_losses_of_one(newcomer):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page.name for page in PAGES])
 def test_a_page_of_docs_runs(newcomer, page):
     newcomer.follow(REPOSITORY / "docs" / page)

@@ -203,6 +203,7 @@ def test_a_benchmark_is_found_by_the_name_of_its_task(tmp_path):
     assert read_manifest(output).benchmarks == {"bbbp": 1}
 
 
+@pytest.mark.slow
 def test_decontamination_by_scaffold_leaves_out_whole_families(tmp_path):
     source = write(tmp_path / "a.csv", ["Cc1ccccc1", "CCO", "OC(=O)C1CCNCC1", "c1ccc2ccccc2c1", "CCc1ccccc1O"])
     benchmark = write(tmp_path / "b.csv", ["Clc1ccccc1", "CCN"])

@@ -44,9 +44,10 @@ def started(source: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
             job.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "pattern"),
-    [pytest.param("describe", "*.keys.npy", marks=pytest.mark.slow), ("conformers", "*.commit.json")],
+    [("describe", "*.keys.npy"), ("conformers", "*.commit.json")],
 )
 def test_a_full_disk_is_told_and_the_same_command_continues(source, undisturbed, disk, stage, pattern):
     output = disk.folder / "dataset"

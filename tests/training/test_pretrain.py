@@ -49,6 +49,7 @@ def whole_run(dataset, tmp_path_factory):
     return run_dir
 
 
+@pytest.mark.slow
 def test_at_zero_3_processes_go_through_the_same_modules_whatever_their_batches(dataset, tmp_path):
     """All of them gather a module's weights together: one that had more blocks than another would wait for ever."""
     for world_size in (1, 2):
@@ -228,11 +229,12 @@ def test_steps_without_a_finite_gradient_name_their_molecules_and_end_the_run_if
     assert all(len(key) == 27 for key in keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "done"),
     [
         (["optim.schedule=wsd", "optim.decay_fraction=0.5"], 3),
-        pytest.param(["optim.schedule=constant"], 6, marks=pytest.mark.slow),
+        (["optim.schedule=constant"], 6),
     ],
 )
 def test_a_run_that_is_extended_is_the_one_that_had_this_length_from_the_start(dataset, tmp_path, schedule, done):

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from molstream.training.distributed import deepspeed_compat
 from tests.support.deepspeed_ranks import APART, OFFLOADED, in_ranks, initialize, join, linear
+
+pytestmark = pytest.mark.slow
 
 # --- ZeRO 1 and 2 ----------------------------------------------------------------------------------------------------
 

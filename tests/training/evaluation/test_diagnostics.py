@@ -143,6 +143,7 @@ def test_without_conformers_there_is_nothing_to_diagnose():
         diagnose(build("moleculesde_paper"), [molecule_batch(DRUGS[:3], [False] * 3)], seed=0)
 
 
+@pytest.mark.slow
 def test_the_command_writes_into_the_run_and_the_report_shows_it(dataset, small_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(small_run, run)

@@ -66,7 +66,7 @@ def test_the_paper_has_its_parameters():
         (1, 1, "none", 40_000),
         pytest.param(2, 0, "none", 40_000, marks=pytest.mark.slow),
         pytest.param(2, 1, "none", 40_000, marks=pytest.mark.slow),
-        (2, 2, "none", 40_000),
+        pytest.param(2, 2, "none", 40_000, marks=pytest.mark.slow),
         pytest.param(4, 1, "none", 150_000, marks=pytest.mark.slow),
         (2, 3, "none", 1_500_000),
         pytest.param(4, 3, "none", 5_000_000, marks=pytest.mark.slow),

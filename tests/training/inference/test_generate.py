@@ -179,6 +179,7 @@ def test_the_command_explains_itself(run, tmp_path):
         assert "expected conformers or bonds" in refused.stderr
 
 
+@pytest.mark.slow
 def test_evaluation_stands_beside_etkdg_and_in_the_report(small_run, dataset, tmp_path):
     """The dataset's conformers were made by ETKDG and MMFF94s: asked for as many, that baseline finds them again."""
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
