@@ -136,7 +136,7 @@ def sdf_parts(text: str) -> tuple[str, list[tuple[str, str]]]:
 def _data_items(rest: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The data items in the lines of an entry; a value ends at a blank line, or where the next item begins."""
     starts = [k for k, line in enumerate(rest) if line.startswith(">") and "<" in line and ">" in line[1:]]
-    for start, following in zip(starts, [*starts[1:], len(rest)], strict=True):
+    for start, following in itertools.pairwise([*starts, len(rest)]):
         value = itertools.takewhile(
             lambda line: line.strip() and not line.startswith("$$$$"), rest[start + 1 : following]
         )

@@ -502,3 +502,14 @@ def test_the_error_of_an_odd_table_names_the_options_that_read_it(shared_data, n
         records = molecules(**options)
         assert len(records) == 100
         assert all(isinstance(record, RawMolecule) for record in records)
+
+
+def test_an_entry_without_data_items_is_a_molecule(tmp_path):
+    file = tmp_path / "m.sdf"
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    file.write_text(f"{block}$$$$\n{block}> <value>\n3\n\n$$$$\n{block}")
+    assert [record.targets for record in read(file)] == [(), (), ()]
+    first, second, third = (record.targets[0] for record in read(file, targets=["value"]))
+    assert math.isnan(first)
+    assert second == 3
+    assert math.isnan(third)
