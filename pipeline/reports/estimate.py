@@ -23,6 +23,8 @@ from molstream.pipeline.reports.rejections import shown_ascii
 from molstream.pipeline.sandbox.parent import Sandbox
 from molstream.pipeline.shards.histograms import seconds, share, size
 from molstream.pipeline.shards.writer import write_shard
+from molstream.pipeline.stages.conformers import EMBED_ROWS
+from molstream.pipeline.stages.describe import DESCRIBE_ROWS
 from molstream.pipeline.stages.described import records
 from molstream.preprocessing.fields import RawMolecule, Rejection
 
@@ -70,10 +72,16 @@ class Estimate:
         error = times.std(ddof=1) / math.sqrt(len(times)) if len(times) > 1 else times.mean()
         return float(times.mean() * self.rows.total), float(2 * error * self.rows.total)
 
+    @property
+    def num_tasks(self) -> int:
+        """Tasks that the longest stage is cut into: no more cores than these have work."""
+        embeds = self.config.featurize.conformers.num_conformers > 0
+        return math.ceil(self.rows.total / (EMBED_ROWS if embeds else DESCRIBE_ROWS))
+
     def wall_seconds(self, cores: int) -> float:
-        """Wall time of the job in seconds: each of the cores does whole splits, one after the other."""
+        """Wall time of the job in seconds: each of the cores does whole tasks, one after the other."""
         work, _ = self.core_seconds()
-        return work / self.splits * math.ceil(self.splits / cores) / EFFICIENCY
+        return work / self.num_tasks * math.ceil(self.num_tasks / cores) / EFFICIENCY
 
     def text(self, command: str) -> str:
         """The estimate as text for a terminal.
@@ -101,12 +109,19 @@ class Estimate:
             f"  work       about {_core_time(work)} (+- {share(error, work)}), {seconds(work / rows.total)} per row",
             f"  time       about {seconds(self.wall_seconds(here))} on {here} core(s), "
             f"{seconds(self.wall_seconds(MANY_CORES))} on {MANY_CORES}",
+            *self._bound(max(here, MANY_CORES)),
             f"  slowest    {seconds(max(sample.times))}: {shown_ascii(sample.slowest, 58)}",
             *self._notes(),
             "start it with",
             f"  {command}",
         ]
         return "\n".join(lines)
+
+    def _bound(self, cores: int) -> list[str]:
+        """What bounds the parallelism, if so many cores do not all have work."""
+        if self.num_tasks >= cores:
+            return []
+        return [f"             more than {self.num_tasks} core(s) have nothing to do: a task is cut no finer"]
 
     def _rows(self) -> list[str]:
         if not self.rows.estimated:

@@ -8,6 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -182,7 +183,7 @@ def test_data_items_of_an_sdf_are_named(tmp_path):
     assert found.sample.written == 3
 
 
-def test_cost_grows_with_rows_and_falls_with_cores_but_a_split_is_not_divided():
+def test_cost_grows_with_rows_and_falls_with_cores_but_a_task_is_not_divided():
     config = compose("preprocess", DryRunConfig, ["input=x", "output=y"])
     sample = Sample(rows=100, written=100, times=(0.04,) * 100, bytes_per_molecule=500.0)
     found = Estimate(config, Rows(1_000_000, ()), 500, Columns(None, (), ()), sample)
@@ -190,5 +191,10 @@ def test_cost_grows_with_rows_and_falls_with_cores_but_a_split_is_not_divided():
     assert work == pytest.approx(40_000)
     assert error == pytest.approx(0, abs=1e-6)
     assert found.wall_seconds(1) == pytest.approx(10 * found.wall_seconds(10))
-    assert found.wall_seconds(500) == found.wall_seconds(10_000) == pytest.approx(80 / 0.9)
+    assert found.num_tasks == 31_250
+    assert found.wall_seconds(31_250) == found.wall_seconds(100_000) == pytest.approx(32 * 0.04 / 0.9)
     assert "about 476.8 MiB" in found.text("x")
+    assert "have nothing to do" not in found.text("x")
+    few = replace(found, rows=Rows(100, ()), splits=1)
+    assert "more than 4 core(s) have nothing to do" in few.text("x")
+    assert few.wall_seconds(2) == pytest.approx(few.wall_seconds(1) / 2)
