@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -115,14 +115,15 @@ def benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[So
     """
     found: dict[str, list[SourceFile]] = {}
     for item in config.decontaminate:
-        named = "." not in item and "/" not in item
+        path = item.get("path") if isinstance(item, Mapping) else item
+        named = isinstance(item, str) and "." not in item and "/" not in item
         if named and config.benchmark_folder is None:
             raise ConfigError(
                 f"decontaminate={item} is the name of a MoleculeNet task: give the folder of its file, "
                 "benchmark_folder=..., or the file itself."
             )
         file = str(benchmark_file(item, Path(str(config.benchmark_folder)))) if named else item
-        name = item if named else Path(item).name
+        name = item if named else Path(str(path)).name
         if name in found:
             raise ConfigError(f"decontaminate names {name} twice.")
         found[name] = describe_sources(find_files(file, ReadConfig(), "decontaminate"), work)

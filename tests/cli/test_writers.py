@@ -24,6 +24,8 @@ class Writer(NamedTuple):
 
 WRITERS = {
     "embed": Writer("embed export=EXPORT input=CSV representation=2d output={}/v.parquet", "v.parquet"),
+    "embed to CSV": Writer("embed export=EXPORT input=CSV representation=2d output={}/v.csv", "v.csv"),
+    "embed to npy": Writer("embed export=EXPORT input=CSV representation=2d output={}/v.npy", "v.npy"),
     "export": Writer("export run_dir=RUN output={}/export", "export"),
     "generate": Writer(
         "generate conformers run_dir=RUN input=CSV output={}/g.sdf limit=1 sampler.num_steps=2", "g.sdf"

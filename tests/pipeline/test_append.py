@@ -248,3 +248,12 @@ def test_options_that_cannot_be_are_usage_errors(files, tmp_path, argument, mess
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "output").exists()
+
+
+def test_a_benchmark_set_may_have_reading_options_of_its_own(tmp_path):
+    source = write(tmp_path / "a.csv", ["CCO", "CCN"])
+    (tmp_path / "odd.csv").write_text("1;OCC\n2;CCCC\n")
+    options = "delimiter: semicolon, header: false, smiles_column: '1'"
+    done = prepare(tmp_path / "output", str(source), f"decontaminate=[{{path: {tmp_path / 'odd.csv'}, {options}}}]")
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(tmp_path / "output").benchmarks == {"odd.csv": 1}

@@ -32,7 +32,8 @@ echo named
 read -r wired
 "$3" -f "$folder/sshd_config" -E "$folder/sshd-$name.log" < /dev/null
 echo up
-exec cat > /dev/null
+# The shell stays, to reap what is left without a parent.
+cat > /dev/null
 """
 """Script of process 1 of a host; killing it simulates a power failure."""
 

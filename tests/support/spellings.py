@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from rdkit import Chem
 from rdkit.Chem import BondType
 
+STEREONONE = Chem.BondStereo.STEREONONE
 MAX_FORMS = 8
 """Most resonance forms of a molecule."""
 MAX_ATOMS = 50
@@ -39,16 +40,20 @@ def _says_as_much(form: Chem.Mol, mol: Chem.Mol) -> bool:
 
     It cannot where the bond is single, or one of two double bonds in a row.
     """
-    # By its text: on a bond that has become single, RDKit leaves the mark that it had.
     form = Chem.Mol(form)
-    Chem.SanitizeMol(form)
+    if Chem.SanitizeMol(form, catchErrors=True) != Chem.SANITIZE_NONE:
+        return True
+    pairs = zip(form.GetBonds(), mol.GetBonds(), strict=True)
+    if any(written.GetBondType() != BondType.DOUBLE for written, bond in pairs if bond.GetStereo() != STEREONONE):
+        return False
+    # By its text: on one of two double bonds in a row RDKit leaves the mark that it had.
     text = Chem.MolFromSmiles(Chem.MolToSmiles(form, allBondsExplicit=True))
     return text is None or _num_sides(text) >= _num_sides(mol)
 
 
 def _num_sides(mol: Chem.Mol) -> int:
     """Number of double bonds that say E or Z."""
-    return sum(bond.GetStereo() != Chem.BondStereo.STEREONONE for bond in mol.GetBonds())
+    return sum(bond.GetStereo() != STEREONONE for bond in mol.GetBonds())
 
 
 def _shuffled(mol: Chem.Mol, seed: int) -> Chem.Mol:
