@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from molstream.config import (
     CONFIG_DIR,
@@ -260,7 +260,7 @@ def _split(word: str) -> tuple[str, str]:
 def parse(kind: Any, key: str, text: str) -> Any:
     """The value that a text stands for, by the type of its key: texts as they are, lists and mappings as YAML.
 
-    A list of texts may be a single one, without brackets.
+    A list that may have texts may be a single one, without brackets.
 
     Raises:
         ConfigError: a list or mapping that cannot be read.
@@ -268,12 +268,19 @@ def parse(kind: Any, key: str, text: str) -> Any:
     kinds = set(union_of(kind)) or {kind}
     if text == "null" and type(None) in kinds:
         return None
-    if list[str] in kinds and not text.startswith("["):
-        return [text]
+    for item in (get_args(k)[0] for k in kinds if get_origin(k) is list):
+        if (item is str or str in union_of(item)) and not text.startswith("["):
+            is_mapping = item is not str and text.startswith("{") and not Path(text).exists()
+            return [_parsed(key, text) if is_mapping else text]
     if Any in kinds and not (text.startswith(("[", "{")) and not Path(text).exists()):
         return text
     if Any not in kinds and not any(get_origin(k) in (list, dict, tuple) or is_configuration(k) for k in kinds):
         return text
+    return _parsed(key, text)
+
+
+def _parsed(key: str, text: str) -> Any:
+    """The list or mapping that a text is as YAML."""
     try:
         # Texts alone: types are those of the configuration, and not what YAML takes `1e3`, `yes` or `007` for.
         return _with_nulls(parse_yaml(text, key, ConfigError, texts=True))

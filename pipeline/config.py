@@ -93,7 +93,9 @@ class PreprocessConfig(ReadConfig):
     duplicates: Literal["key", "connectivity", "smiles", "none"] = "key"
     """What makes two molecules duplicates, of which the first is kept: the InChIKey, its first block (connectivity),
     the canonical SMILES, or nothing."""
-    decontaminate: Annotated[list[Any], Field(max_length=MAX_BENCHMARK_SETS)] = field(default_factory=list)
+    decontaminate: Annotated[list[str | dict[str, Any]], Field(max_length=MAX_BENCHMARK_SETS)] = field(
+        default_factory=list
+    )
     """Benchmark sets whose molecules are left out: molecule files, each also as `{path: ..., smiles_column: ..., ...}`
     with reading options of its own, or names of MoleculeNet tasks."""
     decontaminate_by: Literal["key", "scaffold"] = "key"

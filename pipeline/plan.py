@@ -115,15 +115,15 @@ def benchmark_sources(config: PreprocessConfig, work: Path) -> dict[str, list[So
     """
     found: dict[str, list[SourceFile]] = {}
     for item in config.decontaminate:
-        path = item.get("path") if isinstance(item, Mapping) else item
-        named = isinstance(item, str) and "." not in item and "/" not in item
+        path = str(item.get("path") if isinstance(item, Mapping) else item)
+        named = item == path and "." not in path and "/" not in path
         if named and config.benchmark_folder is None:
             raise ConfigError(
                 f"decontaminate={item} is the name of a MoleculeNet task: give the folder of its file, "
                 "benchmark_folder=..., or the file itself."
             )
-        file = str(benchmark_file(item, Path(str(config.benchmark_folder)))) if named else item
-        name = item if named else Path(str(path)).name
+        file = str(benchmark_file(path, Path(str(config.benchmark_folder)))) if named else item
+        name = path if named else Path(path).name
         if name in found:
             raise ConfigError(f"decontaminate names {name} twice.")
         found[name] = describe_sources(find_files(file, ReadConfig(), "decontaminate"), work)
