@@ -50,6 +50,7 @@ def python(file: Path, wheel: Path) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_every_program_of_the_page_runs_from_a_wheel(folder, wheel):
     blocks = BLOCK.findall(PAGE)
     for number, text in enumerate(blocks):

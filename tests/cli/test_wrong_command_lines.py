@@ -246,6 +246,7 @@ def test_the_console_script_does_the_same(places, line):
 # --- names with any character -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_names_may_have_any_character(places, capfd):
     folder = places.HERE / "a folder, (my) [data]=é {x} 50% #1"
     folder.mkdir()

@@ -128,6 +128,7 @@ def test_a_file_without_a_new_molecule_is_accounted_for(dataset, tmp_path):
     assert verified.stderr == ""
 
 
+@pytest.mark.slow
 def test_an_unfinished_append_is_no_damage_and_is_named(dataset, tmp_path):
     """Whether it ended before its files were moved into the dataset, or just before the manifest was written."""
     before, manifest = bytes_of(dataset), read_manifest(dataset)
@@ -214,6 +215,7 @@ def test_decontamination_by_scaffold_leaves_out_whole_families(tmp_path):
     assert [r["row"] for r in pq.read_table(output / "decontaminated.parquet").to_pylist()] == [0, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "dropped"),
     [

@@ -182,6 +182,7 @@ def test_what_cannot_run_is_refused_by_name_and_leaves_nothing(dataset, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_more_processes_than_lanes_are_refused(dataset, tmp_path):
     code, output = fails(dataset, tmp_path / "run", "data.lanes=2", world_size=4)
     assert code == 2

@@ -132,6 +132,7 @@ def test_an_object_that_is_not_what_the_manifest_says_is_an_error_after_all_atte
         ShardDataset("s3://data/none", ShardCache(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_failing_network_changes_nothing_but_the_time(store, local, url, tmp_path, capfd):
     with failing_network(store.port, 0, 0.95) as (port, _), endpoint(port), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_MAX_ATTEMPTS", "1")  # Not botocore's own.

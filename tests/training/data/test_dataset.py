@@ -147,6 +147,7 @@ def test_batches_keep_their_molecules_on_the_way_from_a_worker(dataset):
         assert len({batch[name].untyped_storage().data_ptr() for name in TENSORS}) == 1
 
 
+@pytest.mark.slow
 def test_spawned_workers_that_stay_see_every_new_epoch(dataset):
     """In a program of its own, as spawning imports the main module anew."""
     script = f"""

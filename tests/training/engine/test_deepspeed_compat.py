@@ -25,6 +25,8 @@ from tests.support.deepspeed_ranks import OFFLOADED, TIMEOUT, in_ranks, initiali
 from tests.support.engine_job import Network
 from tests.support.processes import ENVIRONMENT, REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 # --- the version -----------------------------------------------------------------------------------------------------
 
 

@@ -68,7 +68,7 @@ def test_the_paper_has_its_parameters():
         pytest.param(2, 1, "none", 40_000, marks=pytest.mark.slow),
         pytest.param(2, 2, "none", 40_000, marks=pytest.mark.slow),
         pytest.param(4, 1, "none", 150_000, marks=pytest.mark.slow),
-        (2, 3, "none", 1_500_000),
+        pytest.param(2, 3, "none", 1_500_000, marks=pytest.mark.slow),
         pytest.param(4, 3, "none", 5_000_000, marks=pytest.mark.slow),
         pytest.param(2, 3, "all", 1_500_000, marks=pytest.mark.slow),
     ],

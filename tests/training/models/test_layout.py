@@ -36,7 +36,7 @@ def test_no_fewer_buckets_would_do_and_no_other_cut_pads_less(sizes, share):
     }
     assert limits == sorted(set(limits))
     assert entries(sizes, limits) == least[len(limits)]
-    assert [1 - needed / least[count] <= share for count in least] == [False] * (len(limits) - 1) + [True]
+    assert [needed >= (1 - share) * least[count] for count in least] == [False] * (len(limits) - 1) + [True]
 
 
 @settings(max_examples=60, deadline=None)

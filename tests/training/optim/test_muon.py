@@ -71,6 +71,7 @@ def test_a_run_is_that_of_plain_pytorch(muon_steps):
     np.testing.assert_allclose(muon_steps[1][:, : LANES + 1], rows, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_processes_and_stages_agree_to_the_last_bit(muon_steps, tmp_path):
     folder, whole = muon_steps
     rows = train(2, "-", tmp_path / "two", stop=6, zero_stage=2, muon=True)
@@ -82,6 +83,7 @@ def test_other_processes_and_stages_agree_to_the_last_bit(muon_steps, tmp_path):
     assert "exp_avg.body.gain" in moments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world_size", "stage", "offload"),
     [
