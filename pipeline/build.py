@@ -35,7 +35,6 @@ from molstream.pipeline.stages.known import key_shard
 from molstream.pipeline.stages.merge import merge_dropped
 from molstream.pipeline.stages.tally import Tally, Timing
 from molstream.pipeline.stages.task import Decontamination, SplitCommit, SplitTask, read_commit
-from molstream.pipeline.stages.worker import prepare_worker
 
 BENCHMARKS = "benchmarks.npy"
 STAGED = "staged"
@@ -84,7 +83,7 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
             made.add(task.index, commit)
     # Ray is not started when all splits are committed.
     if len(made.parts) < len(tasks):
-        with job.cluster(config.ray, partial(prepare_worker, tasks[0])):
+        with job.cluster(config.ray, partial(conformers.prepare_worker, tasks[0])):
             if base is not None:
                 _hash_known(base, config, output.resolve())
             elif plan.benchmarks:

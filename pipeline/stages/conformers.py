@@ -42,6 +42,11 @@ EMBED_ROWS = 32
 _STAGE = "embed"
 
 
+def prepare_worker(task: SplitTask) -> None:
+    """Start the sandbox that a task like this one uses; with this module a worker has imported all that stages need."""
+    task_sandbox(task).start()
+
+
 def parts(task: SplitTask) -> list[range]:
     """The parts that conformers are made in; none where no conformer is made or required."""
     return task.split.parts(EMBED_ROWS) if _makes_conformers(task.featurize) else []

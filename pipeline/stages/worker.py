@@ -11,13 +11,6 @@ PORTION = 512
 """Molecules that a task sends through the sandbox at a time, which bounds the memory of the task."""
 
 
-def prepare_worker(task: SplitTask) -> None:
-    """Import what the stages need, and start the sandbox that a task like this one uses."""
-    import molstream.pipeline.stages.conformers  # noqa: F401
-
-    task_sandbox(task).start()
-
-
 def task_sandbox(task: SplitTask) -> Sandbox:
     """The sandbox of this process; a new one only if a task has other settings than the one before."""
     scaffolds = task.decontamination is not None and task.decontamination.by == "scaffold"
