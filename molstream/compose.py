@@ -251,9 +251,9 @@ def _split(word: str) -> tuple[str, str]:
         raise ConfigError(f"unexpected argument '{word}': expected key=value; --help lists the keys.")
     if not re.fullmatch(r"[A-Za-z_][\w./]*", key):
         raise ConfigError(f"'{word}': expected key=value with a plain key, got the key '{key}'; --help lists the keys.")
-    if not value:
+    if not value.strip() and not (value and key.endswith("delimiter")):
         # As `output=$FOLDER` where the variable is not set: a path would be the working folder.
-        raise ConfigError(f"{word} has no value: give {key}=VALUE.")
+        raise ConfigError(f"{key}= has no value: give {key}=VALUE.")
     return key, value
 
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from molstream.errors import DataError
+from molstream.errors import DataError, in_words
 from molstream.io.hashing import file_sha256
 from molstream.pipeline.shards.codec import SCHEMA
 from molstream.pipeline.shards.containers import CONTAINERS, Container, TarContainer
@@ -104,6 +105,6 @@ def _verify_rows(file: Path, expected: int, sources: list[str] | None) -> list[s
         if found != expected and sources is not None:
             rows = pq.read_table(file, columns=["source"])["source"].to_pylist()
             found = sum(source in sources for source in rows)
-    except (OSError, ValueError) as error:
-        return [f"{file.name} cannot be read: {error}"]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return [f"{file.name} cannot be read: {in_words(error)}"]
     return [] if found == expected else [f"{file.name} has {found} rows, expected {expected}"]

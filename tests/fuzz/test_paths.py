@@ -82,7 +82,8 @@ def stored(folder: Path, name: str, tree: Any) -> None:
     """Write a tree, and make right every checksum of it."""
     file = folder / name
     if name == "manifest.json":
-        del tree["fingerprint"]
+        # The key itself may have got another name.
+        tree.pop("fingerprint", None)
         text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         tree["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()
     if name == "config.json":

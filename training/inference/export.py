@@ -72,7 +72,7 @@ def export_run(config: ExportConfig) -> Path:
         "featurizer": {
             "schema_version": SCHEMA_VERSION,
             "rdkit": rdkit.__version__,
-            "config": dataset["config"]["featurize"],
+            "config": tree_of(load(FeaturizeConfig, dataset["config"]["featurize"], str(run.path / "dataset.json"))),
         },
         "training": {
             "objective": tree_of(pretrain.objective),
