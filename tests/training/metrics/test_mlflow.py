@@ -162,7 +162,7 @@ def test_training_does_without_the_server_and_what_it_missed_is_handed_over_afte
     chosen = {name.split(".")[1] for name in run.data.params if name.startswith("objective.")}
     assert chosen == {"moleculesde"}
     assert run.data.params["data.lanes"] == "2"
-    assert run.data.tags["molstream.launch.0000"] == f"step 0: {read_launches(run_dir)[0].place}"
+    assert run.data.tags["molstream.launch.0000"] == f"step 0: {read_launches(run_dir)[0].where}"
     assert run.data.tags["molstream.version.torch"]
 
 
