@@ -55,8 +55,9 @@ def on_meta(build: Callable[[], M]) -> M:
     try:
         with _Weightless():
             return build()
-    except (RuntimeError, NotImplementedError):
-        # A network of another package computes with parameters and other tensors together.
+    except RuntimeError:
+        # A network of another package may compute with parameters and other tensors together, which then are on two
+        # devices. An error of its own comes again from the second attempt.
         with torch.device("meta"):
             return build()
 

@@ -4,13 +4,13 @@ import csv
 import gzip
 import json
 import math
-import pickle
 import tempfile
 import tracemalloc
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -393,7 +393,7 @@ def test_a_split_is_a_few_strings_and_numbers(tmp_path):
     file.write_bytes(FORMATS["csv"])
     config = ReadConfig(target_columns=["value"])
     for split in cut(open_sources([str(file)], tmp_path, config), 3):
-        assert len(pickle.dumps(asdict(split))) < 1000
+        assert len(msgpack.packb(asdict(split))) < 1000
 
 
 @pytest.mark.parametrize("format", FORMATS)
