@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from molstream.errors import DataError, in_words
 from molstream.io.files import written_whole
 from molstream.pipeline.shards.manifest import Manifest
 from molstream.pipeline.stages.dropped import DROPPED
@@ -41,10 +42,13 @@ def _rows(
     if base is not None:
         # Filtered by source, since an interrupted append may have moved its file there already.
         known = pa.array([source["name"] for source in base.config["sources"]])
-        for batch in pq.ParquetFile(before).iter_batches():
-            kept = batch.filter(pc.is_in(batch.column("source"), known))  # pyright: ignore[reportAttributeAccessIssue]
-            # An older dataset may have columns that are no longer kept.
-            yield pa.table(kept).select(schema.names)
+        try:
+            for batch in pq.ParquetFile(before).iter_batches():
+                kept = batch.filter(pc.is_in(batch.column("source"), known))  # pyright: ignore[reportAttributeAccessIssue]
+                # An older dataset may have columns that are no longer kept.
+                yield pa.table(kept).select(schema.names)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise DataError(f"{before} is damaged: {in_words(error)}. Restore it from a copy.") from error
     for task in tasks:
         if (path := task.path(f"{kind}.parquet")).exists():
             yield pq.read_table(path, schema=schema)

@@ -259,3 +259,15 @@ def test_a_benchmark_set_may_have_reading_options_of_its_own(tmp_path):
     done = prepare(tmp_path / "output", str(source), f"decontaminate=[{{path: {tmp_path / 'odd.csv'}, {options}}}]")
     assert done.returncode == 0, done.stderr
     assert read_manifest(tmp_path / "output").benchmarks == {"odd.csv": 1}
+
+
+def test_a_damaged_table_of_dropped_rows_is_named(tmp_path):
+    source = write(tmp_path / "a.csv", ["CCO", "OCC"])
+    output = tmp_path / "output"
+    assert prepare(output, str(source), "conformers=none").returncode == 0
+    file = output / "duplicates.parquet"
+    file.write_bytes(file.read_bytes()[:-60] + b"?" * 60)
+    done = molstream("append", f"input={write(tmp_path / 'b.csv', ['CCCC'])}", f"output={output}", check=False)
+    assert done.returncode == 1
+    assert f"error: {file} is damaged: " in done.stderr
+    assert "Traceback" not in done.stderr
