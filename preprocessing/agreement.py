@@ -116,7 +116,7 @@ def checked_parent(mol: Chem.Mol, declared: Chem.Mol | None, distances: Distance
     if detail := distances.violation(mol.GetConformer().GetPositions()):
         raise MoleculeError("parse", "bad_geometry", detail)
     parent = parent_of(mol)
-    if declared is not None and not _has_stereochemistry(parent, declared):
+    if declared is not None and not has_stereochemistry(parent, declared):
         detail = f"the text names {Chem.MolToSmiles(declared)}, its geometry shows {Chem.MolToSmiles(parent)}"
         raise MoleculeError("parse", "stereo_mismatch", detail)
     return parent
@@ -158,7 +158,7 @@ def _moved(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
     return moved
 
 
-def _has_stereochemistry(mol: Chem.Mol, declared: Chem.Mol) -> bool:
+def has_stereochemistry(mol: Chem.Mol, declared: Chem.Mol) -> bool:
     """Whether ``mol`` has every stereocentre and double bond that ``declared`` specifies; it may have more.
 
     The two have the same atoms and bonds, in any order. A centre that the geometry shows flat does not have it. If

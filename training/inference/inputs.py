@@ -8,6 +8,7 @@ import pyarrow as pa
 from rdkit import Chem, rdBase
 
 from molstream.errors import in_words
+from molstream.preprocessing.agreement import has_stereochemistry
 from molstream.preprocessing.config import MAX_SMILES_LENGTH
 from molstream.preprocessing.fields import RawMolecule, Rejection
 from molstream.preprocessing.geometry import is_geometry
@@ -127,7 +128,7 @@ def _of_mol(mol: Chem.Mol, row: int) -> RawMolecule | Rejection:
 def _is_another_stereoisomer(block: str, mol: Chem.Mol) -> bool:
     """Whether the geometry of a mol block contradicts stereochemistry that its molecule specifies."""
     shown = Chem.MolFromMolBlock(block, removeHs=False)
-    return shown is not None and not shown.HasSubstructMatch(mol, useChirality=True)
+    return shown is not None and not has_stereochemistry(shown, mol)
 
 
 def _kind(value: Any) -> str:
