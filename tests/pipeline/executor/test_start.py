@@ -49,12 +49,20 @@ def test_a_local_ray_is_for_this_machine_and_user_alone():
 
         folder = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
         assert folder.stat().st_mode & 0o077 == 0
-        found = listening()
+        # The agents of the node open their ports some time after Ray has started. The ports of gRPC, and those
+        # of metrics, which take no token, have no HTTP status for this.
+        agents, deadline = {"ray::DashboardA", "ray::RuntimeEnv"}, time.monotonic() + SECONDS
+        while refusing(found := listening()) != agents and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert refusing(found) == agents
         assert {name for _, _, name in found} > {"raylet", "gcs_server"}
         assert [entry for entry in found if entry[0].strip("[]") not in ("127.0.0.1", "::ffff:127.0.0.1", "::1")] == []
-        # The ports of gRPC, and those of metrics, which take no token, have no HTTP status for this.
-        assert {name for _, port, name in found if status(port) == 401} == {"ray::DashboardA", "ray::RuntimeEnv"}
     assert not folder.exists()
+
+
+def refusing(found: list[tuple[str, int, str]]) -> set[str]:
+    """The processes that turn a stranger without a token away at one of these sockets."""
+    return {name for _, port, name in found if status(port) == 401}
 
 
 def status(port: int) -> int | None:
