@@ -16,7 +16,8 @@ from molstream.pipeline.readers.prepare import open_sources
 from molstream.pipeline.readers.split import InputSplit, cut, read_columns, read_split
 from molstream.preprocessing.fields import RawMolecule
 from molstream.training.inference.config import EmbedConfig
-from molstream.training.inference.embedder import Featurize, MoleculeEmbedder
+from molstream.training.inference.embedder import MoleculeEmbedder
+from molstream.training.inference.featurizing import Featurize
 from molstream.training.inference.vector_files import VECTOR, vector_file
 from molstream.training.metrics.console import progress
 

@@ -1,7 +1,7 @@
 """Scikit-learn transformer from molecules to the vectors of an export; needs neither Ray nor DeepSpeed."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,17 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from molstream.errors import ConfigError, DataError
-from molstream.pipeline.config import SandboxConfig
-from molstream.pipeline.sandbox.pool import SandboxPool
 from molstream.preprocessing.config import FeaturizeConfig
-from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from molstream.training.data.collate import collate_samples
 from molstream.training.inference.device import device_named
+from molstream.training.inference.featurizing import Featurize, check_jobs, featurizing
 from molstream.training.inference.inputs import checked, records
 from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
 from molstream.training.models.encoders import Encoders
 
 REPRESENTATIONS = {"2d": ("2d",), "3d": ("3d",), "both": ("2d", "3d")}
 """Encoders whose representations are concatenated to the vector, by the name of the representation."""
-
-
-Featurize = Callable[[Iterable[RawMolecule]], Iterator[MoleculeSample | Rejection]]
-"""The record of every molecule, or why there is none, in their order."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +126,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         self.failures_: dict[int, str] = {row: failure for row, failure in enumerate(found.failures) if failure}
         return found.vectors
 
-    @contextmanager
-    def featurizing(self) -> Iterator[Featurize]:
+    def featurizing(self) -> AbstractContextManager[Featurize]:
         """What featurizes the molecules of this embedder while the body runs: this process, or ``n_jobs`` others.
 
         Raises:
@@ -141,12 +134,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             CheckpointError: ``path`` is neither an export nor a run, or damaged.
         """
         config = self._featurize_config(self._load().featurize)
-        if self.n_jobs is None:
-            yield lambda raws: (featurize(raw, config) for raw in raws)
-            return
-        limits = SandboxConfig(deadline_s=self.deadline_s, memory_mib=self.memory_mib)
-        with SandboxPool(limits, config, None if self.n_jobs == -1 else self.n_jobs) as pool:
-            yield pool.featurize
+        return featurizing(config, self.n_jobs, self.deadline_s, self.memory_mib)
 
     def embed_records(self, raws: Sequence[RawMolecule | Rejection], featurize_all: Featurize) -> Embedded:
         """Compute the vectors of records as a file's reader gives them, with the identity of every molecule.
@@ -208,8 +196,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             raise ConfigError(f"on_error={self.on_error!r}: expected nan or raise.")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size!r}: expected a whole number, at least 1.")
-        if self.n_jobs is not None and (not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1)):
-            raise ConfigError(f"n_jobs={self.n_jobs!r}: expected a whole number, at least 1, or -1, or None.")
+        check_jobs(self.n_jobs)
         device = device_named(self.device)
         # set_params may have changed the path.
         if getattr(self, "_loaded_path", None) != self.path:

@@ -7,9 +7,9 @@ from typing import Any
 from rdkit import Chem
 
 from molstream.errors import ConfigError
-from molstream.preprocessing.featurize import featurize
-from molstream.preprocessing.fields import Rejection
+from molstream.preprocessing.fields import RawMolecule, Rejection
 from molstream.training.diffusion.config import SamplerConfig
+from molstream.training.inference.featurizing import check_jobs, featurizing
 from molstream.training.inference.generate_files import conformer_inputs, with_conformers
 from molstream.training.inference.generator import MoleculeGenerator
 from molstream.training.inference.inputs import records
@@ -38,6 +38,9 @@ def generate(
     step: int | None = None,
     device: str = "auto",
     batch_size: int = 64,
+    n_jobs: int | None = None,
+    deadline_s: float = 60.0,
+    memory_mib: int = 4096,
 ) -> list[GeneratedConformers]:
     """Generate conformers of molecules with a pretraining run.
 
@@ -53,6 +56,10 @@ def generate(
         step: step of the checkpoint; by default the newest intact one.
         device: a torch device, or ``auto`` for a GPU if there is one.
         batch_size: number of conformers that are generated at a time.
+        n_jobs: number of child processes that featurize, -1 for one per core. There a molecule that hangs RDKit,
+            exhausts the memory or crashes it fails alone. By default this process featurizes, without any bound.
+        deadline_s: CPU seconds that a molecule may take in a child process.
+        memory_mib: address space of a child process, at least 1024.
 
     Returns:
         One result per input, in the same order.
@@ -66,10 +73,13 @@ def generate(
     for name, value, least in (("num_conformers", num_conformers, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
         if value < least:
             raise ConfigError(f"generate: {name}={value}: expected at least {least}.")
+    check_jobs(n_jobs)
     raws = records(molecules)
     generator = MoleculeGenerator.from_run(run_dir, sampler, step, device, seed, batch_size)
     config = conformer_inputs(generator.trained.featurize)
-    results = [raw if isinstance(raw, Rejection) else featurize(replace(raw, targets=()), config) for raw in raws]
+    with featurizing(config, n_jobs, deadline_s, memory_mib) as featurize_all:
+        featurized = featurize_all(replace(raw, targets=()) for raw in raws if isinstance(raw, RawMolecule))
+        results = [raw if isinstance(raw, Rejection) else next(featurized) for raw in raws]
     samples = [result for result in results if not isinstance(result, Rejection)]
     positions = iter(generator.conformers(samples, num_conformers))
     found = []

@@ -1,5 +1,7 @@
 """``molstream.generate``: a row for every input, the conformers of the generator, reasons where there are none."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -45,7 +47,20 @@ def test_what_cannot_be_is_refused(small_run, export):
     for name in ("num_conformers", "batch_size"):
         with pytest.raises(ConfigError, match=f"generate: {name}=0: expected at least 1"):
             generate(small_run, ["C"], **{name: 0})
+    with pytest.raises(ConfigError, match="n_jobs"):
+        generate(small_run, ["C"], n_jobs=0)
     with pytest.raises(ConfigError, match="is not a run"):
         generate(export, ["C"])
     with pytest.raises(CheckpointError, match="no checkpoint of step 5"):
         generate(small_run, ["C"], step=5)
+
+
+def test_child_processes_featurize_the_same_molecules_within_their_limits(small_run):
+    options: dict[str, Any] = {"sampler": FAST, "device": "cpu"}
+    good, bad = generate(small_run, ["CCO", "C1CC"], n_jobs=1, **options)
+    [expected] = generate(small_run, "CCO", **options)
+    np.testing.assert_array_equal(good.mol.GetConformer().GetPositions(), expected.mol.GetConformer().GetPositions())
+    assert bad.failure.startswith("parse: ")
+    for name in ("deadline_s", "memory_mib"):
+        with pytest.raises(ConfigError, match=name):
+            generate(small_run, ["CCO"], n_jobs=1, **{name: 0}, **options)
