@@ -6,6 +6,8 @@ JSON or a finite weight behind.
 
 import hashlib
 import json
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from molstream.errors import CheckpointError
 from molstream.io.reading import mismatch, parse_json
-from molstream.preprocessing.fields import SAME_RECORD_VERSIONS
+from molstream.preprocessing.fields import SAME_RECORD_VERSIONS, SCHEMA_VERSION
 from molstream.training.checkpoint.format import ANOTHER, checksums, read_safetensors
 
 FORMAT_VERSION = 3
@@ -33,6 +35,31 @@ CONFIG = {
 """What of the config.json of a readable version is used."""
 SEAL = {FINGERPRINT: str, FILES: {WEIGHTS_FILE: {"bytes": int, "sha256": str}}}
 """What the config.json of a version with checksums has besides."""
+
+
+def check_schema(source: Path, schema: int) -> None:
+    """Check the schema of the molecules that the model of an export or a run learnt from; warn of an older one.
+
+    Raises:
+        CheckpointError: records of this schema are laid out in another way.
+    """
+    if schema not in SAME_RECORD_VERSIONS:
+        raise CheckpointError(
+            f"{source} was trained on molecules of schema {schema}, this molstream reads models of schemas "
+            f"{', '.join(map(str, SAME_RECORD_VERSIONS))}. Install the molstream that trained it."
+        )
+    if schema != SCHEMA_VERSION:
+        _warn_of_schema(source.resolve(), schema)
+
+
+@cache
+def _warn_of_schema(source: Path, schema: int) -> None:
+    """Say, once in a process, that a model learnt from molecules that were standardized by other rules."""
+    print(
+        f"warning: {source} was trained on molecules of schema {schema}, which standardized conjugated ions, separated "
+        f"charges and some rings in another way than schema {SCHEMA_VERSION}: vectors of such molecules may differ",
+        file=sys.stderr,
+    )
 
 
 def sealed(description: dict[str, Any], weights: Path) -> bytes:

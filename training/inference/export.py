@@ -7,18 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import rdkit
-
 from molstream.config import load, tree_of
 from molstream.errors import CheckpointError, ConfigError
 from molstream.io.files import folder_written_whole
 from molstream.io.locks import claimed
 from molstream.preprocessing.config import FeaturizeConfig
-from molstream.preprocessing.fields import SCHEMA_VERSION
 from molstream.training.checkpoint.exported import (
     CONFIG_FILE,
     FORMAT_VERSION,
     WEIGHTS_FILE,
+    check_schema,
     read_config,
     read_weights,
     require_intact,
@@ -64,14 +62,15 @@ def export_run(config: ExportConfig) -> Path:
     pretrain = run.config()
     checkpoint = load_checkpoint(checkpoint_path(run, pretrain, config.step))
     dataset = run.dataset()
+    check_schema(run.path, dataset["schema_version"])
     description = {
         "format_version": FORMAT_VERSION,
         "library": "molstream",
         "purpose": config.purpose,
         "model": _encoders_of(pretrain.model),
         "featurizer": {
-            "schema_version": SCHEMA_VERSION,
-            "rdkit": rdkit.__version__,
+            "schema_version": dataset["schema_version"],
+            "rdkit": dataset["versions"]["rdkit"],
             "config": tree_of(load(FeaturizeConfig, dataset["config"]["featurize"], str(run.path / "dataset.json"))),
         },
         "training": {
@@ -125,8 +124,7 @@ def load_export(path: str | Path) -> Export:
     load_weights(encoders, weights, str(folder / WEIGHTS_FILE))
     if config["purpose"] == "test":
         _warn_of_test(folder.resolve())
-    if (schema := config["featurizer"]["schema_version"]) != SCHEMA_VERSION:
-        _warn_of_schema(folder.resolve(), schema)
+    check_schema(folder, config["featurizer"]["schema_version"])
     return Export(encoders.eval(), model, featurize, config)
 
 
@@ -134,16 +132,6 @@ def load_export(path: str | Path) -> Export:
 def _warn_of_test(folder: Path) -> None:
     """Say, once in a process, that an export must not be used in earnest."""
     print(f"warning: {folder} is an export for tests only (purpose: test)", file=sys.stderr)
-
-
-@cache
-def _warn_of_schema(folder: Path, schema: int) -> None:
-    """Say, once in a process, that a model learnt from molecules that were standardized by other rules."""
-    print(
-        f"warning: {folder} was trained on molecules of schema {schema}, which standardized conjugated ions, separated "
-        f"charges and some rings in another way than schema {SCHEMA_VERSION}: vectors of such molecules may differ",
-        file=sys.stderr,
-    )
 
 
 def _upgrade(config: dict[str, Any], file: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from molstream.config import load
 from molstream.errors import CheckpointError
 from molstream.preprocessing.config import FeaturizeConfig
+from molstream.training.checkpoint.exported import check_schema
 from molstream.training.checkpoint.format import RunState, load_checkpoint
 from molstream.training.checkpoint.load import load_weights
 from molstream.training.config import PretrainConfig
@@ -38,7 +39,8 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
 
     Raises:
         ConfigError: ``run_dir`` is not a run.
-        CheckpointError: the run has no intact checkpoint, or none of ``step``.
+        CheckpointError: the run has no intact checkpoint, or none of ``step``, or was trained on records of another
+            schema.
     """
     run = RunDirectory(run_dir)
     config = run.config()
@@ -47,7 +49,9 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
     require_room_to_use(config.model, config.objective, f"loading {run.path}")
     module = build_module(config.model, config.objective, config.seed)
     load_weights(module, checkpoint.published, str(path))
-    featurize = load(FeaturizeConfig, run.dataset()["config"]["featurize"], str(run.path / "dataset.json"))
+    dataset = run.dataset()
+    check_schema(run.path, dataset["schema_version"])
+    featurize = load(FeaturizeConfig, dataset["config"]["featurize"], str(run.path / "dataset.json"))
     return Trained(module.eval().to(device), config, featurize, checkpoint.state, device)
 
 

@@ -33,6 +33,8 @@ TRUSTED_VARIABLE = "MOLSTREAM_TRUSTED_URLS"
 """Environment variable with the URLs, or beginnings of them, that the configurations of runs may refer to."""
 RESTORE = "Restore it from a copy of the run."
 DATASET = {
+    "schema_version": int,
+    "versions": {"rdkit": str},
     "config": {"featurize": dict},
     "counts": {**dict.fromkeys(("in", "written", "duplicates"), Natural), "rejected": dict[str, Natural]},
     "histograms": dict[str, dict[str, Natural]],

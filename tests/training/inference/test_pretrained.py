@@ -18,7 +18,9 @@ from molstream.training.checkpoint.format import checkpoints, load_checkpoint
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import collate_samples
 from molstream.training.data.dataset import MoleculeDataset
+from molstream.training.inference.config import ExportConfig
 from molstream.training.inference.embedder import MoleculeEmbedder
+from molstream.training.inference.export import export_run
 from molstream.training.inference.pretrained import load_pretrained
 from tests.support.datasets import DRUGS
 from tests.support.road import GOLDEN
@@ -179,3 +181,19 @@ def test_an_export_of_an_older_schema_says_what_may_differ(tmp_path, capsys):
         else:
             with pytest.raises(CheckpointError, match=rf"schema version {schema}, .* with schemas 2, 3"):
                 load_pretrained(copy)
+
+
+def test_the_export_of_an_older_run_says_what_its_model_learnt_from(tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(GOLDEN / "narrow", run)
+    record = json.loads((run / "dataset.json").read_text())
+    folder = export_run(ExportConfig(run_dir=str(run), output=str(tmp_path / "export"), purpose="test"))
+    assert f"{run} was trained on molecules of schema 2" in capsys.readouterr().err
+    featurizer = load_pretrained(folder).description["featurizer"]
+    assert (featurizer["schema_version"], featurizer["rdkit"]) == (2, record["versions"]["rdkit"])
+    assert f"{folder} was trained on molecules of schema 2" in capsys.readouterr().err
+    (run / "dataset.json").write_text(json.dumps({**record, "schema_version": 1}))
+    with pytest.raises(CheckpointError, match="molecules of schema 1, this molstream reads models of schemas 2, 3"):
+        export_run(ExportConfig(run_dir=str(run), output=str(tmp_path / "other")))
+    with pytest.raises(CheckpointError, match="molecules of schema 1"):
+        load_pretrained(run)
