@@ -71,7 +71,13 @@ def _rewritten(mol: Chem.Mol, seeds: set[int]) -> tuple[Chem.Mol, int]:
     if not systems:
         return mol, 0
     Chem.GetSymmSSSR(kekule)
-    stereo = [bond for bond in kekule.GetBonds() if bond.GetStereo() != BondStereo.STEREONONE]
+    stereo = []
+    for bond in kekule.GetBonds():
+        if len(bond.GetStereoAtoms()) == 2:
+            stereo.append(bond)
+        else:
+            # A flag without the neighbours that it is about says nothing, and crashes RDKit below.
+            bond.SetStereo(BondStereo.STEREONONE)
     ranks = _canonical_ranks(mol, systems)
     for system in systems:
         _rewrite(kekule, system, ranks, stereo)

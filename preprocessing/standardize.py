@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from rdkit import Chem
-from rdkit.Chem import rdMolDescriptors
+from rdkit.Chem import BondStereo, rdMolDescriptors
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from molstream.errors import MoleculeError
-from molstream.preprocessing.agreement import atoms_at
+from molstream.preprocessing.agreement import IS_NONMETAL, atoms_at
 from molstream.preprocessing.config import StandardizeConfig
 from molstream.preprocessing.fields import Format
 from molstream.preprocessing.geometry import GivenConformers
@@ -182,7 +182,7 @@ def _steps(mol: Chem.Mol, config: StandardizeConfig) -> Iterator[tuple[str, Chem
     tools = _tools()
     unusual = mol.HasSubstructMatch(tools.unusual)
     if config.disconnect_metals and unusual:
-        mol = tools.metals.Disconnect(mol)
+        mol = tools.metals.Disconnect(_beside_metals(mol))
         yield "disconnect_metals", mol
     if config.normalize and (normal := _normalized(mol, unusual)) is not mol:
         mol = normal
@@ -199,6 +199,35 @@ def _steps(mol: Chem.Mol, config: StandardizeConfig) -> Iterator[tuple[str, Chem
     if config.canonical_tautomer:
         mol = tools.tautomers.Canonicalize(mol)
         yield "canonical_tautomer", mol
+
+
+def _beside_metals(mol: Chem.Mol) -> Chem.Mol:
+    """A copy of the molecule with every E or Z told by neighbours that are no metals.
+
+    RDKit loses the neighbours that tell it when their bond is broken, and keeps a flag that says nothing. Where a metal
+    is the only neighbour, as in imines bound by their nitrogen, nothing is left to tell.
+    """
+    changed = Chem.Mol(mol)
+    for bond in changed.GetBonds():
+        told_by, ends = list(bond.GetStereoAtoms()), (bond.GetBeginAtom(), bond.GetEndAtom())
+        metals = [side for side, index in enumerate(told_by) if not _is_nonmetal(changed.GetAtomWithIdx(index))]
+        if not metals:
+            continue
+        is_cis = bond.GetStereo() in (BondStereo.STEREOZ, BondStereo.STEREOCIS)
+        for side in metals:
+            beside = {ends[1 - side].GetIdx(), told_by[side]}
+            others = [each.GetIdx() for each in ends[side].GetNeighbors() if each.GetIdx() not in beside]
+            told_by[side] = next((k for k in others if _is_nonmetal(changed.GetAtomWithIdx(k))), -1)
+            is_cis = not is_cis
+        bond.SetStereo(BondStereo.STEREONONE)
+        if -1 not in told_by:
+            bond.SetStereoAtoms(*told_by)
+            bond.SetStereo(BondStereo.STEREOCIS if is_cis else BondStereo.STEREOTRANS)
+    return changed
+
+
+def _is_nonmetal(atom: Chem.Atom) -> bool:
+    return bool(IS_NONMETAL[atom.GetAtomicNum()])
 
 
 def _normalized(mol: Chem.Mol, unusual: bool) -> Chem.Mol:

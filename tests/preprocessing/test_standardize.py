@@ -49,6 +49,23 @@ def test_parent_molecule(text, smiles):
     assert parent(text).smiles == smiles
 
 
+@pytest.mark.parametrize(
+    ("bound", "free"),
+    [
+        (r"C/C=N(\NC)[V]", r"C/C=N\NC"),
+        (r"C/C=N(/NC)[V]", r"C/C=N/NC"),
+        (r"C/C(CC)=N(/O)->[Ni]", r"C/C(CC)=N/O"),
+        (r"F/C=C(/Cl)[Zn]Br", r"F/C=[C]/Cl"),
+        (r"CC/C=[N]1\N=C(C)[O][V]<-1", r"CC/C=N\N=C(C)[O-]"),
+        (r"CCOc1cccc2/C=[N]3/N=C(O[V]3(=O)(=O)Oc12)c1ccco1", r"CCOc1cccc(/C=N/NC(=O)c2ccco2)c1O"),
+        ("C/C=N/[V]", "CC=[N]"),
+    ],
+)
+def test_double_bonds_keep_their_sides_when_a_metal_leaves(bound, free):
+    """A metal is often the neighbour that tells E from Z, and the other neighbour tells it without the metal."""
+    assert parent(bound).smiles == parent(free).smiles
+
+
 def test_steps_can_be_switched_off():
     assert parent("CC(=O)O.CO", largest_fragment=False).smiles == "CC(=O)O.CO"
     assert parent("CC(=O)[O-].[Na+]", neutralise=False).smiles == "CC(=O)[O-]"
