@@ -35,6 +35,7 @@ from molstream.pipeline.stages.known import key_shard
 from molstream.pipeline.stages.merge import merge_dropped
 from molstream.pipeline.stages.tally import Tally, Timing
 from molstream.pipeline.stages.task import Decontamination, SplitCommit, SplitTask, read_commit
+from molstream.preprocessing.descriptors import descriptor_names
 
 BENCHMARKS = "benchmarks.npy"
 STAGED = "staged"
@@ -46,9 +47,11 @@ def build(config: PreprocessConfig) -> Manifest:
 
     Raises:
         DataError: an input cannot be used, or more rows are rejected than ``max_rejected_fraction`` allows.
-        ConfigError: the output folder holds something else than this dataset.
+        ConfigError: the output folder holds something else than this dataset, or RDKit lacks descriptors.
     """
     output = Path(config.output)
+    # Before any work, since workers would find only then that their RDKit lacks some.
+    descriptor_names(config.featurize.descriptors)
     check_free(output)
     with exclusive(output):
         plan = make_plan(config)

@@ -14,6 +14,7 @@ from rdkit.Chem import rdMolDescriptors
 from molstream.errors import MoleculeError
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.conformers import Conformers, conformers, given_conformers
+from molstream.preprocessing.descriptors import descriptors
 from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from molstream.preprocessing.graph import atom_features, bonds
 from molstream.preprocessing.hydrogens import read_with_hydrogens
@@ -129,6 +130,8 @@ def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:
         forces=positions.forces,
         conformer_status=int(positions.status),
         targets=np.array(raw.targets, dtype=np.float32),
+        # The atoms are in the order of the SMILES, so that every spelling gives the same bits.
+        descriptors=descriptors(molecule.mol) if config.descriptors == "rdkit2d" else np.zeros(0, np.float32),
     )
     return Description(sample, molecule.changes, left_out, num_rings, num_rotatable_bonds)
 

@@ -1,7 +1,7 @@
 """The table of everything stored for a molecule, which drives codec, collate, docs and tests.
 
-Symbols in shapes: ``n`` atoms, ``b`` bonds (each once), ``c`` conformers, ``t`` targets. A field with symbolic
-dimensions is stored with those outermost (``bond_index`` [2, b] is stored as b rows of 2).
+Symbols in shapes: ``n`` atoms, ``b`` bonds (each once), ``c`` conformers, ``t`` targets, ``k`` descriptors. A field
+with symbolic dimensions is stored with those outermost (``bond_index`` [2, b] is stored as b rows of 2).
 """
 
 import math
@@ -11,11 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever the meaning or the type of a stored field changes; readers of datasets refuse other versions."""
-SAME_RECORD_VERSIONS = (2, 3)
-"""Versions with the same fields and features, whose models read today's records. What differs is which drawing of a
-molecule is the stored one: in 2, conjugated ions, separated charges and Kekule forms were not unified."""
+SAME_RECORD_VERSIONS = (2, 3, 4)
+"""Versions with the same graphs and geometry, whose models read today's records. 2 and 3 have no descriptors."""
+SAME_MOLECULE_VERSIONS = (3, 4)
+"""Those of them that store the same drawing of a molecule as today: 2 did not unify conjugated ions, separated charges
+and Kekule forms."""
 
 
 Format = Literal["smiles", "molblock", "geometry"]
@@ -92,6 +94,14 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("conformer_status", "uint8", (), "molecule", "", "a ConformerStatus"),
     Field("targets", "float32", ("t",), "molecule", "as in the source", "named in the manifest; NaN where missing"),
+    Field(
+        "descriptors",
+        "float32",
+        ("k",),
+        "molecule",
+        "of RDKit",
+        "named in the manifest; NaN where undefined; 0 entries where the dataset has none",
+    ),
 )
 
 
@@ -111,6 +121,7 @@ class MoleculeSample:
     forces: np.ndarray
     conformer_status: int
     targets: np.ndarray
+    descriptors: np.ndarray
 
     @property
     def num_atoms(self) -> int:

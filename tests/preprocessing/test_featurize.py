@@ -11,6 +11,7 @@ from rdkit import Chem, rdBase
 
 from molstream.errors import ConfigError
 from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig
+from molstream.preprocessing.descriptors import DESCRIPTORS_V1
 from molstream.preprocessing.featurize import Description, add_conformers, describe, featurize, needs_embedding
 from molstream.preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample, RawMolecule, Rejection
 from tests.support.diverse import (
@@ -40,6 +41,7 @@ def test_every_field_has_its_type_and_shape(text, hydrogens):
         "b": result.bond_index.shape[1],
         "c": len(result.positions),
         "t": 0,
+        "k": len(DESCRIPTORS_V1),
     }
     for field in FIELDS:
         value = getattr(result, field.name)

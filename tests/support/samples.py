@@ -14,7 +14,7 @@ from molstream.pipeline.shards.writer import write_shard
 from molstream.preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample
 
 
-def random_sample(rng: np.random.Generator, num_targets: int, row: int) -> MoleculeSample:
+def random_sample(rng: np.random.Generator, num_targets: int, row: int, num_descriptors: int = 0) -> MoleculeSample:
     """Draw a record of up to 12 atoms, some without bonds or conformers; values span the range of the dtype."""
     n, b, c = int(rng.integers(1, 13)), int(rng.integers(0, 13)), int(rng.integers(0, 4))
     return MoleculeSample(
@@ -29,14 +29,20 @@ def random_sample(rng: np.random.Generator, num_targets: int, row: int) -> Molec
         conformer_energy=np.where(rng.random(c) < 0.3, np.nan, rng.normal(0, 100, c)).astype(np.float32),
         forces=rng.normal(0, 10, (c * int(rng.integers(0, 2)), n, 3)).astype(np.float32),
         conformer_status=int(ConformerStatus.ETKDG if c else ConformerStatus.NONE),
-        targets=np.where(rng.random(num_targets) < 0.3, np.nan, rng.normal(size=num_targets)).astype(np.float32),
+        targets=_incomplete(rng, num_targets),
+        descriptors=_incomplete(rng, num_descriptors),
     )
 
 
-def random_samples(seed: int, count: int, num_targets: int) -> list[MoleculeSample]:
+def _incomplete(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draw float32 [count], a third of them missing."""
+    return np.where(rng.random(count) < 0.3, np.nan, rng.normal(size=count)).astype(np.float32)
+
+
+def random_samples(seed: int, count: int, num_targets: int, num_descriptors: int = 0) -> list[MoleculeSample]:
     """Draw ``count`` records by ``seed``, numbered from row 0."""
     rng = np.random.default_rng(seed)
-    return [random_sample(rng, num_targets, row) for row in range(count)]
+    return [random_sample(rng, num_targets, row, num_descriptors) for row in range(count)]
 
 
 def varied(count: int) -> list[MoleculeSample]:
@@ -44,7 +50,8 @@ def varied(count: int) -> list[MoleculeSample]:
     return random_samples(0, count, 2)
 
 
-sample_lists = st.builds(random_samples, st.integers(0, 2**32), st.integers(1, 20), st.integers(0, 3))
+counts = st.integers(0, 3)
+sample_lists = st.builds(random_samples, st.integers(0, 2**32), st.integers(1, 20), counts, counts)
 
 
 def write_dataset(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from molstream.errors import CheckpointError
 from molstream.io.reading import mismatch, parse_json
-from molstream.preprocessing.fields import SAME_RECORD_VERSIONS, SCHEMA_VERSION
+from molstream.preprocessing.fields import SAME_MOLECULE_VERSIONS, SAME_RECORD_VERSIONS, SCHEMA_VERSION
 from molstream.training.checkpoint.format import ANOTHER, checksums, read_safetensors
 
 FORMAT_VERSION = 3
@@ -38,7 +38,8 @@ SEAL = {FINGERPRINT: str, FILES: {WEIGHTS_FILE: {"bytes": int, "sha256": str}}}
 
 
 def check_schema(source: Path, schema: int) -> None:
-    """Check the schema of the molecules that the model of an export or a run learnt from; warn of an older one.
+    """Check the schema of the molecules that the model of an export or a run learnt from; warn of one that standardized
+    otherwise.
 
     Raises:
         CheckpointError: records of this schema are laid out in another way.
@@ -48,7 +49,7 @@ def check_schema(source: Path, schema: int) -> None:
             f"{source} was trained on molecules of schema {schema}, this molstream reads models of schemas "
             f"{', '.join(map(str, SAME_RECORD_VERSIONS))}. Install the molstream that trained it."
         )
-    if schema != SCHEMA_VERSION:
+    if schema not in SAME_MOLECULE_VERSIONS:
         _warn_of_schema(source.resolve(), schema)
 
 

@@ -130,7 +130,7 @@ def _smiles(molecule: RawMolecule) -> str:
     """
     if molecule.format == "smiles":
         return molecule.text
-    found = describe(molecule, FeaturizeConfig())
+    found = describe(molecule, FeaturizeConfig(descriptors="none"))
     if isinstance(found, Rejection):
         raise DataError(_refused(found))
     return found.sample.smiles

@@ -27,6 +27,7 @@ from molstream.training.checkpoint.load import forms, load_weights, require_same
 from molstream.training.checkpoint.upgrade import upgraded_model, upgraded_objective
 from molstream.training.extended import ModelConfig
 from molstream.training.inference.config import ExportConfig
+from molstream.training.inference.featurizing import model_featurizer
 from molstream.training.memory import on_meta, require_room
 from molstream.training.models.encoders import Encoders
 
@@ -42,7 +43,7 @@ class Export:
     model: ModelConfig
     """Configuration of the encoders."""
     featurize: FeaturizeConfig
-    """Featurizer of the molecules that they were trained on."""
+    """Featurizer of the molecules that they were trained on, without descriptors."""
     config: dict[str, Any]
     """Complete content of config.json."""
 
@@ -71,7 +72,7 @@ def export_run(config: ExportConfig) -> Path:
         "featurizer": {
             "schema_version": dataset["schema_version"],
             "rdkit": dataset["versions"]["rdkit"],
-            "config": tree_of(load(FeaturizeConfig, dataset["config"]["featurize"], str(run.path / "dataset.json"))),
+            "config": tree_of(model_featurizer(dataset["config"]["featurize"], str(run.path / "dataset.json"))),
         },
         "training": {
             "objective": tree_of(pretrain.objective),
@@ -111,7 +112,7 @@ def load_export(path: str | Path) -> Export:
         _upgrade(config, file)
     try:
         model = load(ModelConfig, config["model"], f"{file}, model")
-        featurize = load(FeaturizeConfig, config["featurizer"]["config"], f"{file}, featurizer.config")
+        featurize = model_featurizer(config["featurizer"]["config"], f"{file}, featurizer.config")
         form = on_meta(lambda: Encoders(model))
         require_room(form, model, f"loading {folder}")
     except ConfigError as error:

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
+from molstream.config import load
 from molstream.errors import ConfigError
 from molstream.pipeline.config import SandboxConfig
 from molstream.pipeline.sandbox.pool import SandboxPool
@@ -12,6 +15,19 @@ from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejectio
 
 Featurize = Callable[[Iterable[RawMolecule]], Iterator[MoleculeSample | Rejection]]
 """The record of every molecule, or why there is none, in their order."""
+
+
+def model_featurizer(record: dict[str, Any], where: str) -> FeaturizeConfig:
+    """The featurizer of a model's inputs: that of its training data, but for the descriptors, which no encoder reads.
+
+    Args:
+        record: the configuration of that featurizer; keys that an older molstream did not have get their defaults.
+        where: where the record stands, for messages.
+
+    Raises:
+        ConfigError: a key is unknown, or its value not possible.
+    """
+    return replace(load(FeaturizeConfig, record, where), descriptors="none")
 
 
 @contextmanager

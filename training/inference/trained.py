@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from molstream.config import load
 from molstream.errors import CheckpointError
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.training.checkpoint.exported import check_schema
 from molstream.training.checkpoint.format import RunState, load_checkpoint
 from molstream.training.checkpoint.load import load_weights
 from molstream.training.config import PretrainConfig
+from molstream.training.inference.featurizing import model_featurizer
 from molstream.training.memory import require_room_to_use
 from molstream.training.module import PretrainingModule, build_module
 from molstream.training.run.directory import RunDirectory
@@ -27,7 +27,7 @@ class Trained:
     config: PretrainConfig
     """Configuration of the run."""
     featurize: FeaturizeConfig
-    """Featurizer of the run's dataset."""
+    """Featurizer of the run's dataset, without descriptors."""
     state: RunState
     """State of the run at the checkpoint."""
     device: torch.device
@@ -51,7 +51,7 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
     load_weights(module, checkpoint.published, str(path))
     dataset = run.dataset()
     check_schema(run.path, dataset["schema_version"])
-    featurize = load(FeaturizeConfig, dataset["config"]["featurize"], str(run.path / "dataset.json"))
+    featurize = model_featurizer(dataset["config"]["featurize"], str(run.path / "dataset.json"))
     return Trained(module.eval().to(device), config, featurize, checkpoint.state, device)
 
 

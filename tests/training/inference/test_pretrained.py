@@ -167,19 +167,33 @@ def test_an_export_of_an_older_molstream_loads():
     assert all(width > 0 for width in model.widths.values())
 
 
+def test_the_featurizer_of_a_model_computes_no_descriptors(small_run, tmp_path):
+    """No encoder reads them; the one of an older molstream does not even know the word."""
+    assert "descriptors" not in json.loads((GOLDEN / "export" / "config.json").read_text())["featurizer"]["config"]
+    assert "rdkit2d" in (small_run / "dataset.json").read_text()
+    exported = export_run(ExportConfig(run_dir=str(small_run), output=str(tmp_path / "export"), purpose="test"))
+    for source in (GOLDEN / "export", GOLDEN / "narrow", small_run, exported):
+        found = featurize("CCO", load_pretrained(source).featurize)
+        assert isinstance(found, MoleculeSample)
+        assert found.descriptors.shape == (0,)
+
+
 def test_an_export_of_an_older_schema_says_what_may_differ(tmp_path, capsys):
     """Its vectors are those of its own time for nearly all molecules; one of another layout is refused."""
     copy = tmp_path / "copy"
     shutil.copytree(GOLDEN / "export", copy)
     config = json.loads((copy / "config.json").read_text())
-    for schema in (2, 1, SCHEMA_VERSION + 1):
+    for schema in (2, 3, 1, SCHEMA_VERSION + 1):
         config["featurizer"]["schema_version"] = schema
         (copy / "config.json").write_text(json.dumps(config))
         if schema == 2:
             load_pretrained(copy)
             assert "was trained on molecules of schema 2" in capsys.readouterr().err
+        elif schema == 3:
+            load_pretrained(copy)
+            assert "schema" not in capsys.readouterr().err
         else:
-            with pytest.raises(CheckpointError, match=rf"schema version {schema}, .* with schemas 2, 3"):
+            with pytest.raises(CheckpointError, match=rf"schema version {schema}, .* with schemas 2, 3, 4"):
                 load_pretrained(copy)
 
 
@@ -193,7 +207,7 @@ def test_the_export_of_an_older_run_says_what_its_model_learnt_from(tmp_path, ca
     assert (featurizer["schema_version"], featurizer["rdkit"]) == (2, record["versions"]["rdkit"])
     assert f"{folder} was trained on molecules of schema 2" in capsys.readouterr().err
     (run / "dataset.json").write_text(json.dumps({**record, "schema_version": 1}))
-    with pytest.raises(CheckpointError, match="molecules of schema 1, this molstream reads models of schemas 2, 3"):
+    with pytest.raises(CheckpointError, match="molecules of schema 1, this molstream reads models of schemas 2, 3, 4"):
         export_run(ExportConfig(run_dir=str(run), output=str(tmp_path / "other")))
     with pytest.raises(CheckpointError, match="molecules of schema 1"):
         load_pretrained(run)
