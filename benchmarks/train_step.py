@@ -36,7 +36,7 @@ from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.featurize import featurize
-from molstream.preprocessing.fields import MoleculeSample
+from molstream.preprocessing.fields import SCHEMA_VERSION, MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import COLLATED_FIELDS, collate
 from molstream.training.evaluation.config import CostConfig
@@ -55,7 +55,7 @@ def load_batch(path: Path, count: int) -> MoleculeBatch:
     """Load the first ``count`` molecules with a conformer of a dataset, or of a file of SMILES."""
     if path.is_dir():
         return collated(ShardDataset(path).read_rows(np.arange(count), COLLATED_FIELDS))
-    cache = Path(tempfile.gettempdir()) / f"molstream-train-step-{path.name}-{count}.safetensors"
+    cache = Path(tempfile.gettempdir()) / f"molstream-train-step-{SCHEMA_VERSION}-{path.name}-{count}.safetensors"
     if not cache.is_file():
         results = (featurize(raw, FeaturizeConfig()) for raw in read_smiles(path, 2 * count))
         samples = (result for result in results if isinstance(result, MoleculeSample) and len(result.positions))

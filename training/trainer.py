@@ -62,8 +62,6 @@ class Trainer:
         data = config.data
         self.order = dataset.order(config.seed, data.lanes, data.micro_batch, data.window_blocks, data.length_buckets)
         self.lanes = lanes_of_rank(context.rank, context.world_size, data.lanes)
-        self.stream = LaneStream(dataset, self.order, self.lanes)
-        self.validation = validation and ValidationStream(validation, data.lanes, data.micro_batch, self.lanes)
         self._validated: tuple[int, dict[str, float]] = (0, {})
         require_room_to_train(config, context)
         module = build_module(config.model, config.objective, config.seed)
@@ -72,7 +70,12 @@ class Trainer:
             compile_blocks(module)
         if config.deepspeed.zero_stage == 3:
             run_children_once(module)
-        _require_fields(module.objective.required_fields, dataset)
+        required = module.objective.required_fields
+        _require_fields(required, dataset)
+        self.stream = LaneStream(dataset, self.order, self.lanes, required)
+        self.validation = validation and ValidationStream(
+            validation, data.lanes, data.micro_batch, self.lanes, required
+        )
         optimizer, self._scales = build_optimizer(module, config.optim, module.objective.learning_rate_scale)
         self.engine = Engine(
             module,

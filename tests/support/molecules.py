@@ -45,6 +45,7 @@ def molecule_batch(smiles: Sequence[str], has_pos: Sequence[bool] | None = None)
         batch=torch.repeat_interleave(torch.arange(len(smiles)), counts),
         ptr=ptr,
         y=torch.zeros(len(smiles), 0),
+        descriptors=torch.zeros(len(smiles), 0),
         index=torch.arange(len(smiles)),
     )
 

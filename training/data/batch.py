@@ -35,6 +35,9 @@ class MoleculeBatch:
     """int64 [g + 1]: first atom of each molecule, then n."""
     y: Tensor
     """float32 [g, t]: targets, NaN where missing."""
+    descriptors: Tensor
+    """float32 [g, k]: descriptors as stored, NaN where undefined; k = 0 if they were not asked for, or the dataset has
+    none."""
     index: Tensor
     """int64 [g]: position of each molecule in the dataset, in manifest order."""
 
@@ -73,7 +76,7 @@ class MoleculeBatch:
         num_edges = torch.bincount(self.batch[self.edge_index[0]], minlength=self.num_graphs).cpu()
         edges = torch.cat([molecules[:1], num_edges.cumsum(0)])
         slices = {"x": atoms, "edge_index": edges, "edge_attr": edges, "pos": atoms, "z": atoms}
-        slices |= dict.fromkeys(("has_pos", "y", "idx", *texts), molecules)
+        slices |= dict.fromkeys(("has_pos", "y", "descriptors", "idx", *texts), molecules)
         nothing = torch.zeros(self.num_graphs, dtype=torch.long)
         # from_data_list sets these too; PyG needs them to separate the molecules.
         batch._num_graphs, batch._slice_dict = self.num_graphs, slices

@@ -1,6 +1,6 @@
 """Collates columns of molecules into one graph batch, by array operations without an object per molecule."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -12,14 +12,21 @@ from molstream.preprocessing.fields import MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
 
 COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions", "targets")
-"""Stored fields that collation reads; the other fields (strings, provenance) are not decompressed."""
+"""Stored fields that every batch is made of; the other fields (strings, provenance) are not decompressed."""
+OPTIONAL_FIELDS = ("descriptors",)
+"""Stored fields that are part of a batch where they are asked for, since they take as long to read as all others."""
+
+
+def collated_fields(required: Collection[str]) -> tuple[str, ...]:
+    """Stored fields to read for batches that shall have the fields ``required``, such as an objective's."""
+    return (*COLLATED_FIELDS, *(name for name in OPTIONAL_FIELDS if name in required))
 
 
 def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBatch:
     """Collate all rows of ``columns`` into one batch.
 
     Args:
-        columns: g molecules with the fields of :data:`COLLATED_FIELDS`.
+        columns: g molecules with the fields of :func:`collated_fields`.
         index: int64 [g], position of each molecule in the dataset.
         draw: uint64 [g], random bits; of a molecule with c conformers, conformer ``draw % c`` is used.
     """
@@ -40,7 +47,8 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBa
         has_pos=torch.from_numpy(num_conformers > 0),
         batch=torch.from_numpy(np.repeat(np.arange(len(num_atoms)), num_atoms)),
         ptr=torch.from_numpy(ptr.astype(np.int64)),
-        y=torch.from_numpy(np.array(columns.values["targets"]).reshape(len(num_atoms), -1)),
+        y=_table(columns, "targets"),
+        descriptors=_table(columns, "descriptors"),
         index=torch.from_numpy(np.array(index, np.int64)),
     )
 
@@ -49,20 +57,26 @@ def collate_samples(samples: Sequence[MoleculeSample], draw: np.ndarray | None =
     """Collate featurized molecules that belong to no dataset; ``index`` numbers them from 0.
 
     Args:
-        samples: g molecules, g >= 1, with the same number of targets.
+        samples: g molecules, g >= 1, with the same number of targets, and of descriptors.
         draw: uint64 [g]; of a molecule with c conformers, conformer ``draw % c`` is used. By default the first one.
 
     Raises:
-        DataError: ``samples`` is empty, or the numbers of targets differ.
+        DataError: ``samples`` is empty, or the numbers of targets or descriptors differ.
     """
-    if len({len(sample.targets) for sample in samples}) != 1:
-        found = sorted({len(sample.targets) for sample in samples})
-        raise DataError(
-            f"a batch of {len(samples)} molecules with {found} targets: expected at least one molecule, and the same "
-            "number of targets for all."
-        )
+    for name in ("targets", "descriptors"):
+        if len(found := sorted({len(getattr(sample, name)) for sample in samples})) != 1:
+            raise DataError(
+                f"a batch of {len(samples)} molecules with {found} {name}: expected at least one molecule, and the "
+                f"same number of {name} for all."
+            )
     draw = np.zeros(len(samples), np.uint64) if draw is None else draw
-    return collate(Columns.from_batch(encode(samples), COLLATED_FIELDS), np.arange(len(samples)), draw)
+    return collate(Columns.from_batch(encode(samples), collated_fields(OPTIONAL_FIELDS)), np.arange(len(samples)), draw)
+
+
+def _table(columns: Columns, name: str) -> torch.Tensor:
+    """float32 [g, width]: a field with as many entries for every molecule; width 0 if it was not read."""
+    values = columns.values.get(name, np.zeros(0, np.float32))
+    return torch.from_numpy(np.array(values).reshape(columns.num_rows, -1))
 
 
 def _positions(columns: Columns, num_atoms: np.ndarray, num_conformers: np.ndarray, draw: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from molstream.pipeline.order.lanes import LaneOrder
 from molstream.pipeline.shards.cache import ShardCache
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset
-from molstream.training.data.collate import COLLATED_FIELDS, collate
+from molstream.training.data.collate import collate, collated_fields
 from molstream.training.data.stream import conformer_draw
 from molstream.training.data.validation import SequentialReader
 
@@ -53,6 +53,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
     - ``pos``, float32 [n, 3]: angstrom, centred on each molecule's centroid; zeros where it has no conformer
     - ``has_pos``, bool [g]: whether the molecule has a conformer
     - ``y``, float32 [g, t]: targets, in the order of ``target_names``; NaN where missing
+    - ``descriptors``, float32 [g, k]: as stored, NaN where undefined; k = 0 unless ``with_descriptors``
     - ``idx``, int64 [g]: position of the molecule in the dataset
     - ``batch``, int64 [n]: molecule of each atom; ``ptr``, int64 [g + 1]: first atom of each molecule
 
@@ -87,6 +88,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
         conformer: ``random`` uses a conformer chosen by seed, epoch and molecule; ``first`` always uses the first.
         with_smiles: whether batches have ``smiles``: canonical isomeric SMILES.
         with_keys: whether batches have ``key``: InChIKeys.
+        with_descriptors: whether batches have the dataset's descriptors.
         rank, world_size: this process among those that share an epoch. The default is that of ``torch.distributed`` if
             it is initialised, otherwise 0 and 1.
         transform: called with each batch; its result is yielded. With spawned workers it must be picklable.
@@ -115,6 +117,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
         conformer: str = "random",
         with_smiles: bool = False,
         with_keys: bool = False,
+        with_descriptors: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
         transform: "Callable[[Batch], Any] | None" = None,
@@ -143,6 +146,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
         )
         self.rank, self.world_size = _rank_and_world_size(rank, world_size)
         self._strings = (("smiles",) if with_smiles else ()) + (("key",) if with_keys else ())
+        self._fields = (*collated_fields(("descriptors",) if with_descriptors else ()), *self._strings)
         self._cache = str(cache_dir), int(cache_gib * 2**30)
         self._fingerprint: str | None = None
         self._opened: tuple[int, ShardDataset] | None = None
@@ -252,7 +256,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
         return begin + first, begin + last
 
     def _in_stored_order(self) -> Read:
-        reader = SequentialReader(self._shards(), (*COLLATED_FIELDS, *self._strings))
+        reader = SequentialReader(self._shards(), self._fields)
 
         def read(begin: int, end: int) -> tuple[Columns, np.ndarray]:
             index = np.arange(begin, end)
@@ -263,7 +267,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
     def _in_shuffled_order(self, epoch: int, steps: range, interrupt: threading.Event) -> Read:
         shards = self._shards()
         order = LaneOrder(shards.block_rows, self.seed, lanes=1, micro_batch=1, window_blocks=self.window_blocks)
-        reader = LaneReader(shards, order, 0, (*COLLATED_FIELDS, *self._strings), None, interrupt)
+        reader = LaneReader(shards, order, 0, self._fields, None, interrupt)
         first = epoch * self.num_molecules
         if steps:
             reader.expect(first + self._places(steps[0])[0])

@@ -10,13 +10,16 @@ from molstream.training.models.graph import segment_mean
 CARBON, SP3, FOUR_BONDS = 5, 2, 4
 
 
-def largest_batch(histograms: Mapping[str, Mapping[str, int]], molecules: int, targets: int) -> MoleculeBatch:
+def largest_batch(
+    histograms: Mapping[str, Mapping[str, int]], molecules: int, targets: int, descriptors: int = 0
+) -> MoleculeBatch:
     """Build carbon rings as large as the ``molecules`` largest molecules of a dataset, with bonds of 1.5 angstrom.
 
     Args:
         histograms: histograms of the manifest: molecules by number of heavy atoms, and stored atoms by element.
         molecules: number of molecules in the batch.
         targets: number of targets, all of them missing.
+        descriptors: number of descriptors, all of them missing.
     """
     heavy_atoms = histograms["heavy_atoms"]
     total = sum(int(size) * count for size, count in heavy_atoms.items())
@@ -47,5 +50,6 @@ def largest_batch(histograms: Mapping[str, Mapping[str, int]], molecules: int, t
         batch=molecule,
         ptr=ptr,
         y=torch.full((len(sizes), targets), torch.nan),
+        descriptors=torch.full((len(sizes), descriptors), torch.nan),
         index=torch.zeros(len(sizes), dtype=torch.long),
     )

@@ -1,7 +1,7 @@
 """Reads shuffled windows of datasets and yields the lanes' batches, step by step."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from molstream.pipeline.order.steps import StepOrder
 from molstream.pipeline.shards.columns import Columns
 from molstream.randomness import keyed_bits
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.data.collate import COLLATED_FIELDS, collate
+from molstream.training.data.collate import collate, collated_fields
 
 
 class LaneStream:
@@ -24,10 +24,11 @@ class LaneStream:
         data: the datasets.
         order: order of the molecules, which sets the batches of each step.
         lanes: the lanes of this process, ascending.
+        required: stored fields that the batches shall have beside those that all have, such as an objective's.
     """
 
-    def __init__(self, data: Mixture, order: StepOrder, lanes: Sequence[int]):
-        self._data, self._order = data, order
+    def __init__(self, data: Mixture, order: StepOrder, lanes: Sequence[int], required: Collection[str] = ()):
+        self._data, self._order, self._fields = data, order, collated_fields(required)
         self._interrupt = threading.Event()
         self._readers = {lane: [self._reader(k, lane) for k in range(len(data.datasets))] for lane in lanes}
 
@@ -59,7 +60,7 @@ class LaneStream:
             self._data.datasets[dataset],
             self._order.orders[dataset],
             lane,
-            COLLATED_FIELDS,
+            self._fields,
             parts if self._order.length_buckets else None,
             self._interrupt,
         )

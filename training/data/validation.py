@@ -1,7 +1,7 @@
 """Yields the batches of a validation: each molecule once, in manifest order, independently of the world size."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from molstream.io.background import prefetched
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.data.collate import COLLATED_FIELDS, collate
+from molstream.training.data.collate import collate, collated_fields
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,18 @@ class ValidationStream:
         lanes: number of lanes L of the run.
         micro_batch: maximum number of molecules in a batch.
         served: the lanes of this process, ascending.
+        required: stored fields that the batches shall have beside those that all have, such as an objective's.
     """
 
-    def __init__(self, dataset: ShardDataset, lanes: int, micro_batch: int, served: Sequence[int]):
-        self._dataset, self._served = dataset, served
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        lanes: int,
+        micro_batch: int,
+        served: Sequence[int],
+        required: Collection[str] = (),
+    ):
+        self._dataset, self._served, self._fields = dataset, served, collated_fields(required)
         self.num_batches = -(-dataset.num_rows // micro_batch)
         self._bounds = _even(dataset.num_rows, self.num_batches)
         self._lane_bounds = _even(self.num_batches, lanes)
@@ -75,7 +83,7 @@ class ValidationStream:
         return torch.where(weights > 0, weights * values.double().cpu(), 0.0).sum((0, 1)) / weights.sum()
 
     def _rounds(self) -> Iterator[list[ValidationBatch]]:
-        readers = {lane: SequentialReader(self._dataset, COLLATED_FIELDS) for lane in self._served}
+        readers = {lane: SequentialReader(self._dataset, self._fields) for lane in self._served}
         for number in range(self.num_rounds):
             yield [self._batch(readers[lane], lane, number) for lane in self._served]
 

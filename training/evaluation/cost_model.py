@@ -16,7 +16,7 @@ from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.data.collate import COLLATED_FIELDS, collate, collate_samples
+from molstream.training.data.collate import OPTIONAL_FIELDS, collate, collate_samples, collated_fields
 from molstream.training.memory import on_meta
 from molstream.training.models.config import ModelConfig
 from molstream.training.module import PretrainingModule, build_module, num_parameters
@@ -108,7 +108,7 @@ def dataset_batch(path: str) -> MoleculeBatch:
     """
     dataset = ShardDataset(path)
     index = np.arange(min(len(TYPICAL_SMILES), dataset.num_rows))
-    return collate(dataset.read_rows(index, COLLATED_FIELDS), index, np.zeros(len(index), np.uint64))
+    return collate(dataset.read_rows(index, collated_fields(OPTIONAL_FIELDS)), index, np.zeros(len(index), np.uint64))
 
 
 def _run(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeBatch) -> np.ndarray:

@@ -59,7 +59,7 @@ def _own_data(run_dir: str, config: DataConfig) -> Mixture:
 
 
 def _batches(data: Mixture, order: StepOrder, count: int, trained: Trained) -> Iterator[MoleculeBatch]:
-    stream = LaneStream(data, order, [0])
+    stream = LaneStream(data, order, [0], trained.module.objective.required_fields)
     return (stream.step(step)[0].to(trained.device) for step in range(count))
 
 

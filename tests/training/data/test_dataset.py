@@ -28,7 +28,7 @@ from tests.support.datasets import REPOSITORY
 from tests.support.object_store import serving
 from tests.support.samples import write_dataset
 
-TENSORS = ("x", "z", "edge_index", "edge_attr", "pos", "has_pos", "y", "idx", "batch", "ptr")
+TENSORS = ("x", "z", "edge_index", "edge_attr", "pos", "has_pos", "y", "descriptors", "idx", "batch", "ptr")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def data_of(sample: MoleculeSample, index: int) -> Data:
         pos=torch.from_numpy(sample.positions[0]) if has_pos else torch.zeros(len(x), 3),
         has_pos=torch.tensor([has_pos]),
         y=torch.from_numpy(sample.targets)[None],
+        descriptors=torch.from_numpy(sample.descriptors)[None],
         idx=torch.tensor([index]),
         z=x[:, 0] + 1,
         smiles=sample.smiles,
@@ -86,7 +87,9 @@ def indices(batches) -> list[list[int]]:
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_batches_are_what_pyg_makes_of_the_same_molecules(dataset, stored, shuffle):
-    ours = MoleculeDataset(dataset, batch_size=9, shuffle=shuffle, with_smiles=True, with_keys=True)
+    ours = MoleculeDataset(
+        dataset, batch_size=9, shuffle=shuffle, with_smiles=True, with_keys=True, with_descriptors=True
+    )
     for batch in ours:
         molecules = [data_of(stored[index], index) for index in batch.idx.tolist()]
         assert_same(batch, Batch.from_data_list(molecules))
@@ -111,6 +114,8 @@ def test_single_atoms_missing_conformers_and_missing_targets_are_what_pyg_makes_
     assert ours.to("cpu").to_data_list()[1].num_nodes == some[1].num_atoms
     with pytest.raises(DataError, match=r"a batch of 2 molecules with \[1, 2\] targets: expected"):
         collate_samples([stored[0], bare[0]])
+    with pytest.raises(DataError, match=r"a batch of 2 molecules with \[0, 200\] descriptors: expected"):
+        collate_samples([stored[0], replace(stored[0], descriptors=stored[0].descriptors[:0])])
 
 
 def test_the_order_without_shuffle_is_the_dataset_s_and_with_it_that_of_one_lane(dataset, stored):

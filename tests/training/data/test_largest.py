@@ -15,9 +15,10 @@ def histograms(heavy_atoms: dict[str, int], atoms_per_heavy_atom: float = 1.0) -
 
 
 def test_it_has_the_sizes_of_the_largest_molecules():
-    batch = largest_batch(histograms({"9": 2, "1": 4, "30": 1, "2": 1}), molecules=5, targets=3)
+    batch = largest_batch(histograms({"9": 2, "1": 4, "30": 1, "2": 1}), molecules=5, targets=3, descriptors=7)
     assert batch.ptr.diff().tolist() == [30, 9, 9, 2, 1]
     assert batch.y.shape == (5, 3)
+    assert batch.descriptors.shape == (5, 7)
     assert batch.edge_index.shape[1] == 2 * (30 + 9 + 9)
     assert torch.equal(batch.edge_index[:, 0::2], batch.edge_index[:, 1::2].flip(0))
     assert (torch.bincount(batch.edge_index[0], minlength=51)[:48] == 2).all()

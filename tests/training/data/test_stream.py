@@ -1,5 +1,7 @@
 """The stream: whatever the route, a molecule's record becomes the same rows of a batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,15 @@ import torch
 from molstream.errors import ConfigError, DataError
 from molstream.pipeline.order.lanes import lanes_of_rank
 from molstream.pipeline.order.mixture import Mixture
-from molstream.pipeline.shards.reader import ShardDataset
+from molstream.pipeline.shards.reader import ShardDataset, ShardFile
+from molstream.preprocessing.descriptors import DESCRIPTORS_V1
 from molstream.preprocessing.fields import FIELDS
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import COLLATED_FIELDS
 from molstream.training.data.stream import LaneStream, conformer_draw
 from tests.support.samples import random_samples, write_dataset
+
+READ = ShardFile.read_block
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,7 @@ def molecule(batch: MoleculeBatch, k: int) -> dict[str, torch.Tensor]:
 
 
 def test_batches_hold_the_stored_records(shards):
-    batch = LaneStream(shards, make_order(shards), [2]).step(1)[0]
+    batch = LaneStream(shards, make_order(shards), [2], {"descriptors"}).step(1)[0]
     stored = shards.read_rows(batch.index.numpy(), [field.name for field in FIELDS])
     for k in range(batch.num_graphs):
         record = stored.slice(k, k + 1)
@@ -66,7 +72,22 @@ def test_batches_hold_the_stored_records(shards):
         assert torch.equal(found["edge_attr"][0::2], found["edge_attr"][1::2])
         assert torch.equal(found["pos"], torch.from_numpy(record.values["positions"]))
         assert torch.equal(batch.y[k], torch.from_numpy(record.values["targets"].reshape(-1)))
+        assert torch.equal(batch.descriptors[k], torch.from_numpy(record.values["descriptors"]))
     assert batch.has_pos.all()
+    assert batch.descriptors.shape == (batch.num_graphs, len(DESCRIPTORS_V1))
+    assert batch.descriptors.dtype == torch.float32
+
+
+def test_descriptors_are_read_only_where_they_are_asked_for(shards, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        ShardFile, "read_block", lambda self, block, names: asked.append(names) or READ(self, block, names)
+    )
+    batch = LaneStream(shards, make_order(shards), [2], {"positions"}).step(1)[0]
+    assert batch.descriptors.shape == (batch.num_graphs, 0)
+    assert set(asked) == {COLLATED_FIELDS}
+    with_them = LaneStream(shards, make_order(shards), [2], {"descriptors"}).step(1)[0]
+    assert tensors([[replace(with_them, descriptors=batch.descriptors)]]) == tensors([[batch]])
 
 
 def test_a_batch_is_what_pyg_would_have_made(shards):

@@ -7,7 +7,7 @@ import torch
 from molstream.pipeline.order.lanes import lanes_of_rank
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.randomness import keyed_seed
-from molstream.training.data.collate import COLLATED_FIELDS, collate
+from molstream.training.data.collate import collate, collated_fields
 from molstream.training.data.validation import ValidationStream
 from tests.support.samples import random_samples, write_dataset
 
@@ -16,7 +16,7 @@ LANES = 4
 
 @pytest.fixture(scope="module", params=[1, 3, 33, 61, 64])
 def dataset(request, tmp_path_factory):
-    samples = random_samples(0, request.param, 2)
+    samples = random_samples(0, request.param, 2, 3)
     shards = [part for part in (samples[:25], samples[25:]) if part]
     return ShardDataset(write_dataset(tmp_path_factory.mktemp("validation") / "dataset", shards))
 
@@ -48,17 +48,19 @@ def test_the_result_does_not_depend_on_the_world_size(dataset):
 
 
 def test_it_is_the_mean_over_every_molecule_once_in_manifest_order(dataset):
-    stream = ValidationStream(dataset, LANES, 8, range(LANES))
+    stream = ValidationStream(dataset, LANES, 8, range(LANES), {"descriptors"})
     bounds = np.arange(stream.num_batches + 1) * dataset.num_rows // stream.num_batches
     counted = {}
     for number, batches in enumerate(stream.rounds()):
         for lane, batch in enumerate(batches):
             expected = np.arange(bounds[batch.number], bounds[batch.number + 1])
             assert batch.molecules.index.tolist() == expected.tolist()
-            stored = dataset.read_rows(expected, COLLATED_FIELDS)
+            stored = dataset.read_rows(expected, collated_fields({"descriptors"}))
             same = collate(stored, expected, np.zeros(len(expected), np.uint64))
             assert torch.equal(batch.molecules.x, same.x)
             assert torch.equal(batch.molecules.pos, same.pos)
+            torch.testing.assert_close(batch.molecules.descriptors, same.descriptors, rtol=0, atol=0, equal_nan=True)
+            assert batch.molecules.descriptors.shape == (len(expected), 3)
             if weight := stream.weights[number, lane]:
                 assert weight == len(expected)
                 assert batch.number not in counted

@@ -50,6 +50,7 @@ def chain(length: int) -> MoleculeBatch:
         batch=torch.zeros(length, dtype=torch.long),
         ptr=torch.tensor([0, length]),
         y=torch.zeros(1, 0),
+        descriptors=torch.zeros(1, 0),
         index=torch.zeros(1, dtype=torch.long),
     )
 
