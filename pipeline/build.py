@@ -22,7 +22,7 @@ from molstream.pipeline.readers.split import InputSplit
 from molstream.pipeline.reports.card import NAME as CARD
 from molstream.pipeline.reports.card import TIMING, read_timing, write_card
 from molstream.pipeline.reports.progress import JobProgress
-from molstream.pipeline.shards.manifest import APPENDING, Account, Manifest, Shard
+from molstream.pipeline.shards.manifest import APPENDING, Account, DroppedTable, Manifest, Shard
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.pipeline.stages import conformers
@@ -33,6 +33,7 @@ from molstream.pipeline.stages.describe import describe_part, join_description, 
 from molstream.pipeline.stages.driver import Stage, run_stage
 from molstream.pipeline.stages.known import key_shard
 from molstream.pipeline.stages.merge import merge_dropped
+from molstream.pipeline.stages.summarize import summarize
 from molstream.pipeline.stages.tally import Tally, Timing
 from molstream.pipeline.stages.task import Decontamination, SplitCommit, SplitTask, read_commit
 from molstream.preprocessing.descriptors import descriptor_names
@@ -94,7 +95,7 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
             rows = _describe(tasks, config) + (base.num_rows if base else 0)
             buckets = _find_duplicates(first + len(tasks), rows, config)
             _embed(tasks, made, buckets, config)
-    merge_dropped(tasks, folder, output, base)
+    dropped = merge_dropped(tasks, folder, output, base)
     counts = Account.total([account for account, _ in made.parts.values()])
     _check_rejected(counts, config.max_rejected_fraction, folder)
     if base is None:
@@ -106,7 +107,7 @@ def make(plan: Plan, config: PreprocessConfig, base: Manifest | None) -> None:
     (output / CARD).unlink(missing_ok=True)
     # Workers that were killed while this driver ran have left unfinished files.
     _clean(output)
-    _manifest(plan, config, tasks, made, base).write(output)
+    _manifest(plan, config, tasks, made, base, dropped).write(output)
     _make_card(output)
 
 
@@ -301,23 +302,34 @@ def _write_timing(timing: Timing, folder: Path, output: Path, base: Manifest | N
 
 
 def _manifest(
-    plan: Plan, config: PreprocessConfig, tasks: Sequence[SplitTask], made: _Made, base: Manifest | None
+    plan: Plan,
+    config: PreprocessConfig,
+    tasks: Sequence[SplitTask],
+    made: _Made,
+    base: Manifest | None,
+    dropped: dict[str, DroppedTable],
 ) -> Manifest:
+    """The manifest of a dataset whose files are all in its folder."""
     parts = [(task.split.name, *made.parts[task.index]) for task in tasks]
     splits = (*(base.splits if base else ()), *((name, account) for name, account, _ in parts))
     settings = plan.record["settings"]
+    shards = (*(base.shards if base else ()), *(shard for _, _, shard in parts if shard is not None))
+    names = descriptor_names(config.featurize.descriptors)
     recorded = {name: plan.record[name] for name in ("sources", "benchmarks", "settings")}
     return Manifest(
         container=config.container,
         block_rows=config.block_rows,
         hydrogens=config.featurize.hydrogens,
         target_names=plan.target_names,
+        descriptor_names=names,
         config={"featurize": settings["featurize"], **recorded},
         versions=plan.record["versions"],
         counts=Account.total([account for _, account in splits]),
         splits=splits,
-        shards=(*(base.shards if base else ()), *(shard for _, _, shard in parts if shard is not None)),
+        shards=shards,
         benchmarks={name: made.benchmarks[name] for name in plan.record["benchmarks"]},
+        dropped=dropped,
+        descriptor_statistics=summarize(Path(config.output), config.container, shards, names),
         **made.tally.to_dict(),
     )
 

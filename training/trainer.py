@@ -70,11 +70,11 @@ class Trainer:
             compile_blocks(module)
         if config.deepspeed.zero_stage == 3:
             run_children_once(module)
-        required = module.objective.required_fields
-        _require_fields(required, dataset)
-        self.stream = LaneStream(dataset, self.order, self.lanes, required)
+        self._required = module.objective.required_fields
+        _require_fields(self._required, dataset)
+        self.stream = LaneStream(dataset, self.order, self.lanes, self._required)
         self.validation = validation and ValidationStream(
-            validation, data.lanes, data.micro_batch, self.lanes, required
+            validation, data.lanes, data.micro_batch, self.lanes, self._required
         )
         optimizer, self._scales = build_optimizer(module, config.optim, module.objective.learning_rate_scale)
         self.engine = Engine(
@@ -166,7 +166,9 @@ class Trainer:
     def _dry_run_batch(self) -> None:
         """Run the largest possible batch, so that a run that needs too much memory fails now and not in a week."""
         histograms = self.dataset.record()["histograms"]
-        batch = largest_batch(histograms, self.config.data.micro_batch, len(self.dataset.target_names))
+        descriptors = len(self.dataset.descriptor_names) if "descriptors" in self._required else 0
+        targets = len(self.dataset.target_names)
+        batch = largest_batch(histograms, self.config.data.micro_batch, targets, descriptors)
         kept = self.engine.dry_run(batch.to(self.context.device), self._generator(0, 0))
         parts = {**self.engine.memory(), "activations": kept}
         self._say(
@@ -295,15 +297,18 @@ def _require_fields(fields: frozenset[str], dataset: Mixture) -> None:
     """Check that the dataset has the fields that the objective needs.
 
     Raises:
-        ConfigError: the objective needs positions and no molecule has a conformer, or targets and there are none.
+        ConfigError: the objective needs positions and no molecule has a conformer, or targets or descriptors and there
+            are none.
     """
     available = {
         "positions": dataset.num_with_conformer > 0,
         "conformer_energy": dataset.num_with_conformer > 0,
         "targets": bool(dataset.target_names),
+        "descriptors": bool(dataset.descriptor_names),
     }
     if missing := sorted(name for name in fields if not available.get(name, True)):
         raise ConfigError(
             f"the objective needs {', '.join(missing)}, which the {dataset.num_rows} molecules of {dataset.path} do "
-            "not have. Preprocess with featurize.conformers.num_conformers=1 (positions) or target_columns=[...]."
+            "not have. Preprocess with featurize.conformers.num_conformers=1 (positions), target_columns=[...] or "
+            "featurize.descriptors=rdkit2d."
         )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from molstream.errors import ConfigError
 from molstream.pipeline.order.lanes import LaneOrder
 from molstream.pipeline.order.steps import Shares, StepOrder
 from molstream.pipeline.shards.columns import Columns
+from molstream.pipeline.shards.distributions import Distribution, merged
 from molstream.pipeline.shards.manifest import Account, Manifest
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.randomness import keyed_rng
@@ -26,7 +28,7 @@ class Mixture:
         weights: relative weight of each dataset, above 0.
 
     Raises:
-        ConfigError: the datasets do not have the same targets and atoms, or a weight is no positive number.
+        ConfigError: targets, descriptors or atoms of the datasets differ, or a weight is no positive number.
     """
 
     def __init__(self, datasets: Sequence[ShardDataset], weights: Sequence[float] = (1.0,)):
@@ -41,7 +43,7 @@ class Mixture:
         """Check that molecules of another dataset can be batched together with these.
 
         Raises:
-            ConfigError: it has other targets, or stores other atoms.
+            ConfigError: it has other targets or descriptors, or stores other atoms.
         """
         ours, other = self.datasets[0].manifest, dataset.manifest
         for name, expected, got in (
@@ -54,6 +56,14 @@ class Mixture:
                     "validated with must agree. Preprocess one of them with the target_columns and "
                     "featurize.hydrogens of the other."
                 )
+        if ours.descriptor_names != other.descriptor_names:
+            counts = [len(manifest.descriptor_names) for manifest in (other, ours)]
+            which = f"{counts[0]} descriptors, {self.datasets[0].path} has {counts[1]}"
+            which = which if counts[0] != counts[1] else f"other descriptors than {self.datasets[0].path}"
+            raise ConfigError(
+                f"{dataset.path} has {which}: what is trained on and validated with must agree. Preprocess one of "
+                "them with the featurize.descriptors of the other, by the same molstream."
+            )
 
     @property
     def path(self) -> str:
@@ -81,6 +91,23 @@ class Mixture:
         return self.datasets[0].manifest.target_names
 
     @property
+    def descriptor_names(self) -> tuple[str, ...]:
+        """Names of the descriptors, the same in all datasets; empty if there are none."""
+        return self.datasets[0].manifest.descriptor_names
+
+    @cached_property
+    def descriptor_statistics(self) -> dict[str, Distribution]:
+        """How each descriptor is distributed over all molecules, by name; see :func:`merged` for several datasets."""
+        manifests = [dataset.manifest for dataset in self.datasets]
+        if len(manifests) == 1:
+            return manifests[0].descriptor_statistics
+        molecules = [manifest.num_rows for manifest in manifests]
+        return {
+            name: merged([manifest.descriptor_statistics[name] for manifest in manifests], molecules)
+            for name in self.descriptor_names
+        }
+
+    @property
     def fingerprint(self) -> str:
         """Fingerprint of the one dataset; of several, the sha256 of their fingerprints and weights."""
         prints = [dataset.manifest.fingerprint for dataset in self.datasets]
@@ -90,13 +117,13 @@ class Mixture:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """The entry of the data in a run, report or model card: a manifest without its lists of shards and splits.
+        """The entry of the data in a run, report or model card: a manifest without what it says of files and splits.
 
         Of several datasets, counts and histograms are sums, ``config`` is the first one's, and ``mix`` lists them.
         """
         manifests = [dataset.manifest for dataset in self.datasets]
         record = manifests[0].to_dict()
-        del record["shards"], record["splits"]
+        del record["shards"], record["splits"], record["dropped"]
         if len(manifests) == 1:
             return record
         return {
@@ -107,6 +134,7 @@ class Mixture:
                 for name in ("conformer_status", "changes", "left_out", "benchmarks")
             },
             "histograms": _sum_histograms(manifests),
+            "descriptor_statistics": {name: each.to_dict() for name, each in self.descriptor_statistics.items()},
             "mix": [
                 {"path": dataset.path, "weight": weight, "fingerprint": dataset.manifest.fingerprint}
                 for dataset, weight in zip(self.datasets, self.weights, strict=True)

@@ -106,6 +106,7 @@ def write_card(folder: Path) -> Path:
         settings=_flat(manifest.config["settings"]),
         benchmarks=[(name, files) for name, files in manifest.config["benchmarks"].items()],
         listed=LISTED,
+        described=described(manifest),
     )
     target = folder / NAME
     write_atomically(target, page.encode())
@@ -140,6 +141,14 @@ def flows(manifest: Manifest) -> list[Flow]:
 def by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     """Names and counts, the largest count first; equal counts are sorted by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def described(manifest: Manifest) -> str:
+    """Number of descriptors, and the share of their values that are missing; ``none`` where there are none."""
+    counts = manifest.descriptor_statistics.values()
+    missing, known = sum(each.missing for each in counts), sum(each.known for each in counts)
+    count = len(manifest.descriptor_names)
+    return f"{count}, {share(missing, missing + known)} of their values missing" if count else "none"
 
 
 def _name(manifest: Manifest) -> str:

@@ -5,8 +5,7 @@ It holds no time, host or path, so that preparing the same input again gives the
 
 import hashlib
 import json
-import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ import numpy as np
 from molstream.errors import DataError, in_words
 from molstream.io.files import write_atomically
 from molstream.io.names import is_file_name, is_sha256
-from molstream.io.reading import Natural, Shape, mismatch, parse_json, read_bounded
+from molstream.io.reading import mismatch, parse_json, read_bounded
+from molstream.pipeline.shards import manifest_shape
 from molstream.pipeline.shards.containers import CONTAINERS, Blocks
+from molstream.pipeline.shards.distributions import Distribution
 from molstream.preprocessing.fields import SCHEMA_VERSION, ConformerStatus
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 NAME = "manifest.json"
 APPENDING = "append.json"
 """File with the plan of an unfinished append; it is renamed to plan.json once the manifest is written."""
@@ -28,24 +29,6 @@ MAX_BYTES = 1 << 30
 AGAIN = "Preprocess again, or restore the file from a copy."
 VERSIONS = {"format_version": int, "schema_version": int}
 """What manifests of all versions have."""
-_COUNTS = {
-    **dict.fromkeys(("in", "written", "duplicates", "decontaminated"), Natural),
-    "rejected": dict[str, Natural],
-}
-_NUMBER = re.compile(r"-?\d{1,9}")
-"""What a histogram counts by, as a key of JSON."""
-SHAPE: Shape = {
-    **dict.fromkeys(("container", "hydrogens", "fingerprint"), str),
-    **dict.fromkeys(
-        ("config", "versions", "conformer_status", "changes", "left_out", "benchmarks", "histograms"), dict
-    ),
-    "block_rows": int,
-    "target_names": list,
-    "counts": _COUNTS,
-    "splits": [{"name": str, **_COUNTS}],
-    "shards": list,
-}
-"""What a manifest of this version has besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +64,14 @@ class Shard:
             return f"{self.name}: rows, atoms and bytes are {self.rows}, {self.atoms} and {self.bytes}"
         fitting = (self.blocks.table >= 0).all() and self.blocks.rows.sum() == self.rows
         return None if fitting else f"the blocks of {self.name} do not add up to its {self.rows} rows"
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedTable:
+    """The file of one kind of dropped rows."""
+
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +143,8 @@ class Manifest:
     hydrogens: str
     """Which atoms are stored: heavy or all."""
     target_names: tuple[str, ...]
+    descriptor_names: tuple[str, ...]
+    """Names of the stored descriptors; empty if there are none."""
     config: dict[str, Any]
     """Everything that the records depend on; ``featurize`` holds the featurizer's configuration."""
     versions: dict[str, str]
@@ -168,8 +161,12 @@ class Manifest:
     """Conformers of written molecules that the input gives, but that are not of the molecule, by reason."""
     benchmarks: dict[str, int]
     """Decontaminated rows by the benchmark set that holds them, every set named; a row may be in several."""
+    dropped: dict[str, DroppedTable]
+    """Size and checksum of ``<kind>.parquet`` for every kind of dropped rows."""
     histograms: dict[str, dict[str, int]]
     """Counts for reports, as :class:`~molstream.pipeline.stages.tally.Tally` makes them."""
+    descriptor_statistics: dict[str, Distribution]
+    """By name, of the molecules that :func:`~molstream.pipeline.stages.summarize.summarize` counts."""
     fingerprint: str = ""
     """sha256 of all of the above; goes into every run and export."""
 
@@ -191,6 +188,8 @@ class Manifest:
         record = {field.name: getattr(self, field.name) for field in fields(self)}
         record["counts"] = self.counts.to_dict()
         record["splits"] = [{"name": name, **account.to_dict()} for name, account in self.splits]
+        record["descriptor_statistics"] = {name: each.to_dict() for name, each in self.descriptor_statistics.items()}
+        record["dropped"] = {kind: asdict(table) for kind, table in self.dropped.items()}
         return {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **record}
 
     def with_fingerprint(self) -> "Manifest":
@@ -230,12 +229,15 @@ class Manifest:
 
 
 def _to_text(record: dict[str, Any]) -> str:
-    """JSON for people, but a split or shard takes one line: a large dataset has 100,000 of them."""
+    """JSON for people, but a split, shard or descriptor takes one line: a large dataset has 100,000 splits."""
     parts = []
     for name, value in record.items():
         if name in ("splits", "shards"):
             lines = (json.dumps(item, separators=(",", ":")) for item in value)
             parts.append(f'"{name}": [\n ' + ",\n ".join(lines) + "\n]")
+        elif name == "descriptor_statistics" and value:
+            lines = (f"{json.dumps(key)}: {json.dumps(item, separators=(',', ':'))}" for key, item in value.items())
+            parts.append(f'"{name}": {{\n ' + ",\n ".join(lines) + "\n}")
         else:
             parts.append(f'"{name}": {json.dumps(value, indent=1)}')
     return "{\n" + ",\n".join(parts) + "\n}\n"
@@ -248,18 +250,6 @@ def _sorted(value: Any) -> str:
 def _compact(record: dict[str, Any]) -> dict[str, Any] | Shard:
     """Hook of the JSON decoder: the entry of a shard becomes a Shard at once, with its many numbers in one array."""
     return Shard.from_dict(record) if {"blocks", "sha256"} <= record.keys() else record
-
-
-def _miscounted(record: dict[str, Any]) -> str | None:
-    """The key of a table that is not of counts by name, or of a histogram not by number; None if all are."""
-    tables = {name: record[name] for name in ("conformer_status", "changes", "benchmarks")}
-    histograms = {f"histograms.{name}": table for name, table in record["histograms"].items()}
-    for name, table in {**tables, **histograms}.items():
-        if not isinstance(table, dict) or any(type(count) is not int or count < 0 for count in table.values()):
-            return name
-        if name in histograms and name != "histograms.elements" and not all(map(_NUMBER.fullmatch, table)):
-            return name
-    return None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -293,18 +283,23 @@ def parse_manifest(content: bytes, folder: str) -> Manifest:
                 f"{(FORMAT_VERSION, SCHEMA_VERSION)}. Preprocess the molecules again, or install the molstream that "
                 "wrote it."
             )
-        if unlike := mismatch(record, SHAPE):
+        if unlike := mismatch(record, manifest_shape.SHAPE):
             raise DataError(f"{path} cannot be used: {unlike}. {AGAIN}")
         if problem := next((found for shard in record["shards"] if (found := shard.problem())), None):
             raise ValueError(problem)
-        if (wrong := _miscounted(record)) is not None:
-            raise ValueError(f"{wrong} is no table of counts")
+        if wrong := manifest_shape.problem(record):
+            raise ValueError(wrong)
         if record["container"] not in CONTAINERS:
             raise ValueError(f"container={record['container']!r}, expected one of {', '.join(CONTAINERS)}")
         manifest = Manifest(
             **{
                 **record,
                 "target_names": tuple(record["target_names"]),
+                "descriptor_names": tuple(record["descriptor_names"]),
+                "descriptor_statistics": {
+                    name: Distribution.from_dict(each) for name, each in record["descriptor_statistics"].items()
+                },
+                "dropped": {kind: DroppedTable(**table) for kind, table in record["dropped"].items()},
                 "counts": Account.from_dict(record["counts"]),
                 "splits": tuple((split["name"], Account.from_dict(split)) for split in record["splits"]),
                 "shards": tuple(record["shards"]),

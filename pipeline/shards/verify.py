@@ -9,7 +9,7 @@ from molstream.errors import DataError, in_words
 from molstream.io.hashing import file_sha256
 from molstream.pipeline.shards.codec import SCHEMA
 from molstream.pipeline.shards.containers import CONTAINERS, Container, TarContainer
-from molstream.pipeline.shards.manifest import APPENDING, Shard, read_manifest
+from molstream.pipeline.shards.manifest import APPENDING, DroppedTable, Shard, read_manifest
 
 
 def verify(path: Path) -> list[str]:
@@ -30,12 +30,13 @@ def verify(path: Path) -> list[str]:
             for problem in _verify_shard(path / shard.name, shard, CONTAINERS[manifest.container])
         ]
     sources = [source["name"] for source in manifest.config["sources"]] if unfinished(path) else None
-    for name, expected in (
-        ("rejected.parquet", sum(manifest.counts.rejected.values())),
-        ("duplicates.parquet", manifest.counts.duplicates),
-        ("decontaminated.parquet", manifest.counts.decontaminated),
-    ):
-        problems += _verify_rows(path / name, expected, sources)
+    rows = {
+        "rejected": sum(manifest.counts.rejected.values()),
+        "duplicates": manifest.counts.duplicates,
+        "decontaminated": manifest.counts.decontaminated,
+    }
+    for kind, table in manifest.dropped.items():
+        problems += _verify_dropped(path / f"{kind}.parquet", table, rows[kind], sources)
     known = {shard.name for shard in manifest.shards}
     strangers = [p.name for p in sorted(path.glob("shard-*")) if p.name not in known]
     if sources is not None:
@@ -98,13 +99,22 @@ def _verify_members(file: Path, shard: Shard) -> list[str]:
     return []
 
 
-def _verify_rows(file: Path, expected: int, sources: list[str] | None) -> list[str]:
-    """Check the number of rows of a table; of all sources if ``sources`` is None."""
+def _verify_dropped(file: Path, table: DroppedTable, expected: int, sources: list[str] | None) -> list[str]:
+    """Check every byte of a table of dropped rows, and the number of its rows.
+
+    Args:
+        sources: while an append is unfinished, those of the manifest: the table may be that of the append already, of
+            which the rows of these sources are counted.
+    """
     try:
         found = pq.read_metadata(file).num_rows
-        if found != expected and sources is not None:
+        changed = (file.stat().st_size, file_sha256(file)) != (table.bytes, table.sha256)
+        if changed and sources is not None:
             rows = pq.read_table(file, columns=["source"])["source"].to_pylist()
-            found = sum(source in sources for source in rows)
+            found, before = sum(source in sources for source in rows), found
+            changed = found == before
     except (OSError, ValueError, pa.ArrowException) as error:
         return [f"{file.name} cannot be read: {in_words(error)}"]
-    return [] if found == expected else [f"{file.name} has {found} rows, expected {expected}"]
+    if found != expected:
+        return [f"{file.name} has {found} rows, expected {expected}"]
+    return [f"{file.name} differs from its checksum in the manifest: some byte was changed"] if changed else []

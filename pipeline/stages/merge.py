@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from molstream.errors import DataError, in_words
 from molstream.io.files import written_whole
-from molstream.pipeline.shards.manifest import Manifest
+from molstream.io.hashing import file_sha256
+from molstream.pipeline.shards.manifest import DroppedTable, Manifest
 from molstream.pipeline.stages.dropped import DROPPED
 from molstream.pipeline.stages.task import SplitTask
 
@@ -17,7 +18,9 @@ ROW_GROUP_ROWS = 1 << 16
 """Rows of a row group: splits drop few rows each, and small groups are slow to read."""
 
 
-def merge_dropped(tasks: Sequence[SplitTask], folder: Path, output: Path, base: Manifest | None) -> None:
+def merge_dropped(
+    tasks: Sequence[SplitTask], folder: Path, output: Path, base: Manifest | None
+) -> dict[str, DroppedTable]:
     """Write a Parquet file for each kind of DROPPED: the rows of all splits in input order.
 
     One row group is in memory at a time.
@@ -27,12 +30,26 @@ def merge_dropped(tasks: Sequence[SplitTask], folder: Path, output: Path, base: 
         folder: where the files are written.
         output: folder of the dataset, with the files of ``base``.
         base: the dataset that the splits are appended to; its rows come first.
+
+    Returns:
+        Size and checksum of the file of each kind.
+
+    Raises:
+        DataError: a file of ``base`` is damaged.
     """
+    tables = {}
     for kind, schema in DROPPED.items():
         target, known = folder / f"{kind}.parquet", output / f"{kind}.parquet"
         with written_whole(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for group in row_groups(_rows(tasks, kind, schema, known, base)):
                 writer.write_table(group)
+        tables[kind] = table_of(target)
+    return tables
+
+
+def table_of(path: Path) -> DroppedTable:
+    """Size and checksum of a file of dropped rows, as the manifest has them."""
+    return DroppedTable(path.stat().st_size, file_sha256(path))
 
 
 def _rows(
@@ -43,6 +60,7 @@ def _rows(
         # Filtered by source, since an interrupted append may have moved its file there already.
         known = pa.array([source["name"] for source in base.config["sources"]])
         try:
+            _require_same(before, base.dropped[kind], known)
             for batch in pq.ParquetFile(before).iter_batches():
                 kept = batch.filter(pc.is_in(batch.column("source"), known))  # pyright: ignore[reportAttributeAccessIssue]
                 # An older dataset may have columns that are no longer kept.
@@ -52,6 +70,20 @@ def _rows(
     for task in tasks:
         if (path := task.path(f"{kind}.parquet")).exists():
             yield pq.read_table(path, schema=schema)
+
+
+def _require_same(before: Path, table: DroppedTable, known: pa.Array) -> None:
+    """Check that a file is the one of the manifest, so that no damage gets a new checksum.
+
+    The file of an interrupted append is known by its rows of other sources; its bytes cannot be checked.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if table_of(before) != table:
+        batches = pq.ParquetFile(before).iter_batches(columns=["source"])
+        if all(pc.all(pc.is_in(batch.column("source"), known)).as_py() for batch in batches):  # pyright: ignore[reportAttributeAccessIssue]
+            raise ValueError("it differs from its checksum in the manifest")
 
 
 def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -46,9 +46,9 @@ def nasty_dataset(nasty_source: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def bare_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset without conformers, targets or rejections, of fewer molecules than a card draws."""
+    """A dataset without conformers, descriptors, targets or rejections, of fewer molecules than a card draws."""
     folder = tmp_path_factory.mktemp("bare")
     (folder / "bare.smi").write_text("\n".join(molecules()[:7]) + "\n")
     arguments = (f"input={folder / 'bare.smi'}", f"output={folder / 'dataset'}", "container=arrow")
-    molstream("preprocess", *arguments, "featurize.conformers.num_conformers=0")
+    molstream("preprocess", *arguments, "featurize.conformers.num_conformers=0", "featurize.descriptors=none")
     return folder / "dataset"

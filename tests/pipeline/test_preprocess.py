@@ -19,6 +19,8 @@ import pytest
 from molstream.pipeline.shards.codec import SCHEMA, decode
 from molstream.pipeline.shards.containers import CONTAINERS
 from molstream.pipeline.shards.manifest import NAME, Account, read_manifest
+from molstream.pipeline.shards.manifest_shape import DROPPED_KINDS
+from molstream.pipeline.shards.verify import verify
 from molstream.preprocessing.fields import MoleculeSample
 from tests.conftest import REPOSITORY
 from tests.support.datasets import molecules, molstream
@@ -270,6 +272,16 @@ def test_verify_names_other_damage(copied, damage):
     done = molstream("verify", copied, check=False)
     assert done.returncode == 1
     assert expected in done.stderr
+
+
+@pytest.mark.parametrize("kind", DROPPED_KINDS)
+def test_verify_names_a_table_of_dropped_rows_with_one_changed_byte(copied, kind):
+    file = copied / f"{kind}.parquet"
+    data = bytearray(file.read_bytes())
+    data[6] ^= 1
+    file.write_bytes(data)
+    (problem,) = verify(copied)
+    assert problem.startswith(f"{kind}.parquet ")
 
 
 # --- more runs ------------------------------------------------------------------------------------------------------

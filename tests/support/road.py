@@ -108,13 +108,19 @@ def walk(tree: Path, folder: Path) -> np.ndarray:
     return embed(tree, folder)
 
 
+def write_graphs(folder: Path, file: Path) -> None:
+    """Write the manifest of the dataset ``graphs``, but for the quantiles of descriptors, which are many."""
+    manifest = json.loads((folder / "graphs" / "manifest.json").read_text())
+    del manifest["descriptor_statistics"]
+    file.write_text(json.dumps(manifest, indent=1) + "\n")
+
+
 def main(folder: Path) -> None:
     """Regenerate the golden files in ``folder``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     np.save(folder / "vectors.npy", walk(REPOSITORY, folder), allow_pickle=False)
-    manifest = json.loads((folder / "graphs" / "manifest.json").read_text())
-    (folder / "graphs.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_graphs(folder, folder / "graphs.json")
     for name in ("tiny", "paper"):
         lines = (json.dumps(record) for record in records(folder / name))
         (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))

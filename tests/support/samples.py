@@ -1,6 +1,7 @@
 """Records with valid dtypes and shapes and random content, for tests that only move data."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,14 @@ from hypothesis import strategies as st
 
 from molstream.pipeline.shards.codec import decode, encode
 from molstream.pipeline.shards.columns import Columns
-from molstream.pipeline.shards.manifest import Account, Manifest
+from molstream.pipeline.shards.manifest import Account, DroppedTable, Manifest
+from molstream.pipeline.shards.manifest_shape import DROPPED_KINDS
 from molstream.pipeline.shards.writer import write_shard
+from molstream.pipeline.stages.summarize import summarize
 from molstream.preprocessing.fields import FIELDS, ConformerStatus, MoleculeSample
+
+NOTHING_DROPPED = {kind: DroppedTable(0, "0" * 64) for kind in DROPPED_KINDS}
+"""Entries of a manifest for tables that are not written."""
 
 
 def random_sample(rng: np.random.Generator, num_targets: int, row: int, num_descriptors: int = 0) -> MoleculeSample:
@@ -57,24 +63,32 @@ sample_lists = st.builds(random_samples, st.integers(0, 2**32), st.integers(1, 2
 def write_dataset(
     folder: Path, shards: Sequence[Sequence[MoleculeSample]], container: str = "webdataset", **values
 ) -> Path:
-    """Commit a dataset of shards with two targets, in blocks of 8; ``values`` replace those of its manifest."""
+    """Commit a dataset of shards with two targets, in blocks of 8; ``values`` replace those of its manifest.
+
+    Its descriptors are called ``d0``, ``d1``, ... It has no tables of dropped rows.
+    """
     folder.mkdir(exist_ok=True)
-    written = [write_shard(folder, k, container, 8, [encode(samples)]) for k, samples in enumerate(shards)]
+    found = [write_shard(folder, k, container, 8, [encode(samples)]) for k, samples in enumerate(shards)]
+    written = tuple(shard for shard in found if shard is not None)
+    names = tuple(f"d{k}" for k in range(len(next(chain(*shards)).descriptors)))
     account = Account(sum(map(len, shards)), sum(map(len, shards)), 0, {})
     record = {
         "container": container,
         "block_rows": 8,
         "hydrogens": "heavy",
         "target_names": ("a", "b"),
+        "descriptor_names": names,
         "config": {},
         "versions": {},
         "counts": account,
         "splits": (("all", account),),
-        "shards": tuple(shard for shard in written if shard is not None),
+        "shards": written,
         "conformer_status": {},
         "changes": {},
         "left_out": {},
         "benchmarks": {},
+        "dropped": NOTHING_DROPPED,
+        "descriptor_statistics": summarize(folder, container, written, names),
         "histograms": {},
     }
     Manifest(**{**record, **values}).write(folder)

@@ -53,7 +53,8 @@ class MoleculeDataset(IterableDataset["Batch"]):
     - ``pos``, float32 [n, 3]: angstrom, centred on each molecule's centroid; zeros where it has no conformer
     - ``has_pos``, bool [g]: whether the molecule has a conformer
     - ``y``, float32 [g, t]: targets, in the order of ``target_names``; NaN where missing
-    - ``descriptors``, float32 [g, k]: as stored, NaN where undefined; k = 0 unless ``with_descriptors``
+    - ``descriptors``, float32 [g, k]: in the order of ``descriptor_names``, NaN where undefined; k = 0 unless
+      ``with_descriptors``
     - ``idx``, int64 [g]: position of the molecule in the dataset
     - ``batch``, int64 [n]: molecule of each atom; ``ptr``, int64 [g + 1]: first atom of each molecule
 
@@ -100,6 +101,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
     Attributes:
         num_molecules: number of molecules in the dataset.
         target_names: names of the t targets.
+        descriptor_names: names of the dataset's descriptors; empty if it has none.
 
     Raises:
         ConfigError: an argument is out of range, or there are too few molecules to give every rank a batch.
@@ -154,6 +156,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
         self._fingerprint = manifest.fingerprint
         self.num_molecules: int = manifest.num_rows
         self.target_names: tuple[str, ...] = manifest.target_names
+        self.descriptor_names: tuple[str, ...] = manifest.descriptor_names
         self._full_steps, self._num_steps = self._count_steps()
         # In shared memory, so that workers that outlive an epoch (persistent_workers=True) see the next epoch's number.
         self._epoch_and_first = torch.zeros(2, dtype=torch.long).share_memory_()

@@ -65,6 +65,10 @@ def page(nasty_dataset: Path) -> Page:
 # --- harmless -------------------------------------------------------------------------------------------------------
 
 
+def test_the_descriptors_are_named(page):
+    assert any("NumHDonors, NumRotatableBonds" in text for text in page.texts)
+
+
 def test_nothing_of_the_input_acts_and_nothing_is_fetched(page):
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "iframe", "object", "embed", "link", "form", "b"}
@@ -165,6 +169,7 @@ def test_a_dataset_without_conformers_targets_or_rejections_has_a_card(bare_data
     page = Page(html)
     assert "energy" not in [figure.strip().split("\n")[0] for figure in page.figures]
     assert "No row was rejected." in html
+    assert "fr_urea" not in html
     assert sum("bare.smi:" in figure for figure in page.figures) == 7
 
 

@@ -37,6 +37,7 @@ def test_accounts_and_reasons_are_told(nasty_dataset):
     assert "in benchmark set&1.smi: 3 decontaminated" in flat
     assert "changed by largest_fragment 2" in flat
     assert "targets: value" in flat
+    assert "descriptors: 200, 0.0 % of their values missing" in flat
     rejected = pq.read_table(nasty_dataset / "rejected.parquet").to_pylist()
     for reason, count in counts.rejected.items():
         row = next(row for row in rejected if row["reason"] == reason)
@@ -74,6 +75,7 @@ def test_a_dataset_without_anything_special(bare_dataset):
     text = inspect_dataset(bare_dataset)
     assert "conformers: none 7" in text
     assert "targets: none" in text
+    assert "descriptors: none" in text
     assert "energy" not in text
     assert "with an example" not in text
 

@@ -8,7 +8,9 @@ import pytest
 
 from molstream.errors import DataError
 from molstream.pipeline.shards.containers import Block, Blocks
-from molstream.pipeline.shards.manifest import NAME, Account, Manifest, Shard, read_manifest
+from molstream.pipeline.shards.distributions import Distribution
+from molstream.pipeline.shards.manifest import NAME, Account, DroppedTable, Manifest, Shard, read_manifest
+from molstream.pipeline.shards.manifest_shape import DROPPED_KINDS
 
 ONE = Account(6, 4, 1, {"unparsable": 1})
 TWO = Account(3, 1, 0, {"no_atoms": 1, "unparsable": 1})
@@ -17,6 +19,7 @@ MANIFEST = Manifest(
     block_rows=4,
     hydrogens="heavy",
     target_names=("gap",),
+    descriptor_names=("TPSA", "qed"),
     config={"featurize": {"hydrogens": "heavy"}},
     versions={"rdkit": "1"},
     counts=Account(9, 5, 1, {"no_atoms": 1, "unparsable": 2}),
@@ -26,7 +29,12 @@ MANIFEST = Manifest(
     changes={"neutralise": 1},
     left_out={"bad_geometry": 2},
     benchmarks={},
+    dropped={kind: DroppedTable(100, digit * 64) for kind, digit in zip(DROPPED_KINDS, "abc", strict=True)},
     histograms={"elements": {"C": 50}},
+    descriptor_statistics={
+        "TPSA": Distribution(4, 1, 1.5, 0.25, tuple(k / 128 for k in range(129))),
+        "qed": Distribution(0, 5, None, None, ()),
+    },
 )
 
 
@@ -79,6 +87,45 @@ def test_another_version_is_named(tmp_path, key):
     MANIFEST.write(tmp_path)
     edit(tmp_path, key, 99)
     with pytest.raises(DataError, match=r"versions .*99.*this molstream reads"):
+        read_manifest(tmp_path)
+
+
+def test_a_dataset_of_the_version_before_is_refused_by_its_name(tmp_path):
+    MANIFEST.write(tmp_path)
+    edit(tmp_path, "format_version", 3)
+    edit(tmp_path, "schema_version", 3)
+    with pytest.raises(DataError, match=rf"{tmp_path} has format and schema versions \(3, 3\), .* reads \(4, 4\)"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("descriptor_names", ["TPSA", 3], r"descriptor_names\[1\]: expected a text"),
+        ("descriptor_names", ["TPSA"], "descriptor_statistics are not those of descriptor_names"),
+        ("descriptor_names", ["qed", "TPSA"], "descriptor_statistics are not those of descriptor_names"),
+        ("descriptor_names", ["TPSA", "TPSA"], "each once"),
+        ("descriptor_names", [str(k) for k in range(20_000)], "at most 16384"),
+        ("descriptor_statistics", {"TPSA": {}, "qed": {}}, r"'descriptor_statistics.TPSA.known' is missing"),
+        ("descriptor_statistics", {"TPSA": {"known": 1, "missing": 0, "mean": "1"}}, "TPSA.mean: expected a number"),
+        ("dropped", {}, "the key 'dropped.rejected' is missing"),
+        ("dropped", {kind: {"bytes": -1, "sha256": "0" * 64} for kind in DROPPED_KINDS}, "at least 0"),
+        ("dropped", {kind: {"bytes": 1, "sha256": "../x"} for kind in DROPPED_KINDS}, "sha256 of rejected.parquet"),
+    ],
+)
+def test_descriptors_and_dropped_tables_that_cannot_be_are_named(tmp_path, key, value, message):
+    MANIFEST.write(tmp_path)
+    edit(tmp_path, key, value)
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_a_distribution_that_cannot_be_is_named_with_its_descriptor(tmp_path):
+    MANIFEST.write(tmp_path)
+    record = json.loads((tmp_path / NAME).read_text())
+    record["descriptor_statistics"]["TPSA"]["quantiles"][3] = float("nan")
+    (tmp_path / NAME).write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"descriptor_statistics\.TPSA: a mean, deviation or quantile is no finite"):
         read_manifest(tmp_path)
 
 

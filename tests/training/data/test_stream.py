@@ -193,7 +193,10 @@ def test_datasets_that_do_not_fit_together_are_refused_by_name(mixture, tmp_path
     for values, message in (
         ({"target_names": ("b", "a")}, r"targets \['b', 'a'\], .* has \['a', 'b'\]"),
         ({"hydrogens": "all"}, "has hydrogens all, .* has heavy"),
+        ({"descriptor_names": ("d0",)}, "has 1 descriptors, .* has 0: .*featurize.descriptors"),
     ):
+        if "descriptor_names" in values:
+            samples = [random_samples(0, 20, 2, 1)]
         other = ShardDataset(write_dataset(tmp_path / "other", samples, **values))
         with pytest.raises(ConfigError, match=message):
             Mixture([first, other], [1, 1])
@@ -215,6 +218,7 @@ def test_fingerprint_and_record_of_a_mixture_cover_datasets_order_and_weights(mi
     assert Mixture(datasets, [6, 3, 1]).fingerprint == mixture.fingerprint
     assert Mixture(datasets[:1]).fingerprint == datasets[0].manifest.fingerprint
     record = mixture.record()
+    assert not {"shards", "splits", "dropped"} & record.keys()
     assert record["counts"]["written"] == mixture.num_rows
     assert [part["weight"] for part in record["mix"]] == weights
     assert Mixture(datasets[:1]).record()["fingerprint"] == datasets[0].manifest.fingerprint
@@ -239,3 +243,18 @@ def test_the_conformer_of_a_molecule_changes_with_epoch_and_seed_but_repeats():
     assert not np.array_equal(draw, conformer_draw(1, 0, index))
     counts = np.bincount((draw % np.uint64(5)).astype(int), minlength=5)
     assert (abs(counts - 800) < 120).all()
+
+
+def test_a_mixture_says_how_the_descriptors_of_all_its_molecules_are_distributed(tmp_path):
+    parts = [random_samples(0, 300, 2, 2), random_samples(1, 100, 2, 2)]
+    datasets = [ShardDataset(write_dataset(tmp_path / str(k), [part])) for k, part in enumerate(parts)]
+    assert Mixture(datasets[:1]).descriptor_statistics == datasets[0].manifest.descriptor_statistics
+    mixture = Mixture(datasets, [1, 1])
+    assert mixture.descriptor_names == ("d0", "d1")
+    values = np.array([sample.descriptors[0] for part in parts for sample in part])
+    found = mixture.descriptor_statistics["d0"]
+    assert (found.known, found.missing) == (np.isfinite(values).sum(), np.isnan(values).sum())
+    assert found.mean == pytest.approx(np.nanmean(values.astype(np.float64)))
+    record = mixture.record()
+    assert record["descriptor_names"] == ("d0", "d1")
+    assert record["descriptor_statistics"]["d0"] == found.to_dict()
