@@ -6,7 +6,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from molstream.config import PositiveInt, configuration
 from molstream.errors import ConfigError
-from molstream.preprocessing.descriptors import DescriptorSet
 
 MAX_SMILES_LENGTH = 5000
 """Highest ``max_smiles_length``: RDKit's canonicalization has crashed on a chain of 20000 atoms."""
@@ -15,6 +14,8 @@ MAX_CONFORMERS = 1000
 
 
 ForceField = Literal["MMFF94s", "MMFF94", "UFF", "none"]
+DescriptorSet = Literal["none", "rdkit2d"]
+"""Which descriptors of a molecule are stored: none, or those of ``DESCRIPTORS_V1``."""
 
 
 @configuration

@@ -8,7 +8,7 @@ exceed float32 for large molecules and differ in the first digit between atom or
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import rdkit
@@ -16,9 +16,7 @@ from rdkit import Chem
 from rdkit.Chem import rdPartialCharges
 
 from molstream.errors import ConfigError
-
-DescriptorSet = Literal["none", "rdkit2d"]
-"""Which descriptors of a molecule are stored: none, or those of :data:`DESCRIPTORS_V1`."""
+from molstream.preprocessing.config import DescriptorSet
 
 _V1 = """
 MolWt HeavyAtomMolWt ExactMolWt HeavyAtomCount NumHeteroatoms NumValenceElectrons NumRadicalElectrons
