@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from molstream.config import to_yaml
-from molstream.errors import ConfigError, TrainingError
+from molstream.errors import TrainingError
 from molstream.io.files import write_atomically
 from molstream.pipeline.order.lanes import lanes_of_rank
 from molstream.pipeline.order.mixture import Mixture
@@ -20,6 +20,7 @@ from molstream.training.checkpoint.load import initial_weights
 from molstream.training.checkpoint.writer import CheckpointWriter, Retention
 from molstream.training.config import PretrainConfig
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.datasets import require_fields
 from molstream.training.data.largest_batch import largest_batch
 from molstream.training.data.stream import LaneStream
 from molstream.training.data.validation import ValidationStream
@@ -71,7 +72,7 @@ class Trainer:
         if config.deepspeed.zero_stage == 3:
             run_children_once(module)
         self._required = module.objective.required_fields
-        _require_fields(self._required, dataset)
+        require_fields(self._required, dataset)
         self.stream = LaneStream(dataset, self.order, self.lanes, self._required)
         self.validation = validation and ValidationStream(
             validation, data.lanes, data.micro_batch, self.lanes, self._required
@@ -291,24 +292,3 @@ class Trainer:
 
 VALIDATION = 2**62
 """Used instead of the step in the random keys of a validation; larger than the steps of any run."""
-
-
-def _require_fields(fields: frozenset[str], dataset: Mixture) -> None:
-    """Check that the dataset has the fields that the objective needs.
-
-    Raises:
-        ConfigError: the objective needs positions and no molecule has a conformer, or targets or descriptors and there
-            are none.
-    """
-    available = {
-        "positions": dataset.num_with_conformer > 0,
-        "conformer_energy": dataset.num_with_conformer > 0,
-        "targets": bool(dataset.target_names),
-        "descriptors": bool(dataset.descriptor_names),
-    }
-    if missing := sorted(name for name in fields if not available.get(name, True)):
-        raise ConfigError(
-            f"the objective needs {', '.join(missing)}, which the {dataset.num_rows} molecules of {dataset.path} do "
-            "not have. Preprocess with featurize.conformers.num_conformers=1 (positions), target_columns=[...] or "
-            "featurize.descriptors=rdkit2d."
-        )

@@ -1,4 +1,6 @@
-"""Opens the datasets that a configuration names."""
+"""Opens the datasets that a configuration names, and checks that they have what an objective needs."""
+
+from collections.abc import Collection
 
 from molstream.errors import ConfigError
 from molstream.io.remote import is_url
@@ -38,6 +40,27 @@ def open_validation(config: DataConfig, data: Mixture) -> ShardDataset | None:
     dataset = ShardDataset(config.validation, _cache(config))
     data.require_same(dataset)
     return dataset
+
+
+def require_fields(fields: Collection[str], dataset: Mixture) -> None:
+    """Check that the dataset has the fields that the objective needs.
+
+    Raises:
+        ConfigError: the objective needs positions and no molecule has a conformer, or targets or descriptors and there
+            are none.
+    """
+    available = {
+        "positions": dataset.num_with_conformer > 0,
+        "conformer_energy": dataset.num_with_conformer > 0,
+        "targets": bool(dataset.target_names),
+        "descriptors": bool(dataset.descriptor_names),
+    }
+    if missing := sorted(name for name in fields if not available.get(name, True)):
+        raise ConfigError(
+            f"the objective needs {', '.join(missing)}, which the {dataset.num_rows} molecules of {dataset.path} do "
+            "not have. Preprocess with featurize.conformers.num_conformers=1 (positions), target_columns=[...] or "
+            "featurize.descriptors=rdkit2d."
+        )
 
 
 def _cache(config: DataConfig) -> ShardCache | None:

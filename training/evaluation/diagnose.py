@@ -15,8 +15,9 @@ from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.order.steps import StepOrder
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import OPTIONAL_FIELDS
 from molstream.training.data.config import DataConfig
-from molstream.training.data.datasets import open_data
+from molstream.training.data.datasets import open_data, require_fields
 from molstream.training.data.stream import LaneStream
 from molstream.training.evaluation.config import DiagnoseConfig
 from molstream.training.evaluation.diagnostics import NUM_DECILES, Diagnosis, diagnose
@@ -44,6 +45,7 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
             f"dataset={data.path} holds {data.hydrogens} atoms, {config.run_dir} was trained on "
             f"{trained.featurize.hydrogens}. Preprocess with featurize.hydrogens={trained.featurize.hydrogens}."
         )
+    require_fields(set(OPTIONAL_FIELDS) & trained.module.objective.required_fields, data)
     size = config.batch_size or trained.config.data.micro_batch
     order = data.order(trained.config.seed, 1, size, trained.config.data.window_blocks)
     count = min(config.batches, order.steps_per_epoch)

@@ -7,7 +7,7 @@ import pytest
 from molstream.errors import ConfigError
 from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.shards.reader import ShardDataset
-from molstream.training.trainer import _require_fields
+from molstream.training.data.datasets import require_fields
 from tests.support.samples import random_samples, write_dataset
 
 
@@ -16,8 +16,8 @@ def test_a_field_that_the_dataset_does_not_have_is_named(tmp_path, name):
     bare = write_dataset(tmp_path / "bare", [random_samples(0, 9, 0)], target_names=())
     full = write_dataset(tmp_path / "full", [random_samples(0, 9, 2, 3)], conformer_status={"etkdg": 5, "none": 4})
     needed = frozenset({"atom_features", name})
-    _require_fields(needed, Mixture([ShardDataset(full)]))
+    require_fields(needed, Mixture([ShardDataset(full)]))
     with pytest.raises(
         ConfigError, match=rf"the objective needs {name}, .* 9 molecules of {re.escape(str(bare))} do not"
     ):
-        _require_fields(needed, Mixture([ShardDataset(bare)]))
+        require_fields(needed, Mixture([ShardDataset(bare)]))
