@@ -1,0 +1,106 @@
+"""Means over cross-validation folds with intervals, and paired comparisons (Nadeau and Bengio's corrected t).
+
+The folds of repeated cross-validation share training molecules, so that their scores vary less than those of
+independent samples. Nadeau and Bengio (Machine Learning 52, 2003) enlarge the variance of the mean of k folds from
+s^2 / k to s^2 (1 / k + n_test / n_train).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+"""Of the intervals."""
+RESOLUTION = 5
+"""How many units of the last shown digit the width of an interval has at least."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, or a mean difference, with its uncertainty."""
+
+    mean: float
+    """In the unit of what was averaged."""
+    variance: float
+    """Of the mean, in the square of that unit."""
+    freedom: float
+    """Degrees of freedom of Student's t."""
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval."""
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * math.sqrt(self.variance)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval."""
+        return self.mean + self.half_width
+
+    @property
+    def p(self) -> float:
+        """Two-sided p value of the hypothesis that the true mean is 0."""
+        if self.variance == 0:
+            return float(self.mean == 0)
+        return float(2 * stats.t.sf(abs(self.mean) / math.sqrt(self.variance), self.freedom))
+
+    def plain(self) -> dict[str, Any]:
+        """The numbers for JSON; ``p`` belongs to differences."""
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+def over_folds(values: Sequence[float] | np.ndarray, test_to_train: float) -> Estimate:
+    """Estimate the mean of the scores, or paired differences, of k folds.
+
+    Args:
+        values: one for each fold, at least two.
+        test_to_train: number of test molecules of a fold, divided by that of its training molecules.
+    """
+    each = np.asarray(values, np.float64)
+    variance = float(each.var(ddof=1)) * (1 / len(each) + test_to_train)
+    return Estimate(float(each.mean()), variance, len(each) - 1.0)
+
+
+def over_tasks(estimates: Sequence[Estimate]) -> Estimate:
+    """Estimate the mean over independent tasks: variances add, degrees of freedom by Welch and Satterthwaite."""
+    variances = np.array([each.variance for each in estimates])
+    freedoms = np.array([each.freedom for each in estimates])
+    total = float(variances.sum())
+    freedom = total**2 / float((variances**2 / freedoms).sum()) if total else float(freedoms.sum())
+    return Estimate(float(np.mean([each.mean for each in estimates])), total / len(estimates) ** 2, freedom)
+
+
+def decimals(estimate: Estimate) -> int:
+    """How many decimals the width of the interval allows: the last one is at most a fifth of it."""
+    width = 2 * estimate.half_width
+    return min(6, max(0, math.ceil(math.log10(RESOLUTION / width)))) if width else 3
+
+
+def shown(estimate: Estimate) -> str:
+    """An estimate in the digits that its interval allows: ``0.86 ± 0.04``."""
+    digits = decimals(estimate)
+    return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
+
+
+def verdict(difference: Estimate, samples: str) -> str:
+    """Say in words what the difference of two scores, of which higher ones are better, shows.
+
+    Args:
+        difference: the first one's score less the second one's.
+        samples: what showed it, such as ``642 molecules``.
+    """
+    digits = decimals(difference)
+    low, high = difference.low, difference.high
+    if low > 0:
+        return f"better by {difference.mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    if high < 0:
+        return f"worse by {-difference.mean:.{digits}f} ({-high:.{digits}f} to {-low:.{digits}f})"
+    return f"no difference that {samples} could show ({low:.{digits}f} to {high:.{digits}f})"
