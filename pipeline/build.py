@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from molstream.pipeline.shards.reader import ShardDataset
 from molstream.pipeline.stages import conformers
 from molstream.pipeline.stages.bisect import Call
 from molstream.pipeline.stages.decontaminate import Benchmarks
-from molstream.pipeline.stages.dedup import find_duplicates, num_buckets
+from molstream.pipeline.stages.dedup import find_duplicates, identities_of, num_buckets
 from molstream.pipeline.stages.describe import describe_part, join_description, parts_to_describe, read_described
 from molstream.pipeline.stages.driver import Stage, run_stage
 from molstream.pipeline.stages.known import key_shard
@@ -190,11 +191,13 @@ def _find_benchmarks(plan: Plan, config: PreprocessConfig, output: Path) -> None
     Benchmarks.of({}).save(nothing)
     wanted = Decontamination(config.decontaminate_by, (), str(nothing))
     named = [(name, split) for name, splits in plan.benchmarks.items() for split in splits]
-    tasks = [_task(index, split, config, output, str(work), wanted) for index, (_, split) in enumerate(named)]
+    # Their descriptors would be as much work as all the rest.
+    plain = replace(config, featurize=replace(config.featurize, descriptors="none"))
+    tasks = [_task(index, split, plain, output, str(work), wanted) for index, (_, split) in enumerate(named)]
     _describe(tasks, config, "benchmarks")
     identities: dict[str, list[str]] = {name: [] for name in plan.benchmarks}
     for task, (name, _) in zip(tasks, named, strict=True):
-        identities[name] += read_described(task).column(config.decontaminate_by).to_pylist()
+        identities[name] += identities_of(read_described(task), config.decontaminate_by)
     benchmarks = Benchmarks.of(identities)
     benchmarks.save(output / BENCHMARKS)
     for name, found in identities.items():

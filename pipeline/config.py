@@ -98,8 +98,9 @@ class PreprocessConfig(ReadConfig):
     )
     """Benchmark sets whose molecules are left out: molecule files, each also as `{path: ..., smiles_column: ..., ...}`
     with reading options of its own, or names of MoleculeNet tasks."""
-    decontaminate_by: Literal["key", "scaffold"] = "key"
-    """Leave out what is in a benchmark set (key), or shares a scaffold with one of its molecules (scaffold)."""
+    decontaminate_by: Literal["key", "connectivity", "scaffold"] = "key"
+    """Leave out what is in a benchmark set: the same InChIKey, the same first block, which ignores stereochemistry,
+    isotopes and charges (connectivity), or the same scaffold."""
     benchmark_folder: str | None = None
     """Where the files of named MoleculeNet tasks are."""
     max_rejected_fraction: Fraction = 0.05

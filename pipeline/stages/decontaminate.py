@@ -1,4 +1,4 @@
-"""Decontamination: which rows share a key or a scaffold with which benchmark set, and must not be trained on."""
+"""Decontamination: which rows share a key, its first block or a scaffold with which benchmark set and are left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from molstream.pipeline.stages.dedup import digest, write_array
-
-BY = ("key", "scaffold")
-"""What is compared with the benchmarks: the key, or the Murcko scaffold (acyclic molecules have none)."""
 
 MAX_SETS = 64
 """Most benchmark sets: each has a bit in a 64-bit mask."""

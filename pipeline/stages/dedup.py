@@ -33,17 +33,18 @@ def digest(identity: str) -> bytes:
     return hashlib.blake2b(identity.encode(), digest_size=16).digest()
 
 
-def identities_of(molecules: pa.Table, duplicates: str) -> list[str]:
-    """The text that two rows share if they are duplicates, for every row of the columns ``key`` and ``smiles``.
+def identities_of(molecules: pa.Table, by: str) -> list[str]:
+    """The text that two rows share if they are the same in one sense, for every row.
 
     Args:
-        duplicates: one of IDENTITIES but ``none``.
+        molecules: with the columns ``key``, ``smiles`` and, for scaffolds, ``scaffold``.
+        by: one of IDENTITIES but ``none``, or ``scaffold``.
     """
-    if duplicates == "smiles":
-        return molecules.column("smiles").to_pylist()
+    if by != "connectivity":
+        return molecules.column(by).to_pylist()
     keys = molecules.column("key").to_pylist()
     # SMILES-<hash>, which replaces an InChIKey, has no block with a meaning of its own.
-    return [k.split("-")[0] if duplicates == "connectivity" and not k.startswith("SMILES-") else k for k in keys]
+    return [key if key.startswith("SMILES-") else key.split("-")[0] for key in keys]
 
 
 def key_table(identities: Sequence[str], rows: Sequence[int]) -> np.ndarray:

@@ -132,7 +132,7 @@ def _benchmark_sets(task: SplitTask, described: pa.Table) -> list[tuple[str, ...
     if task.decontamination is None:
         return [()] * described.num_rows
     wanted = task.decontamination
-    return _benchmarks(wanted.entries, wanted.names).sets(described.column(wanted.by).to_pylist())
+    return _benchmarks(wanted.entries, wanted.names).sets(identities_of(described, wanted.by))
 
 
 @functools.lru_cache(maxsize=1)

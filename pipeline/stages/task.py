@@ -20,7 +20,7 @@ class Decontamination:
     """Benchmark sets whose molecules are left out."""
 
     by: str
-    """What is compared: ``key`` or ``scaffold``."""
+    """What is compared: ``key``, ``connectivity`` or ``scaffold``."""
     names: tuple[str, ...]
     entries: str
     """Path of the file that :class:`~molstream.pipeline.stages.decontaminate.Benchmarks` wrote."""

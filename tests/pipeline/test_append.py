@@ -216,6 +216,17 @@ def test_decontamination_by_scaffold_leaves_out_whole_families(tmp_path):
 
 
 @pytest.mark.slow
+def test_decontamination_by_connectivity_ignores_stereochemistry_and_isotopes(tmp_path):
+    source = write(tmp_path / "a.csv", ["C[C@H](N)C(=O)O", "[2H]C(Cl)Cl", "CCO", "C[C@@H](N)C(=O)O"])
+    benchmark = write(tmp_path / "b.csv", ["C[C@@H](N)C(=O)O", "ClCCl"])
+    for by, left_out in (("connectivity", [0, 1, 3]), ("key", [3])):
+        output = tmp_path / by
+        done = prepare(output, str(source), f"decontaminate=[{benchmark}]", f"decontaminate_by={by}")
+        assert done.returncode == 0, done.stderr
+        assert [r["row"] for r in pq.read_table(output / "decontaminated.parquet").to_pylist()] == left_out
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "dropped"),
     [
@@ -242,7 +253,7 @@ def test_what_makes_duplicates_is_an_option(tmp_path, option, dropped):
         ("decontaminate=[bbbp] benchmark_folder=.", "looked for bbbp.csv"),
         ("decontaminate=[imagenet] benchmark_folder=.", "the tasks are bace, bbbp"),
         ("duplicates=name", "expected one of key, connectivity, smiles, none"),
-        ("decontaminate_by=inchi", "expected one of key, scaffold"),
+        ("decontaminate_by=inchi", "expected one of key, connectivity, scaffold"),
     ],
 )
 def test_options_that_cannot_be_are_usage_errors(files, tmp_path, argument, message):
