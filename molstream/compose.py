@@ -57,7 +57,8 @@ class Group:
         if self.name.startswith("model/encoder_"):
             modality = self.name.removeprefix("model/encoder_")
             names = [name for name, encoder in extensions("encoders").items() if encoder.modality == modality]
-            others = dict.fromkeys([*self.files, *names])
+            # The option `none` is no encoder.
+            others = dict.fromkeys(name for name in [*self.files, *names] if name != "none")
             return {name: {"model": {**others, name: {}}} for name in names}
         return {}
 

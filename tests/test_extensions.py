@@ -24,7 +24,8 @@ from molstream.config import configuration
 from molstream.pipeline.readers.base import Format, Layout, Molecule, by_bytes
 from molstream.pipeline.readers.text import lines
 from molstream.preprocessing.descriptors import DESCRIPTORS_V1
-from molstream.training.models.graph import READOUTS
+from molstream.training.models.config import Readout
+from molstream.training.models.readout import READOUTS
 from molstream.training.objectives.base import Objective, Term
 
 
@@ -52,6 +53,8 @@ class ElementsConfig:
 
     hidden: int = 64
     """Width of the atom representations."""
+    readout: Readout = "mean"
+    """How atoms are pooled to a molecule."""
 
 
 class Elements(nn.Module):
@@ -60,7 +63,7 @@ class Elements(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.embedding = nn.Embedding(119, config.hidden)
-        self.readout = READOUTS["mean"]
+        self.readout = READOUTS[config.readout]
 
     def forward(self, z, pos, batch, generator=None):
         return self.embedding(z)
@@ -79,7 +82,7 @@ class Size(Objective):
     required_fields = frozenset({"atom_features", "descriptors"})
     heavy_atoms = DESCRIPTORS_V1.index("HeavyAtomCount")
 
-    def __init__(self, config, model):
+    def __init__(self, config, model, labels):
         super().__init__()
         self.head = nn.Linear(model.hidden_3d, 1)
 

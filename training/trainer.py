@@ -21,6 +21,7 @@ from molstream.training.checkpoint.writer import CheckpointWriter, Retention
 from molstream.training.config import PretrainConfig
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.datasets import require_fields
+from molstream.training.data.labels import Labels
 from molstream.training.data.largest_batch import largest_batch
 from molstream.training.data.stream import LaneStream
 from molstream.training.data.validation import ValidationStream
@@ -65,7 +66,7 @@ class Trainer:
         self.lanes = lanes_of_rank(context.rank, context.world_size, data.lanes)
         self._validated: tuple[int, dict[str, float]] = (0, {})
         require_room_to_train(config, context)
-        module = build_module(config.model, config.objective, config.seed)
+        module = build_module(config.model, config.objective, config.seed, Labels.of(dataset.record()))
         self._sizes = {name: num_parameters(child) for name, child in module.named_children()}
         if config.compile:
             compile_blocks(module)

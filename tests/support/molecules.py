@@ -14,10 +14,13 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from molstream.config import CONFIG_DIR, load, read_yaml
+from molstream.pipeline.shards.distributions import Distribution
 from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.descriptors import DESCRIPTORS_V1, descriptors
 from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.labels import Labels, LabelTable
 from molstream.training.models.config import ModelConfig
 from molstream.training.module import num_parameters as num_parameters
 from molstream.training.objectives.config import ObjectiveConfig
@@ -48,6 +51,17 @@ def molecule_batch(smiles: Sequence[str], has_pos: Sequence[bool] | None = None)
         descriptors=torch.zeros(len(smiles), 0),
         index=torch.arange(len(smiles)),
     )
+
+
+def described(batch: MoleculeBatch, smiles: Sequence[str]) -> tuple[MoleculeBatch, Labels]:
+    """Add the descriptors of its molecules to a batch; also their distribution over this batch."""
+    values = np.stack([descriptors(Chem.MolFromSmiles(text)) for text in smiles])
+    return replace(batch, descriptors=torch.from_numpy(values)), Labels(table_of(DESCRIPTORS_V1, values))
+
+
+def table_of(names: Sequence[str], values: np.ndarray) -> LabelTable:
+    """The names and distributions of labels, float32 [g, k]."""
+    return LabelTable.of({name: Distribution.of(column) for name, column in zip(names, values.T, strict=True)})
 
 
 def write_featurized(folder: Path, smiles: Sequence[str]) -> Path:
@@ -92,7 +106,7 @@ def paper_tiny(**networks: object) -> ModelConfig:
 
 def tiny_model(objective: str) -> ModelConfig:
     """Configure a narrow model with the networks that an objective needs."""
-    return model_config({"moleculesde": "tiny", "moleculesde_paper": "paper_tiny"}[objective])
+    return model_config("paper_tiny" if objective == "moleculesde_paper" else "tiny")
 
 
 def objective_config(name: str, **values: object) -> ObjectiveConfig:

@@ -20,8 +20,10 @@ NETWORKS = {
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a run's config.yaml in today's keys; one of today is returned as it is."""
     objective = config.get("objective")
-    if not isinstance(objective, Mapping) or "name" not in objective:
+    if not isinstance(objective, Mapping):
         return dict(config)
+    if "name" not in objective:
+        return {**config, "objective": {name: _unprojected(name, values) for name, values in objective.items()}}
     log, optim = dict(config["log"]), dict(config["optim"])
     log["loggers"] = log.pop("sinks")
     optim["ema_decay"] = optim.pop("average_decay")
@@ -38,7 +40,15 @@ def objective_name(objective: Mapping[str, Any]) -> str:
 
 def upgraded_objective(objective: Mapping[str, Any]) -> dict[str, Any]:
     """An objective's configuration of format 1 in today's keys."""
-    return {objective_name(objective): objective[objective["name"]]}
+    name = objective_name(objective)
+    return {name: _unprojected(name, objective[objective["name"]])}
+
+
+def _unprojected(name: str, values: Any) -> Any:
+    """The configuration of an objective; one from before projection heads says that it has none."""
+    if name != "moleculesde" or not isinstance(values, Mapping):
+        return values
+    return {"projection": None, **values}
 
 
 def upgraded_model(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from molstream.config import PositiveInt, configuration
 from molstream.errors import ConfigError
 from molstream.pipeline.config import ReadConfig, SandboxConfig
 from molstream.training.diffusion.config import SamplerConfig
+from molstream.training.models.config import Readout
 
 VECTOR_FILES = (".parquet", ".csv", ".npy")
 """Suffixes of the files that vectors are written to."""
@@ -45,8 +46,12 @@ class EmbedConfig(ReadConfig):
     vectors alone, NaN where it failed; failures are then listed in NAME.failures.parquet."""
     target_columns: list[str] = field(default_factory=list)
     """Columns (SDF data items, JSON keys) of the input that are written as numbers; others are as they were read."""
-    representation: Representation = "both"
-    """Encoder that gives the vector; both: one after the other."""
+    representation: Representation | None = None
+    """Encoder that gives the vector; both: one after the other; by default all that the export has."""
+    readout: Readout | None = None
+    """How atoms are pooled to a molecule; by default as the encoder was trained."""
+    num_layers: PositiveInt | None = None
+    """Layers of the encoders that are used, the first ones; by default all."""
     device: str = "auto"
     """A torch device, or auto for a GPU where there is one."""
     batch_size: PositiveInt = 256

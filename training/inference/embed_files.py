@@ -49,6 +49,8 @@ def embed_file(config: EmbedConfig) -> tuple[int, int]:
     embedder = MoleculeEmbedder.from_pretrained(
         config.export,
         representation=config.representation,
+        readout=config.readout,
+        num_layers=config.num_layers,
         device=config.device,
         batch_size=config.batch_size,
         n_jobs=config.num_cpus or -1,

@@ -20,9 +20,6 @@ from molstream.training.inference.inputs import checked, records
 from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
 from molstream.training.models.encoders import Encoders
 
-REPRESENTATIONS = {"2d": ("2d",), "3d": ("3d",), "both": ("2d", "3d")}
-"""Encoders whose representations are concatenated to the vector, by the name of the representation."""
-
 
 @dataclass(frozen=True)
 class Embedded:
@@ -51,7 +48,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     Args:
         path: folder written by ``molstream export``, or a run directory, whose newest checkpoint is used.
-        representation: ``2d`` (graph encoder), ``3d`` (conformer encoder) or ``both``, concatenated.
+        representation: ``2d`` (graph encoder), ``3d`` (conformer encoder) or ``both``, concatenated; by default all
+            that there are.
         device: a torch device, or ``auto`` for a GPU if there is one.
         batch_size: number of molecules that are encoded at a time.
         on_error: for molecules that fail, ``nan`` gives a row of NaN, with the reason in ``failures_``; ``raise``
@@ -60,6 +58,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             exhausts the memory or crashes it fails alone. By default this process featurizes, without any bound.
         deadline_s: CPU seconds that a molecule may take in a child process.
         memory_mib: address space of a child process, at least 1024.
+        readout: how atoms are pooled: ``mean``, ``sum``, ``max`` or ``mean_sum_max``; by default as the encoders were
+            trained.
+        num_layers: number of the encoders' layers that are used, the first ones; by default all.
 
     Attributes:
         failures_: {row: reason} of the last ``transform``.
@@ -68,13 +69,15 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         path: str | Path,
-        representation: str = "both",
+        representation: str | None = None,
         device: str = "auto",
         batch_size: int = 256,
         on_error: str = "nan",
         n_jobs: int | None = None,
         deadline_s: float = 60.0,
         memory_mib: int = 4096,
+        readout: str | None = None,
+        num_layers: int | None = None,
     ):
         self.path = path
         self.representation = representation
@@ -84,6 +87,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.deadline_s = deadline_s
         self.memory_mib = memory_mib
+        self.readout = readout
+        self.num_layers = num_layers
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> "MoleculeEmbedder":
@@ -146,7 +151,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             DataError: a molecule failed and ``on_error="raise"``.
         """
         pretrained = self._load()
-        found = Embedded.failed(len(raws), self._width(pretrained))
+        found = Embedded.failed(len(raws), pretrained.width)
         featurized = featurize_all(replace(raw, targets=()) for raw in raws if isinstance(raw, RawMolecule))
         for start in range(0, len(raws), self.batch_size):
             rows, samples = [], []
@@ -164,8 +169,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         """Return the names of the columns, for ``set_output``."""
-        width = self._width(self._load())
-        return np.array([f"molecule_{self.representation}_{k}" for k in range(width)], dtype=object)
+        width = self._load().width
+        name = self.representation or "_".join(self._load().widths)
+        return np.array([f"molecule_{name}_{k}" for k in range(width)], dtype=object)
 
     def untrained(self, seed: int) -> "MoleculeEmbedder":
         """Return this embedder with newly initialised weights: the baseline of pretraining."""
@@ -174,8 +180,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoders = Encoders(own.model).eval()
-        other._pretrained = PretrainedEncoders(encoders, own.model, own.featurize, own.description)
-        other._loaded_path = self.path
+        other._pretrained = PretrainedEncoders(encoders, own.model, own.featurize, own.description, *self._chosen[1:])
+        other._loaded = self._chosen
         return other
 
     @property
@@ -184,32 +190,33 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return self._load().description
 
     def _load(self) -> PretrainedEncoders:
-        """Load all encoders to the device, since the representation may be changed later.
+        """The encoders on the device; loaded again after ``set_params`` has changed what is loaded.
 
         Raises:
             ConfigError: a parameter has no possible value.
             CheckpointError: ``path`` is neither an export nor a run, or damaged.
         """
-        if self.representation not in REPRESENTATIONS:
-            raise ConfigError(f"representation={self.representation!r}: expected one of {', '.join(REPRESENTATIONS)}.")
         if self.on_error not in ("nan", "raise"):
             raise ConfigError(f"on_error={self.on_error!r}: expected nan or raise.")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size!r}: expected a whole number, at least 1.")
         check_jobs(self.n_jobs)
         device = device_named(self.device)
-        # set_params may have changed the path.
-        if getattr(self, "_loaded_path", None) != self.path:
-            self._pretrained = load_pretrained(self.path)
-            self._loaded_path = self.path
+        if getattr(self, "_loaded", None) != self._chosen:
+            self._pretrained = load_pretrained(
+                self.path, representation=self.representation, readout=self.readout, num_layers=self.num_layers
+            )
+            self._loaded = self._chosen
         return self._pretrained.to(device)
 
-    def _width(self, pretrained: PretrainedEncoders) -> int:
-        return sum(pretrained.widths[name] for name in REPRESENTATIONS[self.representation])
+    @property
+    def _chosen(self) -> tuple[Any, ...]:
+        """What the loaded encoders depend on: the path, and the last arguments of :class:`PretrainedEncoders`."""
+        return self.path, self.representation, self.readout, self.num_layers
 
     def _featurize_config(self, trained_on: FeaturizeConfig) -> FeaturizeConfig:
         """Adapt the training data's featurizer: no conformers for the graph encoder alone, otherwise at least one."""
-        needs_conformer = self.representation != "2d"
+        needs_conformer = "3d" in self._load().widths
         conformers = replace(
             trained_on.conformers,
             num_conformers=max(1, trained_on.conformers.num_conformers) if needs_conformer else 0,
@@ -227,5 +234,5 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         """Compute pooled representations, float32 [g, d]; the 3D part is that of the first conformer."""
         batch = collate_samples(samples).to(device_named(self.device))
         with torch.inference_mode():
-            parts = pretrained.molecules(batch, REPRESENTATIONS[self.representation])
+            parts = pretrained.molecules(batch)
             return torch.cat(list(parts.values()), dim=1).float().cpu().numpy()

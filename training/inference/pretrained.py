@@ -1,6 +1,6 @@
 """Pretrained encoders as a PyTorch module, for fine-tuning, probing or use in another network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.inference.device import device_named
 from molstream.training.inference.export import CONFIG_FILE, load_export
 from molstream.training.models.config import ModelConfig
-from molstream.training.models.encoders import Encoders
+from molstream.training.models.encoders import Encoders, cut
+from molstream.training.models.readout import READOUTS
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch
@@ -24,7 +25,7 @@ NUM_ATOM_FEATURES = 9
 
 
 class PretrainedEncoders(nn.Module):
-    """Encoders with their readouts, which compute representations of batches of molecules.
+    """Encoders with a readout, which compute representations of batches of molecules.
 
     :func:`load_pretrained` creates it. A batch is one of :class:`~molstream.training.data.dataset.MoleculeDataset`,
     or a :class:`~molstream.training.data.batch.MoleculeBatch`, on the device of the module. Symbols: g molecules, n
@@ -36,13 +37,15 @@ class PretrainedEncoders(nn.Module):
         featurize: featurizer of the molecules that they were trained on.
         description: origin of the weights.
         representation: what :meth:`forward` returns: ``2d``, ``3d``, ``both``, or None for a dict.
+        readout: how atoms are pooled, a name of ``READOUTS``; by default as each encoder was trained.
+        num_layers: number of the encoders' layers that are used; by default all.
 
     Attributes:
-        widths: {name: d} of the representations whose encoders this module has.
+        widths: {name: d} of the molecules' vectors by the encoders that this module has.
         width: sum of the widths, which is the width of the tensor that ``forward`` returns.
 
     Raises:
-        ConfigError: ``representation`` is unknown.
+        ConfigError: ``representation`` or ``readout`` is unknown, or there are no such encoders or layers.
     """
 
     def __init__(
@@ -52,22 +55,26 @@ class PretrainedEncoders(nn.Module):
         featurize: FeaturizeConfig,
         description: Mapping[str, Any],
         representation: str | None = None,
+        readout: str | None = None,
+        num_layers: int | None = None,
     ):
         super().__init__()
-        parts = {"2d": (encoders.encoder_2d, model.hidden_2d), "3d": (encoders.encoder_3d, model.hidden_3d)}
-        choices = {"both": tuple(parts), None: tuple(parts), **{name: (name,) for name in parts}}
-        if representation not in choices:
-            expected = ", ".join([*parts, "both", "None"])
-            raise ConfigError(f"representation={representation!r}: expected one of {expected}.")
         self.model, self.featurize, self.description = model, featurize, dict(description)
-        self.representation = representation
-        self.encoders = nn.ModuleDict({name: parts[name][0] for name in choices[representation]})
-        self.widths: dict[str, int] = {name: parts[name][1] for name in self.encoders}
+        self.representation, self.readout = representation, readout
+        names = offered(model, representation)
+        built = {"2d": encoders.encoder_2d, "3d": encoders.encoder_3d}
+        self.encoders = nn.ModuleDict({name: built[name] for name in names})
+        if readout not in (None, *READOUTS):
+            raise ConfigError(f"readout={readout!r}: expected one of {', '.join(READOUTS)}, or None.")
+        for name in names:
+            if num_layers is not None:
+                cut(self._encoder(name), num_layers)
+        self.widths: dict[str, int] = {name: model.readout_width(name, readout) for name in names}
         self.width: int = sum(self.widths.values())
         self.train(encoders.training)
 
     def forward(self, batch: "Batch | MoleculeBatch") -> Tensor | dict[str, Tensor]:
-        """Compute representations of molecules: those of their atoms, pooled by the encoders' readouts.
+        """Compute representations of molecules: those of their atoms, pooled.
 
         Returns:
             [g, d] for the representation ``2d`` or ``3d``; [g, d2 + d3], the 2D part first, for ``both``;
@@ -83,7 +90,7 @@ class PretrainedEncoders(nn.Module):
         """Compute representations of molecules, ``{name: [g, d]}``; arguments and errors are those of :meth:`nodes`."""
         graphs: Any = batch
         return {
-            name: self._encoder(name).readout(nodes, graphs.batch, graphs.num_graphs)
+            name: self._readout(name)(nodes, graphs.batch, graphs.num_graphs)
             for name, nodes in self.nodes(batch, names).items()
         }
 
@@ -110,13 +117,41 @@ class PretrainedEncoders(nn.Module):
                 found[name] = self._encoder(name)(graphs.x[:, 0], graphs.pos, graphs.batch)
         return found
 
+    def _readout(self, name: str) -> Callable[[Tensor, Tensor, int], Tensor]:
+        return self._encoder(name).readout if self.readout is None else READOUTS[self.readout]
+
     def _encoder(self, name: str) -> Any:
         # Any: encoders share `readout`, which nn.Module does not know.
         return self.encoders[name]
 
 
+def offered(model: ModelConfig, representation: str | None) -> tuple[str, ...]:
+    """The modalities whose encoders give a representation: ``2d``, ``3d``, ``both``, or None for all of the model's.
+
+    Raises:
+        ConfigError: it is unknown, or the model lacks an encoder of it.
+    """
+    own = tuple(sorted(model.encoders()))
+    choices = {"2d": ("2d",), "3d": ("3d",), "both": ("2d", "3d"), None: own}
+    if representation not in choices:
+        raise ConfigError(f"representation={representation!r}: expected 2d, 3d or both.")
+    names = choices[representation]
+    if missing := [name for name in names if name not in own]:
+        raise ConfigError(
+            f"representation={representation!r}: the model has no {missing[0].upper()} encoder. It offers "
+            f"{' and '.join(own)}."
+        )
+    return names
+
+
 def load_pretrained(
-    source: str | Path, *, representation: str | None = None, step: int | None = None, device: str = "cpu"
+    source: str | Path,
+    *,
+    representation: str | None = None,
+    step: int | None = None,
+    device: str = "cpu",
+    readout: str | None = None,
+    num_layers: int | None = None,
 ) -> PretrainedEncoders:
     """Load the encoders of an export or of a pretraining run as a PyTorch module.
 
@@ -132,14 +167,19 @@ def load_pretrained(
     Args:
         source: folder that ``molstream export`` wrote, or a run directory of ``molstream pretrain``.
         representation: ``2d`` loads the graph encoder alone, ``3d`` the conformer encoder alone; with these and with
-            ``both`` the module returns one tensor, with None a dict of both.
+            ``both`` the module returns one tensor, with None a dict of all encoders that there are.
         step: step of a run's checkpoint; by default the newest intact one. If the run keeps an EMA of its weights
             (``optim.ema_decay``), the EMA is loaded.
         device: a torch device, or ``auto`` for a GPU if there is one.
+        readout: how atoms are pooled: ``mean``, ``sum``, ``max`` or ``mean_sum_max``; by default as each encoder was
+            trained.
+        num_layers: number of layers that are used, the first ones; by default all. Often an earlier layer gives the
+            better frozen vectors.
 
     Raises:
         CheckpointError: ``source`` is neither an export nor a run, is damaged, of another version, or has no such step.
-        ConfigError: the representation or device is unknown, or a step is given for an export.
+        ConfigError: the representation, readout or device is unknown, the model lacks such an encoder or layer, or a
+            step is given for an export.
     """
     folder, where = Path(source), device_named(device)
     if (folder / CONFIG_FILE).is_file():
@@ -165,7 +205,7 @@ def load_pretrained(
             f"{folder} is neither an export nor a run: expected a folder with {CONFIG_FILE}, as written by "
             f"`molstream export`, or with {RUN_FILE}, as written by `molstream pretrain`."
         )
-    return PretrainedEncoders(*parts, representation).to(where)
+    return PretrainedEncoders(*parts, representation, readout, num_layers).to(where)
 
 
 def _require_graphs(batch: "Batch | MoleculeBatch") -> None:

@@ -12,6 +12,7 @@ from molstream.training.checkpoint.exported import check_schema
 from molstream.training.checkpoint.format import RunState, load_checkpoint
 from molstream.training.checkpoint.load import load_weights
 from molstream.training.config import PretrainConfig
+from molstream.training.data.labels import Labels
 from molstream.training.inference.featurizing import model_featurizer
 from molstream.training.memory import require_room_to_use
 from molstream.training.module import PretrainingModule, build_module
@@ -47,10 +48,10 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
     path = checkpoint_path(run, config, step)
     checkpoint = load_checkpoint(path)
     require_room_to_use(config.model, config.objective, f"loading {run.path}")
-    module = build_module(config.model, config.objective, config.seed)
-    load_weights(module, checkpoint.published, str(path))
     dataset = run.dataset()
     check_schema(run.path, dataset["schema_version"])
+    module = build_module(config.model, config.objective, config.seed, Labels.of(dataset))
+    load_weights(module, checkpoint.published, str(path))
     featurize = model_featurizer(dataset["config"]["featurize"], str(run.path / "dataset.json"))
     return Trained(module.eval().to(device), config, featurize, checkpoint.state, device)
 

@@ -21,7 +21,14 @@ Heads = Annotated[int, Field(ge=1, le=1_024)]
 """Number of attention heads."""
 Gaussians = Annotated[int, Field(ge=2, le=65_536)]
 """Number of Gaussians that a distance is expanded in."""
-Readout = Literal["mean", "sum"]
+Readout = Literal["mean", "sum", "max", "mean_sum_max"]
+READOUT_PARTS: dict[str, tuple[str, ...]] = {
+    "mean": ("mean",),
+    "sum": ("sum",),
+    "max": ("max",),
+    "mean_sum_max": ("mean", "sum", "max"),
+}
+"""What a readout puts one after the other."""
 
 
 @configuration
@@ -35,7 +42,7 @@ class GINConfig:
     dropout: Decay = 0.0
     """Probability of dropping an entry after each layer, the last one included."""
     readout: Readout = "mean"
-    """How atoms are pooled to a molecule."""
+    """How atoms are pooled to a molecule; mean_sum_max: the mean, a twentieth of the sum, and the maximum."""
 
 
 @configuration
@@ -106,6 +113,14 @@ class TransformerConfig:
 
 
 @configuration
+class GraphTransformerConfig(TransformerConfig):
+    """Sizes of the transformer over the bond graph, a 2D encoder."""
+
+    readout: Readout = "mean_sum_max"
+    """How atoms are pooled to a molecule; mean_sum_max: the mean, a twentieth of the sum, and the maximum."""
+
+
+@configuration
 class ScoreTransformerConfig:
     """Sizes of a score network of our form, of the positions or of the bonds."""
 
@@ -164,7 +179,7 @@ class ModelConfig:
 
     gin: GINConfig | None = _encoder("2d")
     """2D encoder: graph isomorphism network."""
-    graph_transformer: TransformerConfig | None = _encoder("2d")
+    graph_transformer: GraphTransformerConfig | None = _encoder("2d")
     """2D encoder: transformer over the bond graph."""
     schnet: SchNetConfig | None = _encoder("3d")
     """3D encoder: SchNet."""
@@ -215,6 +230,19 @@ class ModelConfig:
                 f"{', '.join(known)}."
             )
         return getattr(self, name).hidden
+
+    def readout_width(self, modality: str, readout: str | None = None) -> int:
+        """Width of a molecule's vector by a modality's encoder: that of its atoms for every part of the readout.
+
+        Args:
+            modality: 2d or 3d.
+            readout: name of a readout; the encoder's own by default.
+
+        Raises:
+            ConfigError: the model has no encoder of it.
+        """
+        hidden = self.width(modality)
+        return len(READOUT_PARTS[readout or getattr(self, self.encoders()[modality]).readout]) * hidden
 
     @property
     def hidden_2d(self) -> int:

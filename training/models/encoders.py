@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from molstream.errors import ConfigError
 from molstream.extensions import extended
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.models.config import ModelConfig
@@ -25,8 +26,25 @@ ENCODERS: dict[str, Callable[[Any], nn.Module]] = {
 
 2D: ``forward(x, edge_index, edge_attr, batch, generator=None) -> [n, hidden]``. 3D: ``forward(z, pos, batch,
 generator=None) -> [n, hidden]`` with z = atomic number - 1. Both have ``readout(h, batch, num_graphs)``, which pools
-atoms [n, hidden] to molecules [g, hidden].
+atoms [n, hidden] to molecules, and ``stacks``: the names of their ``ModuleList`` of layers, all of one length.
 """
+
+
+def cut(encoder: nn.Module, num_layers: int) -> None:
+    """Drop the layers of an encoder after the first ``num_layers``, in place; what follows the layers stays.
+
+    Raises:
+        ConfigError: it has fewer layers.
+    """
+    stacks: tuple[str, ...] = getattr(encoder, "stacks", ())
+    for name in stacks:
+        owner, _, attribute = name.rpartition(".")
+        layers: Any = encoder.get_submodule(name)
+        if not 1 <= num_layers <= len(layers):
+            raise ConfigError(f"num_layers={num_layers}: expected 1 to {len(layers)}, which the encoder has.")
+        setattr(encoder.get_submodule(owner), attribute, layers[:num_layers])
+    if not stacks:
+        raise ConfigError(f"num_layers={num_layers}: {type(encoder).__name__} does not say which its layers are.")
 
 
 class Encoders(nn.Module):
@@ -56,6 +74,36 @@ class Encoders(nn.Module):
         """Encode elements and positions of a batch, [n, d]; arguments as in :meth:`nodes_2d`."""
         return self.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
 
+    def nodes(self, modality: str, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Encode a batch by the encoder of a modality, 2d or 3d: representations of its atoms, [n, d]."""
+        return (self.nodes_2d if modality == "2d" else self.nodes_3d)(batch, generator)
+
+    def molecules(self, modality: str, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
+        """The vectors of the molecules of a batch by the encoder of a modality, 2d or 3d: its readout of the atoms."""
+        encoder = self.encoder_2d if modality == "2d" else self.encoder_3d
+        return encoder.readout(self.nodes(modality, batch, generator), batch.batch, batch.num_graphs)
+
     @staticmethod
     def _built(name: str | None, config: ModelConfig) -> nn.Module | None:
         return None if name is None else extended(ENCODERS, "encoders")[name](getattr(config, name))
+
+
+class EncodedOnce(Encoders):
+    """Encoders of which each runs once, for all that use its representations of the same batch."""
+
+    def __init__(self, encoders: Encoders):
+        nn.Module.__init__(self)
+        self.encoder_2d, self.encoder_3d = encoders.encoder_2d, encoders.encoder_3d
+        self._found: dict[str, Tensor] = {}
+
+    def nodes_2d(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Encode the bond graphs of the batch, [n, d], at the first call."""
+        if "2d" not in self._found:
+            self._found["2d"] = super().nodes_2d(batch, generator)
+        return self._found["2d"]
+
+    def nodes_3d(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Encode elements and positions of the batch, [n, d], at the first call."""
+        if "3d" not in self._found:
+            self._found["3d"] = super().nodes_3d(batch, generator)
+        return self._found["3d"]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from molstream.training.models.config import GINConfig
-from molstream.training.models.graph import READOUTS
 from molstream.training.models.layers import BatchNorm, CategoricalEmbedding, Linear, dropout
+from molstream.training.models.readout import READOUTS
 from molstream.training.models.refinement import Kinds, View, refined_views, whole_view
 from molstream.training.models.symmetry import INVARIANT, Symmetry
 
@@ -51,6 +51,7 @@ class GIN(nn.Module):
     """
 
     symmetry: ClassVar[Symmetry] = INVARIANT
+    stacks: ClassVar[tuple[str, ...]] = ("layers",)
 
     def __init__(
         self,

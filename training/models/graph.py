@@ -25,10 +25,6 @@ def segment_mean(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
     return segment_sum(values, index, num_segments) / count.view(-1, *[1] * (values.dim() - 1))
 
 
-READOUTS = {"mean": segment_mean, "sum": segment_sum}
-"""Readouts by name: they pool atom rows [n, d] to molecule rows [g, d], given the molecule [n] of each atom."""
-
-
 class Incidence:
     """Maps m items to n rows, such as edges to atoms: gathers rows for the items, and sums items per row.
 

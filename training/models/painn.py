@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from molstream.training.models.config import PaiNNConfig
-from molstream.training.models.graph import READOUTS, in_float32, radius_pairs, segment_sum
+from molstream.training.models.graph import in_float32, radius_pairs, segment_sum
 from molstream.training.models.layers import cosine_envelope, gaussian_basis, xavier_linear
+from molstream.training.models.readout import READOUTS
 from molstream.training.models.schnet import NUM_ATOM_TYPES
 from molstream.training.models.symmetry import INVARIANT, Symmetry
 
@@ -69,6 +70,7 @@ class PaiNN(nn.Module):
     """
 
     symmetry: ClassVar[Symmetry] = INVARIANT
+    stacks: ClassVar[tuple[str, ...]] = ("messages", "mixings")
 
     def __init__(self, config: PaiNNConfig):
         super().__init__()

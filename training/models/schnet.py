@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from molstream.training.models.config import SchNetConfig
-from molstream.training.models.graph import READOUTS, Incidence, blocks_of_atoms, in_float32, radius_pairs
+from molstream.training.models.graph import Incidence, blocks_of_atoms, in_float32, radius_pairs
 from molstream.training.models.interpolation import Interpolation, grid, num_nodes
 from molstream.training.models.layers import Blockwise, ShiftedSoftplus, cosine_envelope, gaussian_basis, xavier_linear
+from molstream.training.models.readout import READOUTS
 from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 NUM_ATOM_TYPES = 119
@@ -107,6 +108,7 @@ class SchNet(Blockwise):
     """
 
     symmetry: ClassVar[Symmetry] = INVARIANT
+    stacks: ClassVar[tuple[str, ...]] = ("interactions",)
 
     def __init__(self, config: SchNetConfig):
         super().__init__()

@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from molstream.training.models.config import TransformerConfig
 from molstream.training.models.gin import ATOM_VOCABULARY_SIZES
-from molstream.training.models.graph import READOUTS
 from molstream.training.models.layers import CategoricalEmbedding, dropout
 from molstream.training.models.layout import Layout, bucketed
+from molstream.training.models.readout import READOUTS
 from molstream.training.models.relations import (
     NUM_PSEUDOSCALARS,
     Chirality,
@@ -193,6 +193,7 @@ class GraphTransformer(nn.Module):
     """2D encoder: atom representations [n, hidden] from the bond graph alone, attention biased by paths along bonds."""
 
     symmetry: ClassVar[Symmetry] = INVARIANT
+    stacks: ClassVar[tuple[str, ...]] = ("trunk.blocks",)
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -236,6 +237,7 @@ class GeometryTransformer(nn.Module):
     """
 
     symmetry: ClassVar[Symmetry] = CHIRAL
+    stacks: ClassVar[tuple[str, ...]] = ("trunk.blocks",)
 
     def __init__(self, config: TransformerConfig):
         super().__init__()

@@ -64,6 +64,8 @@ class Objective(nn.Module, ABC):
 
     required_fields: frozenset[str]
     """Names of the stored fields (``preprocessing/fields.py``) that the dataset must have."""
+    modalities: frozenset[str] = frozenset({"2d", "3d"})
+    """Modalities of the encoders that it trains."""
 
     @abstractmethod
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from molstream.randomness import keyed_seed
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.conditional import Conditional
-from molstream.training.models.encoders import Encoders
+from molstream.training.models.encoders import EncodedOnce, Encoders
 from molstream.training.objectives.base import Objective, ObjectiveOutput, Term
 
 
@@ -31,6 +31,7 @@ class CombinedObjective(Objective):
             self.add_module(name, part)
         self._parts, self._weights = dict(parts), dict(weights)
         self.required_fields = frozenset().union(*(part.required_fields for part in parts.values()))
+        self.modalities = frozenset().union(*(part.modalities for part in parts.values()))
 
     @property
     def parts(self) -> dict[str, Objective]:
@@ -38,11 +39,15 @@ class CombinedObjective(Objective):
         return dict(self._parts)
 
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:
-        """Compute the weighted terms of all objectives; with several, branches and metrics begin with ``NAME/``."""
+        """Compute the weighted terms of all objectives; with several, branches and metrics begin with ``NAME/``.
+
+        All share one pass of each encoder, whose dropout masks the first objective to use it draws.
+        """
         found: dict[str, Term] = {}
+        shared = EncodedOnce(encoders)
         for number, (name, part) in enumerate(self._parts.items()):
             own = generator if number == 0 else _keyed(generator, name)
-            for branch, term in part.terms(batch, encoders, own).items():
+            for branch, term in part.terms(batch, shared, own).items():
                 weighted = replace(term, coefficient=self._weights[name] * term.coefficient)
                 found |= {branch: weighted} if len(self._parts) == 1 else {f"{name}/{branch}": _under(name, weighted)}
         return found

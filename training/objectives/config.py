@@ -8,8 +8,10 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from molstream.config import PositiveInt, configuration
 from molstream.errors import ConfigError
 from molstream.training.diffusion.config import SDEConfig
+from molstream.training.models.config import Width
 
 Contrastive = Literal["ebm_nce", "ebm_nce_shift", "info_nce"]
+CrossModal = Literal["ebm_nce", "ebm_nce_shift", "info_nce", "predictive"]
 Level = Literal["atom", "molecule"]
 Noise = Literal["VE", "VP", "VE02", "VP02", "VE03", "VP03", "subVP"]
 
@@ -30,18 +32,34 @@ class MoleculeSDEConfig:
     """Standard deviation of a coordinate about the molecule's centre, in angstrom: scales the network's input."""
     max_hops: PositiveInt = 4
     """A vector is read out from atoms up to so many bonds apart, and from those that no bonds join."""
-    contrastive: Contrastive = "info_nce"
-    """Contrastive loss."""
+    contrastive: CrossModal = "info_nce"
+    """Contrastive loss; predictive has no negatives: each modality predicts the other's projection, which gets no
+    gradient from it (SimSiam)."""
     contrastive_level: Level = "molecule"
     """What is compared: atoms, or molecules (pooled by the readout of either encoder)."""
+    projection: PositiveInt | None = 256
+    """Width of the projection heads, which the contrastive loss compares and an export drops; null compares the
+    representations themselves, which then have one width."""
     temperature: PositiveFloat = 0.1
     """Divides the cosine similarities of the contrastive loss."""
     contrastive_coefficient: NonNegativeFloat = 1.0
-    """Weight of the contrastive loss."""
+    """Weight of the contrastive loss; 0 leaves it out."""
     position_coefficient: NonNegativeFloat = 1.0
-    """Weight of the 2D-to-3D loss."""
+    """Weight of the 2D-to-3D loss; 0 leaves it and its score network out."""
     bond_coefficient: NonNegativeFloat = 1.0
-    """Weight of the 3D-to-2D loss."""
+    """Weight of the 3D-to-2D loss; 0 leaves it and its score network out."""
+
+    def __post_init__(self) -> None:
+        if self.contrastive == "predictive" and self.projection is None:
+            raise ConfigError(
+                "objective.moleculesde: contrastive=predictive predicts projections, and projection is null. Give it a "
+                "width (projection=256)."
+            )
+        if not (self.contrastive_coefficient or self.position_coefficient or self.bond_coefficient):
+            raise ConfigError(
+                "objective.moleculesde: all three coefficients are 0. Give one of contrastive_coefficient, "
+                "position_coefficient and bond_coefficient a positive value."
+            )
 
 
 @configuration
@@ -81,6 +99,19 @@ class PaperMoleculeSDEConfig:
 
 
 @configuration
+class DescriptorsConfig:
+    """Predict RDKit's descriptors of a molecule from its vector, by every encoder of the model."""
+
+    weight: PositiveFloat = 1.0
+    """Weight of the objective in the loss."""
+    transform: Literal["rank", "winsorise"] = "rank"
+    """What is predicted: rank (the normal score of a value's rank in the dataset) or winsorise (the standardised value,
+    cut off at six standard deviations)."""
+    hidden: Width = 256
+    """Hidden width of the heads, which an export drops."""
+
+
+@configuration
 class ObjectiveConfig:
     """What is learned: the objectives of `objective=[a,b]`, whose losses are added by their weights.
 
@@ -91,6 +122,8 @@ class ObjectiveConfig:
     """MoleculeSDE in our form; `objective=moleculesde`."""
     moleculesde_paper: PaperMoleculeSDEConfig | None = None
     """MoleculeSDE as published; `objective=moleculesde_paper`."""
+    descriptors: DescriptorsConfig | None = None
+    """Regression of RDKit's descriptors; `objective=descriptors`."""
 
     def chosen(self) -> dict[str, Any]:
         """The configuration of every objective that is learned, by name, in the order of the fields.

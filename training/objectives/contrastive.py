@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
@@ -21,17 +21,77 @@ CONTRASTIVE_LEVELS = ("atom", "molecule")
 """Levels of the contrast: the rows of x and y are atoms or molecules."""
 
 
-def require_equal_widths(model: ModelConfig) -> None:
-    """Check that 2D and 3D representations can be compared.
+def require_equal_widths(model: ModelConfig, level: str) -> None:
+    """Check that 2D and 3D representations can be compared as they are.
+
+    Args:
+        level: that of the rows: atom or molecule.
 
     Raises:
-        ConfigError: the encoders have different widths.
+        ConfigError: they have different widths.
     """
-    if model.hidden_2d != model.hidden_3d:
+    widths = compared_widths(model, level)
+    if widths["2d"] != widths["3d"]:
+        keys = "hidden" if level == "atom" else "hidden and readout"
         raise ConfigError(
-            "the contrastive loss compares 2D and 3D representations, so both encoders need the same width: "
-            f"got hidden={model.hidden_2d} for the 2D and {model.hidden_3d} for the 3D encoder."
+            f"the contrastive loss compares {level}s as they are represented, so that both encoders need the same "
+            f"width: got {widths['2d']} for the 2D and {widths['3d']} for the 3D encoder. Give both the same {keys}; "
+            "objective=moleculesde can also compare projections (objective.moleculesde.projection=256)."
         )
+
+
+def compared_widths(model: ModelConfig, level: str) -> dict[str, int]:
+    """Width of the rows of each modality at a level, atom or molecule.
+
+    Raises:
+        ConfigError: the model lacks an encoder.
+    """
+    width = model.width if level == "atom" else model.readout_width
+    return {modality: width(modality) for modality in ("2d", "3d")}
+
+
+def projections(model: ModelConfig, level: str, width: int | None) -> nn.ModuleList | None:
+    """The projection heads of the 2D and 3D rows to ``width`` (SimCLR, Chen et al. 2020); None for width None.
+
+    Raises:
+        ConfigError: the model lacks an encoder, or rows of different widths would be compared as they are.
+    """
+    if width is None:
+        return require_equal_widths(model, level)
+    return nn.ModuleList(_head(own, width) for own in compared_widths(model, level).values())
+
+
+class Predictive(nn.Module):
+    """1 - the cosine of each modality's prediction of the other, which gets no gradient (SimSiam, Chen and He 2021).
+
+    There are no negatives; the predictors, and gradients on one side only, keep representations from collapsing.
+
+    Args:
+        width: that of the rows.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.heads = nn.ModuleList(_head(width, width) for _ in range(2))
+
+    def forward(
+        self, x: Tensor, y: Tensor, temperature: float, generator: torch.Generator, num_negatives: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Compute loss and accuracy: how often the prediction of a row is nearest to its own partner of all m rows.
+
+        ``temperature``, ``generator`` and ``num_negatives`` are unused.
+        """
+        losses, wins = [], []
+        for head, rows, others in zip(self.heads, (x, y), (y.detach(), x.detach()), strict=True):
+            cosines = F.normalize(in_float32(head(rows)), dim=1) @ in_float32(others).T
+            own = cosines.diagonal()
+            losses.append(_mean(1.0 - own))
+            wins.append(_mean((cosines > own.unsqueeze(1)).sum(1) == 0))
+        return 0.5 * (losses[0] + losses[1]), 0.5 * (wins[0] + wins[1])
+
+
+def _head(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, out), nn.SiLU(), nn.Linear(out, out))
 
 
 def compared_rows(
@@ -99,6 +159,15 @@ def info_nce(
 
 
 CONTRASTIVE: dict[str, Contrastive] = {"ebm_nce": ebm_nce, "info_nce": info_nce, "ebm_nce_shift": ebm_nce_shift}
+"""Losses without parameters, by name."""
+
+
+def contrastive_loss(name: str, width: int | None) -> Contrastive:
+    """The loss of a name: one of :data:`CONTRASTIVE`, or ``predictive`` for rows of ``width``."""
+    if name == "predictive":
+        assert width is not None, "the configuration asks for a projection"
+        return Predictive(width)
+    return CONTRASTIVE[name]
 
 
 def _ebm(x: Tensor, y: Tensor, temperature: float, others: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

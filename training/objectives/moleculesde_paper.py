@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.labels import Labels
 from molstream.training.diffusion.conditional import Conditional, Part
 from molstream.training.diffusion.draws import antithetic_times, normal, symmetric_normal
 from molstream.training.diffusion.graph_score import GraphScore, mask_pairs
@@ -35,9 +36,9 @@ class PaperMoleculeSDE(Objective):
 
     required_fields = frozenset({"atom_features", "bond_index", "bond_features", "positions"})
 
-    def __init__(self, config: PaperMoleculeSDEConfig, model: ModelConfig):
+    def __init__(self, config: PaperMoleculeSDEConfig, model: ModelConfig, labels: Labels):
         super().__init__()
-        require_equal_widths(model)
+        require_equal_widths(model, config.contrastive_level)
         self.config = config
         self.contrastive = CONTRASTIVE[config.contrastive]
         self.position_sde = named_sde(POSITION_SDES, config.position_sde)

@@ -31,7 +31,7 @@ def embedder(export):
 def test_rows_stay_aligned_and_failures_have_reasons(embedder):
     good = ["CCO", "c1ccccc1O", "CC(=O)Nc1ccc(O)cc1"]
     vectors = embedder.transform([good[0], "not a molecule", good[1], "*C", "", good[2]])
-    assert vectors.shape == (6, 128)
+    assert vectors.shape == (6, 3 * 64 + 64)
     assert vectors.dtype == np.float32
     assert sorted(embedder.failures_) == [1, 3, 4]
     assert "unparsable" in embedder.failures_[1]
@@ -69,7 +69,7 @@ def test_it_is_a_scikit_learn_transformer(export):
 
 
 def test_wrong_settings_are_refused(export):
-    with pytest.raises(ConfigError, match="representation='4d': expected one of 2d, 3d, both"):
+    with pytest.raises(ConfigError, match="representation='4d': expected 2d, 3d or both"):
         MoleculeEmbedder.from_pretrained(export, representation="4d")
     with pytest.raises(DataError, match=r"row 1, 'XX': parse: unparsable"):
         MoleculeEmbedder.from_pretrained(export, on_error="raise").transform(["C", "XX"])

@@ -62,9 +62,10 @@ def test_parts_and_atoms(export, batch):
     assert list(parts) == list(nodes) == list(model.widths) == ["2d", "3d"]
     assert torch.equal(torch.cat(list(parts.values()), 1), load_pretrained(export, representation="both")(batch))
     for name, rows in nodes.items():
-        assert rows.shape == (batch.num_nodes, model.widths[name])
+        assert rows.shape == (batch.num_nodes, 64)
+        assert model.widths[name] == (3 * 64 if name == "2d" else 64)
         means = torch.stack([part.mean(0) for part in rows.split(batch.ptr.diff().tolist())])
-        torch.testing.assert_close(parts[name], means)
+        torch.testing.assert_close(parts[name][:, :64], means)
     assert list(model.molecules(batch, ["3d"])) == ["3d"]
     assert model.width == sum(model.widths.values())
 
@@ -138,7 +139,7 @@ def test_what_is_no_batch_of_featurized_molecules_is_refused(export, batch):
 
 
 def test_wrong_arguments_and_damaged_sources_are_refused(export, small_run, tmp_path):
-    with pytest.raises(ConfigError, match=r"representation='4d': expected one of 2d, 3d, both, None"):
+    with pytest.raises(ConfigError, match=r"representation='4d': expected 2d, 3d or both"):
         load_pretrained(export, representation="4d")
     with pytest.raises(ConfigError, match=r"step=3: .* is an export"):
         load_pretrained(export, step=3)
@@ -211,3 +212,30 @@ def test_the_export_of_an_older_run_says_what_its_model_learnt_from(tmp_path, ca
         export_run(ExportConfig(run_dir=str(run), output=str(tmp_path / "other")))
     with pytest.raises(CheckpointError, match="molecules of schema 1"):
         load_pretrained(run)
+
+
+def test_atoms_are_pooled_as_asked(export, batch):
+    parts = {name: load_pretrained(export, representation="2d", readout=name) for name in ("mean", "sum", "max")}
+    joined = load_pretrained(export, representation="2d", readout="mean_sum_max")
+    assert joined.width == 3 * parts["mean"].width
+    mean, total, largest = (parts[name](batch) for name in parts)
+    torch.testing.assert_close(joined(batch), torch.cat([mean, total / 20, largest], dim=1))
+    names = MoleculeEmbedder.from_pretrained(export, representation="2d", readout="mean").get_feature_names_out()
+    assert len(names) == parts["mean"].width
+    with pytest.raises(ConfigError, match=r"readout='median': expected one of mean, sum, max, mean_sum_max"):
+        load_pretrained(export, readout="median")
+
+
+def test_the_first_layers_alone_are_another_representation(export, batch):
+    whole = load_pretrained(export, representation="2d")
+    first = load_pretrained(export, representation="2d", num_layers=1)
+    assert first.width == whole.width
+    assert sum(p.numel() for p in first.parameters()) < sum(p.numel() for p in whole.parameters())
+    assert not torch.allclose(first(batch), whole(batch))
+    embedder = MoleculeEmbedder.from_pretrained(export, representation="2d", num_layers=1)
+    vectors = embedder.transform(DRUGS[:2])
+    np.testing.assert_allclose(vectors, first(batch)[:2].detach().numpy(), rtol=1e-4, atol=1e-5)
+    embedder.set_params(num_layers=None)
+    assert not np.allclose(embedder.transform(DRUGS[:2]), vectors)
+    with pytest.raises(ConfigError, match=r"num_layers=9: expected 1 to 2"):
+        load_pretrained(export, num_layers=9)

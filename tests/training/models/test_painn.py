@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from molstream.training.data.labels import Labels
 from molstream.training.models.config import PaiNNConfig
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.painn import COINCIDENT, PaiNN
@@ -150,7 +151,7 @@ def test_half_precision_is_close(mode):
 
 def test_the_whole_objective_trains_with_it():
     model = paper_tiny(schnet=None, painn=PaiNNConfig(hidden=64, num_interactions=2, num_gaussians=11, cutoff=4.0))
-    encoders, objective = Encoders(model), PaperMoleculeSDE(PaperMoleculeSDEConfig(), model)
+    encoders, objective = Encoders(model), PaperMoleculeSDE(PaperMoleculeSDEConfig(), model, Labels.unknown())
     for smiles in (DRUGS[:6], AWKWARD, ["C"]):
         output = objective(molecule_batch(smiles), encoders, seeded())
         encoders.zero_grad()

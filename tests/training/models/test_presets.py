@@ -1,8 +1,12 @@
 """The presets of configs/model: their sizes on the meta device, and the transformer encoders under an objective."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from molstream.config import tree_of
+from molstream.training.data.labels import Labels
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.encoders import Encoders
 from molstream.training.objectives.config import MoleculeSDEConfig, PaperMoleculeSDEConfig
@@ -24,11 +28,12 @@ def test_presets_have_their_sizes(name, nominal):
     config = model_config(name)
     with torch.device("meta"):
         encoders = Encoders(config)
-        objective = MoleculeSDE(MoleculeSDEConfig(), config)
+        objective = MoleculeSDE(MoleculeSDEConfig(), config, Labels.unknown())
     assert all(parameter.is_meta for parameter in [*encoders.parameters(), *objective.parameters()])
     assert 0.6 * nominal < num_parameters(encoders) < 0.72 * nominal
     assert num_parameters(encoders) + num_parameters(objective) == pytest.approx(nominal, rel=0.05)
-    assert config.graph_transformer == config.geometry_transformer
+    sizes = replace(config.geometry_transformer, readout=config.graph_transformer.readout)
+    assert tree_of(config.graph_transformer) == tree_of(sizes)
 
 
 def test_the_default_preset_changes_nothing():
@@ -40,7 +45,10 @@ def test_the_default_preset_changes_nothing():
 def test_the_objective_trains_both():
     names = ("graph_transformer", "geometry_transformer")
     config = paper_tiny(gin=None, schnet=None, **{name: getattr(model_config("tiny"), name) for name in names})
-    encoders, objective = Encoders(config), PaperMoleculeSDE(PaperMoleculeSDEConfig(temperature=1.0), config)
+    encoders, objective = (
+        Encoders(config),
+        PaperMoleculeSDE(PaperMoleculeSDEConfig(temperature=1.0), config, Labels.unknown()),
+    )
     batch = molecule_batch([*DRUGS[:6], *AWKWARD], [True] * 6 + [True, False] * 5)
     losses = []
     optimizer = torch.optim.Adam([*encoders.parameters(), *objective.parameters()], lr=1e-3)

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from molstream.errors import ConfigError
+from molstream.training.data.labels import Labels
 from molstream.training.diffusion.bond_transformer import (
     BondTransformer,
     noise_of_classes,
@@ -22,7 +24,8 @@ from molstream.training.models.graph import molecule_pairs
 from molstream.training.models.relations import topology
 from molstream.training.objectives.config import MoleculeSDEConfig
 from molstream.training.objectives.moleculesde import MoleculeSDE
-from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, seeded
+from molstream.training.objectives.table import build_objective
+from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, objective_config, seeded
 from tests.support.noise import noise
 
 MODEL = model_config("tiny")
@@ -36,7 +39,7 @@ def _same_weights():
 
 
 def build(dtype: torch.dtype = torch.float32, **options) -> tuple[MoleculeSDE, Encoders]:
-    objective, encoders = MoleculeSDE(MoleculeSDEConfig(**options), MODEL), Encoders(MODEL)
+    objective, encoders = MoleculeSDE(MoleculeSDEConfig(**options), MODEL, Labels.unknown()), Encoders(MODEL)
     return objective.to(dtype), encoders.to(dtype)
 
 
@@ -227,7 +230,7 @@ def test_every_dropout_mask_comes_from_the_generator():
             for name in ("position_transformer", "bond_transformer")
         },
     )
-    objective, encoders = MoleculeSDE(MoleculeSDEConfig(), model), Encoders(model)
+    objective, encoders = MoleculeSDE(MoleculeSDEConfig(), model, Labels.unknown()), Encoders(model)
     awaken(objective)
     batch, losses = molecule_batch(DRUGS[:4]), []
     for seed in (1, 2):
@@ -243,9 +246,68 @@ def test_unknown_names_and_unequal_widths_are_named():
     with pytest.raises(ConfigError, match=r"kind=vee: expected one of ve, vp, subvp"):
         noise("vee", 0.1, 1.0)
     with pytest.raises(ConfigError, match="same width"):
-        MoleculeSDE(MoleculeSDEConfig(), replace(MODEL, graph_transformer=None, gin={"hidden": 8}))
+        MoleculeSDE(
+            MoleculeSDEConfig(projection=None),
+            replace(MODEL, graph_transformer=None, gin={"hidden": 8}),
+            Labels.unknown(),
+        )
     with pytest.raises(ConfigError, match=r"objective=moleculesde needs model.bond_transformer"):
-        MoleculeSDE(MoleculeSDEConfig(), replace(MODEL, bond_transformer=None))
+        MoleculeSDE(MoleculeSDEConfig(), replace(MODEL, bond_transformer=None), Labels.unknown())
+
+
+@pytest.mark.parametrize("left_out", ["contrastive", "position", "bond"])
+def test_a_term_without_weight_is_left_out_with_its_networks(left_out):
+    whole, encoders = build()
+    part, _ = build(**{f"{left_out}_coefficient": 0.0})
+    network = {"contrastive": "projections", "position": "position_score", "bond": "bond_score"}[left_out]
+    names = {name for name, _ in whole.named_parameters()}
+    assert {name for name, _ in part.named_parameters()} == {n for n in names if not n.startswith(network)}
+    branch = {"contrastive": "contrast", "position": "2D to 3D", "bond": "3D to 2D"}[left_out]
+    terms = part.terms(molecule_batch(DRUGS[:4]), encoders, seeded())
+    assert set(terms) == {"contrast", "2D to 3D", "3D to 2D"} - {branch}
+    if left_out != "contrastive":
+        method = {"position": part.conformer_distribution, "bond": part.bond_distribution}[left_out]
+        with pytest.raises(ConfigError, match="does not generate"):
+            method(molecule_batch(DRUGS[:4]), encoders)
+
+
+def test_an_objective_without_terms_and_an_encoder_that_nothing_trains_are_refused():
+    nothing = dict.fromkeys(("contrastive_coefficient", "position_coefficient", "bond_coefficient"), 0.0)
+    with pytest.raises(ConfigError, match="all three coefficients are 0"):
+        MoleculeSDEConfig(**nothing)
+    to_3d = objective_config("moleculesde", **{**nothing, "position_coefficient": 1.0})
+    with pytest.raises(ConfigError, match=r"geometry_transformer, the 3D encoder, .*model/encoder_3d=none"):
+        build_objective(to_3d, MODEL, Labels.unknown())
+    objective = build_objective(to_3d, replace(MODEL, geometry_transformer=None), Labels.unknown())
+    assert objective.modalities == {"2d"}
+
+
+def test_projections_free_the_widths_of_the_encoders_and_get_gradients():
+    model = replace(MODEL, graph_transformer=replace(MODEL.graph_transformer, hidden=32))
+    objective, encoders = MoleculeSDE(MoleculeSDEConfig(projection=24), model, Labels.unknown()), Encoders(model)
+    term = objective.terms(molecule_batch(DRUGS[:6]), encoders, seeded())["contrast"]
+    term.loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in objective.projections.parameters())
+    with pytest.raises(ConfigError, match=r"the same width: got 96 for the 2D and 64 for the 3D"):
+        MoleculeSDE(MoleculeSDEConfig(projection=None), model, Labels.unknown())
+
+
+def test_prediction_without_negatives_leaves_its_target_alone():
+    objective, encoders = build(contrastive="predictive", position_coefficient=0.0, bond_coefficient=0.0)
+    rows = torch.randn(2, 6, objective.config.projection, generator=seeded())
+    x, y = (F.normalize(side, dim=1).requires_grad_() for side in rows)
+    loss, accuracy = objective.contrastive(x, y, 1.0, seeded())
+    of_x, of_y = objective.contrastive.heads
+    sides = [1 - F.cosine_similarity(head(own), other.detach()) for head, own, other in ((of_x, x, y), (of_y, y, x))]
+    assert loss.item() == pytest.approx(torch.cat(sides).mean().item(), rel=1e-5)
+    assert 0 <= accuracy <= 1
+    found = torch.autograd.grad(loss, x)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(0.5 * sides[0].mean(), x)[0])
+    term = objective.terms(molecule_batch(DRUGS[:6]), encoders, seeded())["contrast"]
+    term.loss.backward()
+    assert all(p.grad is not None for p in [*objective.parameters(), *encoders.parameters()])
+    with pytest.raises(ConfigError, match="contrastive=predictive predicts projections"):
+        MoleculeSDEConfig(contrastive="predictive", projection=None)
 
 
 @pytest.mark.slow
