@@ -32,7 +32,7 @@ from molstream.io.reading import parse_yaml
 
 T = TypeVar("T")
 
-INPUTS = ("input", "decontaminate")
+INPUTS = ("input", "decontaminate", "tasks")
 """Keys that name molecule files, which are read once: their addresses may be signed."""
 
 

@@ -1,35 +1,49 @@
-"""``molstream evaluate``: what frozen vectors are worth; or what a run generates, against a dataset."""
+"""``molstream evaluate vectors|conformers|bonds``: what frozen vectors, or what a run generates, are worth."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from molstream.cli.command import run_command
-from molstream.training.evaluation.config import EvaluateConfig, EvaluateGeneratedConfig
+from molstream.cli.command import run_choice, run_command
+from molstream.training.evaluation.config import EvaluateGeneratedConfig, EvaluateVectorsConfig
 
 EXAMPLES = {
-    "": ("molstream evaluate export=runs/mine/export input=freesolv.csv target=expt",),
+    "vectors": (
+        "molstream evaluate vectors export=runs/mine/export input=freesolv.csv target=expt",
+        "molstream evaluate vectors export=runs/mine/export data_dir=moleculenet tasks=[freesolv,esol,lipo,bbbp,bace]",
+        "molstream evaluate vectors export=runs/mine/export input=freesolv.csv target=expt vectors={other: other.npy}",
+    ),
     "conformers": ("molstream evaluate conformers run_dir=runs/mine dataset=datasets/unseen",),
     "bonds": ("molstream evaluate bonds run_dir=runs/mine dataset=datasets/unseen molecules=1000",),
 }
-FLAGS = {
-    "conformers --help": "Help of evaluating generated conformers, beside those of ETKDG.",
-    "bonds --help": "Help of evaluating bonds that are recovered from geometry.",
+SUMMARIES = {
+    "vectors": "frozen vectors, beside an untrained encoder, ECFP4 and descriptors, by cross-validation",
+    "conformers": "generated conformers, beside those of ETKDG",
+    "bonds": "bonds that are recovered from geometry",
 }
 
 
-def evaluate(config: EvaluateConfig) -> None:
-    """Print a table, and write the numbers as JSON."""
+def evaluate_vectors(config: EvaluateVectorsConfig) -> None:
+    """Print tables and sentences, and write everything as JSON."""
     from rich.console import Console
 
     from molstream.io.locks import claimed
-    from molstream.training.evaluation.probe import evaluate, score_table
+    from molstream.training.evaluation.vectors.evaluate import evaluate_vectors
+    from molstream.training.evaluation.vectors.results import tables
 
-    output = Path(config.output) if config.output else Path(config.export).resolve().parent / "eval.json"
+    source = Path(config.export).resolve()
+    folder = source if (source / "config.yaml").is_file() else source.parent
+    output = Path(config.output) if config.output else folder / "eval.json"
     with claimed(output):
-        result = evaluate(config)
+        result = evaluate_vectors(config)
         _write(result, output)
-    Console().print(score_table(result))
+    console = Console()
+    for line in result["composition"]:
+        print(line)
+    for folding, table in zip(result["foldings"], tables(result), strict=True):
+        console.print(table)
+        for line in folding["sentences"]:
+            print(line)
 
 
 def evaluate_generated(kind: str, config: EvaluateGeneratedConfig) -> None:
@@ -58,13 +72,13 @@ def _write(result: dict[str, object], output: Path) -> None:
 
 def main(words: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    kind = words[0] if words and words[0] in ("conformers", "bonds") else ""
-    if not kind:
-        return run_command("evaluate", EvaluateConfig, evaluate, words, examples=EXAMPLES[""], flags=FLAGS)
-    return run_command(
-        f"evaluate {kind}",
-        EvaluateGeneratedConfig,
-        lambda config: evaluate_generated(kind, config),
-        words[1:],
-        examples=EXAMPLES[kind],
-    )
+
+    def run(kind: str, rest: Sequence[str]) -> int:
+        name, examples = f"evaluate {kind}", EXAMPLES[kind]
+        if kind == "vectors":
+            return run_command(name, EvaluateVectorsConfig, evaluate_vectors, rest, examples=examples)
+        return run_command(
+            name, EvaluateGeneratedConfig, lambda config: evaluate_generated(kind, config), rest, examples=examples
+        )
+
+    return run_choice("evaluate", SUMMARIES, run, words)

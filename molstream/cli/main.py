@@ -29,7 +29,7 @@ COMMANDS = {
     "export": Command("molstream.cli.export", "a checkpoint as a folder that can be published"),
     "embed": Command("molstream.cli.embed", "vectors for a file of molecules"),
     "generate": Command("molstream.cli.generate", "conformers of bond graphs, or bonds of conformers"),
-    "evaluate": Command("molstream.cli.evaluate", "ridge regression on frozen vectors; or what a run generates"),
+    "evaluate": Command("molstream.cli.evaluate", "what frozen vectors, or what a run generates, are worth"),
     "doctor": Command("molstream.cli.doctor", "versions, devices, disk; what a model would cost"),
 }
 

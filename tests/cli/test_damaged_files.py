@@ -90,14 +90,15 @@ def test_an_input_that_is_damaged_is_named(places, capfd, command, file):
         ("latin.csv", "smiles,välue\n".encode("latin-1"), "has no column 'value'"),
         ("empty.csv", b"", "the input has no records (empty.csv)"),
         ("header.csv", b"smiles,value\n", "the input has no records (header.csv)"),
-        ("reversed.csv", b"value,smiles\n1\n", "reversed.csv, row 0, cannot be evaluated: malformed_row: 1 columns"),
+        ("reversed.csv", b"value,smiles\n1\n", "reversed.csv: target 'value' has no known value in 1 rows"),
         ("infinite.csv", b"value,smiles\ninf,C\n", "row 0, cannot be evaluated: bad_target"),
-        ("smiles.csv", b"smiles,value\nCC(,1\n", "RDKit cannot read the SMILES 'CC('"),
+        ("few.csv", b"smiles,value\nCC,1\nC,2\n", "few.csv: target 'value' is known for 2 rows"),
+        ("smiles.csv", b"smiles,value\n" + b"CC(,1\nCCC(,2\n" * 20, "'value' has no known value in 0 molecules"),
     ],
 )
 def test_evaluate_names_a_damaged_table(places, capfd, name, content, part):
     (places.HERE / name).write_bytes(content)
-    code = main(places.words(f"evaluate export=EXPORT input=HERE/{name} target=value"))
+    code = main(places.words(f"evaluate vectors export=EXPORT input=HERE/{name} target=value num_cpus=1"))
     out, err = capfd.readouterr()
     assert_one_message(code, out, err, FAILED, ())
     assert part.lower() in err.lower()
@@ -285,9 +286,13 @@ def test_verify_lists_every_damage(places, capfd):
     assert "rejected.parquet cannot be read" in err
 
 
+QUICK = "folds=random untrained_seeds=1 num_cpus=1 output=HERE/eval.json"
+
+
 def test_evaluate_takes_a_run_as_well_as_its_export(places, capfd, csv):
     file = write_csv(places.HERE / "molecules.csv", molecules())
-    assert main(places.words(f"evaluate export=RUN input={file} target=value output=HERE/eval.json")) == 0
+    assert main(places.words(f"evaluate vectors export=RUN input={file} target=value {QUICK}")) == 0
     fingerprint = json.loads((places.RUN / "dataset.json").read_text())["fingerprint"]
-    assert json.loads((places.HERE / "eval.json").read_text())["dataset_fingerprint"] == fingerprint
+    result = json.loads((places.HERE / "eval.json").read_text())
+    assert result["dataset_fingerprint"] == fingerprint
     capfd.readouterr()

@@ -21,7 +21,12 @@ from molstream.compose import compose, config_groups
 from molstream.config import field_types, load, section
 from molstream.pipeline.config import AppendConfig, DryRunConfig, PreprocessConfig
 from molstream.training.config import PretrainConfig
-from molstream.training.evaluation.config import CostConfig, DiagnoseConfig, EvaluateConfig, EvaluateGeneratedConfig
+from molstream.training.evaluation.config import (
+    CostConfig,
+    DiagnoseConfig,
+    EvaluateGeneratedConfig,
+    EvaluateVectorsConfig,
+)
 from molstream.training.inference.config import EmbedConfig, ExportConfig, GenerateConfig
 from molstream.training.launch.config import SuperviseConfig
 from molstream.training.metrics.config import SyncConfig
@@ -42,7 +47,7 @@ SCHEMAS: dict[str, type] = {
     "embed": EmbedConfig,
     "generate conformers": GenerateConfig,
     "generate bonds": GenerateConfig,
-    "evaluate": EvaluateConfig,
+    "evaluate vectors": EvaluateVectorsConfig,
     "evaluate conformers": EvaluateGeneratedConfig,
     "evaluate bonds": EvaluateGeneratedConfig,
     "doctor": CostConfig,

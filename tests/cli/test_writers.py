@@ -31,7 +31,11 @@ WRITERS = {
         "generate conformers run_dir=RUN input=CSV output={}/g.sdf limit=1 sampler.num_steps=2", "g.sdf"
     ),
     "report": Writer("report RUN output={}/report.html", "report.html"),
-    "evaluate": Writer("evaluate export=EXPORT input=HERE/many.csv target=value output={}/eval.json", "eval.json"),
+    "evaluate vectors": Writer(
+        "evaluate vectors export=EXPORT input=HERE/many.csv target=value folds=random untrained_seeds=1 num_cpus=1 "
+        "output={}/eval.json",
+        "eval.json",
+    ),
     "evaluate conformers": Writer(
         "evaluate conformers run_dir=RUN dataset=DATASET molecules=1 posebusters_molecules=0 sampler.num_steps=2 "
         "output={}/c.json",

@@ -20,7 +20,8 @@ FOREIGN += ("override", "exception", "jsondecodeerror", "keyerror", "typeerror",
 """Words of the libraries behind, which say nothing to a user, in lower case."""
 
 NOTE = re.compile(
-    r"warning: .*|.*: SMILES are read from the column .*|.* has no records|(samples|batches|molecules|conformers)  .*"
+    r"warning: .*|.*: SMILES are read from the column .*|.* has no records|"
+    r"(samples|batches|molecules|conformers|fits of \S+)  .*"
 )
 """Lines that a command may print before it fails."""
 

@@ -1,33 +1,91 @@
 """The configuration of evaluating, diagnosing and estimating costs."""
 
-from typing import Annotated, Any
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat
 
 from molstream.config import PositiveInt, configuration
-from molstream.pipeline.config import InputConfig
+from molstream.errors import ConfigError
+from molstream.pipeline.config import InputConfig, SandboxConfig
 from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.engine.config import Precision
 from molstream.training.extended import ModelConfig, ObjectiveConfig
 from molstream.training.inference.config import Representation
 
 
-@configuration
-class EvaluateConfig(InputConfig):
-    """Fit ridge regression to frozen vectors on a scaffold split, beside an untrained encoder and ECFP4."""
+def listed(value: Any) -> Any:
+    """A text as a list of one."""
+    return [value] if isinstance(value, str) else value
 
-    export: str
-    """Export folder."""
+
+Targets = Literal["regression", "classification"]
+
+
+@configuration
+class TaskConfig(InputConfig):
+    """A file of molecules, and what is predicted for them: an item of `tasks`."""
+
+    name: str | None = None
+    """Name in the results; the name of the file by default."""
     input: Any
     """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; or a list of these."""
-    target: str
-    """Column (SDF data item, JSON key) with the target; empty where it is unknown."""
-    output: str | None = None
-    """JSON file for the results; `eval.json` in the export's parent folder by default."""
-    representation: Representation = "both"
+    target: Annotated[list[str], BeforeValidator(listed), Field(min_length=1)]
+    """Columns (SDF data items, JSON keys) with the targets; empty where they are unknown."""
+    kind: Targets | Literal["auto"] = "auto"
+    """What the targets are; auto: classification if every known value is 0 or 1."""
+
+
+@configuration
+class EvaluateVectorsConfig(InputConfig):
+    """Compare frozen vectors with what costs nothing, by 5 x 5 cross-validation: the encoder, the same encoder
+    untrained, ECFP4 counts, RDKit's descriptors, and the encoder's vectors joined to them."""
+
+    export: str
+    """Export folder, or a run, whose newest checkpoint is taken."""
+    tasks: list[str | dict[str, Any]] = field(default_factory=list)
+    """Names of built-in sets (freesolv, esol, lipo, bbbp, bace, tox21, sider, clintox, qm7, hiv), whose files are in
+    data_dir; or files of your own, `{input: ..., target: ..., kind: ..., name: ..., ...}`, with reading options."""
+    data_dir: str | None = None
+    """Folder of the built-in sets, MoleculeNet's files: NAME.csv or NAME.csv.gz."""
+    input: Any = None
+    """One file of your own, in place of `tasks`: file, glob, folder or URL; `{path: ..., format: ..., ...}` for options
+    of its own; or a list of these."""
+    target: list[str] = field(default_factory=list)
+    """Columns (SDF data items, JSON keys) of `input` with the targets; empty where they are unknown."""
+    kind: Targets | Literal["auto"] = "auto"
+    """What the targets of `input` are; auto: classification if every known value is 0 or 1."""
+    representation: Representation = "2d"
     """Encoder that gives the vector; both: one after the other."""
+    head: Literal["linear", "forest"] = "linear"
+    """What predicts from the vectors: ridge or logistic regression, whose penalties the training part chooses; or a
+    random forest."""
+    folds: Literal["random", "scaffold", "both"] = "both"
+    """Random folds, folds that no scaffold is in two of, or one after the other."""
+    untrained_seeds: PositiveInt = 3
+    """Untrained encoders, each of other initial weights, whose mean score is compared."""
+    vectors: Any = None
+    """Vectors of other encoders for the same table: `.npy` or `.parquet` with a row for each record of the one task's
+    file; or `{NAME: FILE, ...}`; of several tasks `{NAME: FOLDER, ...}` with TASK.npy or TASK.parquet in it."""
+    output: str | None = None
+    """JSON file for the results; by default `eval.json` in the run, or in the export's parent folder."""
     seed: NonNegativeInt = 0
-    """Random seed of the untrained encoder's weights."""
+    """Random seed of folds, forests and untrained weights."""
+    num_cpus: PositiveInt | None = None
+    """Processes; one per core by default."""
+    sandbox: SandboxConfig = SandboxConfig()
+    """Limits on a molecule, beyond which it fails alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.tasks) == (self.input is not None):
+            raise ConfigError(
+                "give either tasks=[...], names of built-in sets or files of your own, or input=FILE target=COLUMN."
+            )
+        if self.input is not None and not self.target:
+            raise ConfigError("target is missing: give target=COLUMN, or target=[COLUMN,...].")
+        if self.tasks and (self.target or self.kind != "auto"):
+            raise ConfigError("target and kind belong to input; give those of an item of tasks inside of it.")
 
 
 @configuration

@@ -227,10 +227,20 @@ def test_evaluate_reads_other_tables_and_sd_files(export, tmp_path):
     scores = []
     for given, keys in ((tmp_path / "a=b, (1).csv", words), (tmp_path / "m.sdf", ["target=y"])):
         output = tmp_path / "eval.json"
-        line = ["evaluate", f"export={export}", "representation=2d", f"input={given}", f"output={output}", *keys]
+        line = [
+            "evaluate",
+            "vectors",
+            f"export={export}",
+            "folds=random",
+            "untrained_seeds=1",
+            "num_cpus=1",
+            f"input={given}",
+            f"output={output}",
+            *keys,
+        ]
         assert main(line) == 0
         result = json.loads(output.read_text())
-        assert result["input"] == given.name
-        scores.append([score["molecules"] for score in result["scores"]])
-    assert sum(scores[0][0]) == len(smiles)
-    assert scores[0] == scores[1]
+        assert result["tasks"][0]["source"] == given.name
+        assert result["tasks"][0]["molecules"] == len(smiles)
+        scores.append([score["by_fold"]["r2"] for score in result["foldings"][0]["tasks"][0]["scores"]])
+    assert np.array(scores[0]) == pytest.approx(np.array(scores[1]), abs=1e-6)

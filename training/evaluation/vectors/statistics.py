@@ -8,7 +8,6 @@ s^2 / k to s^2 (1 / k + n_test / n_train).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -52,8 +51,8 @@ class Estimate:
             return float(self.mean == 0)
         return float(2 * stats.t.sf(abs(self.mean) / math.sqrt(self.variance), self.freedom))
 
-    def plain(self) -> dict[str, Any]:
-        """The numbers for JSON; ``p`` belongs to differences."""
+    def plain(self) -> dict[str, float]:
+        """The mean and the ends of its interval, for JSON."""
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
@@ -78,16 +77,16 @@ def over_tasks(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(float(np.mean([each.mean for each in estimates])), total / len(estimates) ** 2, freedom)
 
 
-def decimals(estimate: Estimate) -> int:
-    """How many decimals the width of the interval allows: the last one is at most a fifth of it."""
-    width = 2 * estimate.half_width
-    return min(6, max(0, math.ceil(math.log10(RESOLUTION / width)))) if width else 3
+def decimals(low: float, high: float) -> int:
+    """How many decimals the width of an interval allows: the last one is at most a fifth of it."""
+    width = high - low
+    return min(6, max(0, math.ceil(math.log10(RESOLUTION / width)))) if width > 0 else 3
 
 
-def shown(estimate: Estimate) -> str:
-    """An estimate in the digits that its interval allows: ``0.86 ± 0.04``."""
-    digits = decimals(estimate)
-    return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
+def shown(mean: float, low: float, high: float) -> str:
+    """A mean in the digits that its interval allows, with half of the interval: ``0.86 ± 0.04``."""
+    digits = decimals(low, high)
+    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
 def verdict(difference: Estimate, samples: str) -> str:
@@ -97,8 +96,8 @@ def verdict(difference: Estimate, samples: str) -> str:
         difference: the first one's score less the second one's.
         samples: what showed it, such as ``642 molecules``.
     """
-    digits = decimals(difference)
     low, high = difference.low, difference.high
+    digits = decimals(low, high)
     if low > 0:
         return f"better by {difference.mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
     if high < 0:

