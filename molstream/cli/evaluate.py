@@ -11,7 +11,7 @@ EXAMPLES = {
     "vectors": (
         "molstream evaluate vectors export=runs/mine/export input=freesolv.csv target=expt",
         "molstream evaluate vectors export=runs/mine/export data_dir=moleculenet tasks=[freesolv,esol,lipo,bbbp,bace]",
-        "molstream evaluate vectors export=runs/mine/export input=freesolv.csv target=expt vectors={other: other.npy}",
+        "molstream evaluate vectors export=runs/mine input=freesolv.csv target=expt 'vectors={other: other.npy}'",
     ),
     "conformers": ("molstream evaluate conformers run_dir=runs/mine dataset=datasets/unseen",),
     "bonds": ("molstream evaluate bonds run_dir=runs/mine dataset=datasets/unseen molecules=1000",),

@@ -4,8 +4,9 @@ import hashlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,34 +59,23 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> dict[str, Any]:
     )
     seeds = [config.seed + number for number in range(config.untrained_seeds)]
     untrained = [embedder.untrained(seed) for seed in seeds]
-    foldings = ("random", "scaffold") if config.folds == "both" else (config.folds,)
     processes = config.num_cpus or len(os.sched_getaffinity(0))
-    tasks: list[dict[str, Any]] = []
-    scores: dict[str, list[tuple[Molecules, Scores]]] = {folding: [] for folding in foldings}
     # All files are read before the first molecule is featurized, which takes long.
-    for each, task in [(each, read_task(each)) for each in wanted]:
-        own = {name: read_vectors(file, task.total)[task.rows] for name, file in files[each.name].items()}
+    read = [(read_task(each), files[each.name]) for each in wanted]
+    found: list[tuple[Molecules, dict[str, Scores]]] = []
+    tasks: list[dict[str, Any]] = []
+    for task, others in read:
+        own = {name: read_vectors(file, task.total)[task.rows] for name, file in others.items()}
         molecules = represent(task, embedder, untrained, own, processes)
         _warn(task, molecules)
-        with progress(f"fits of {task.name}", len(foldings) * fits(molecules)) as tell:
-            for number, folding in enumerate(foldings):
-                before = number * fits(molecules)
-                found = cross_validate(
-                    molecules,
-                    folding,
-                    config.head,
-                    config.seed,
-                    processes,
-                    lambda done, before=before: tell(before + done),
-                )
-                scores[folding].append((molecules, found))
+        found.append((molecules, _validated(config, molecules, processes)))
         tasks.append(_described(task, molecules))
-    description = embedder.description
+    own_names = list(read[0][1])
     return {
         "evaluation": "vectors",
         "export": config.export,
-        "export_fingerprint": description.get(FINGERPRINT),
-        "dataset_fingerprint": description["training"]["dataset_fingerprint"],
+        "export_fingerprint": embedder.description.get(FINGERPRINT),
+        "dataset_fingerprint": embedder.description["training"]["dataset_fingerprint"],
         "representation": config.representation,
         "head": config.head,
         "seed": config.seed,
@@ -94,10 +84,30 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> dict[str, Any]:
         "tasks": tasks,
         "composition": composition(tasks),
         "foldings": [
-            _with_words(tasks, _summary(folding, found, list(files[wanted[0].name])))
-            for folding, found in scores.items()
+            _with_words(tasks, _summary(folding, [(molecules, each[folding]) for molecules, each in found], own_names))
+            for folding in _foldings(config)
         ],
     }
+
+
+def _foldings(config: EvaluateVectorsConfig) -> tuple[str, ...]:
+    return ("random", "scaffold") if config.folds == "both" else (config.folds,)
+
+
+def _validated(config: EvaluateVectorsConfig, molecules: Molecules, processes: int) -> dict[str, Scores]:
+    """The scores of a task in every way of folding."""
+    scores: dict[str, Scores] = {}
+    each = fits(molecules)
+    with progress(f"fits of {molecules.task.name}", each * len(_foldings(config))) as tell:
+        for number, folding in enumerate(_foldings(config)):
+            scores[folding] = cross_validate(
+                molecules, folding, config.head, config.seed, processes, partial(_after, tell, number * each)
+            )
+    return scores
+
+
+def _after(tell: Callable[[float], None], before: int, done: int) -> None:
+    tell(before + done)
 
 
 def _files(given: Any, wanted: Sequence[Wanted]) -> dict[str, dict[str, Path]]:
@@ -110,8 +120,8 @@ def _files(given: Any, wanted: Sequence[Wanted]) -> dict[str, dict[str, Path]]:
         return {each.name: {} for each in wanted}
     named = {str(name): Path(str(file)) for name, file in given.items()} if isinstance(given, Mapping) else {}
     named = named or {Path(str(given)).stem: Path(str(given))}
-    taken = {name for each in (ENCODER, UNTRAINED, ECFP4, DESCRIPTORS) for name in (each, joined(each))}
-    if wrong := sorted(taken & named.keys()):
+    taken = (ENCODER, UNTRAINED, ECFP4, DESCRIPTORS)
+    if wrong := [name for name in named if name in taken or name.endswith(joined(""))]:
         raise ConfigError(f"vectors={given}: the name '{wrong[0]}' is taken. Give another: vectors={{NAME: FILE}}.")
     return {
         each.name: {name: _file(name, path, each.name, len(wanted)) for name, path in named.items()} for each in wanted

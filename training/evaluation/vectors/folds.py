@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -25,7 +25,8 @@ def scaffolds(smiles: Sequence[str]) -> list[str]:
     Args:
         smiles: of standardized molecules, which RDKit can read.
     """
-    return [murcko_scaffold(Chem.MolFromSmiles(text), include_chirality=False) for text in smiles]
+    with rdBase.BlockLogs():
+        return [murcko_scaffold(Chem.MolFromSmiles(text), include_chirality=False) for text in smiles]
 
 
 def group_molecules(keys: Sequence[str], scaffolds: Sequence[str] | None = None) -> np.ndarray:

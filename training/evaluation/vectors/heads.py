@@ -25,8 +25,8 @@ LOGISTIC_PENALTIES = np.logspace(0, 5, 6)
 INNER_FOLDS = 3
 """Folds of the training part that choose the penalty of a logistic regression."""
 TREES = 200
-TOLERANCE = 1e-10
-"""Of a logistic regression: a bound on the decrease of the mean log loss that another step could bring."""
+TOLERANCE, CHOICE_TOLERANCE = 1e-10, 1e-7
+"""Of logistic regressions, the one that predicts and those that choose its penalty."""
 MOST_STEPS = 5000
 
 
@@ -92,16 +92,15 @@ class Basis:
         varies = train.max(0) > train.min(0)
         mean, scale = train[:, varies].mean(0), train[:, varies].std(0)
         train, test = (train[:, varies] - mean) / scale, (test[:, varies] - mean) / scale
-        if train.shape[0] > train.shape[1]:
-            squares, axes = eigh(train.T @ train, driver="evd", overwrite_a=True)
-        else:
-            squares, rows = eigh(train @ train.T, driver="evd", overwrite_a=True)
-            axes = train.T @ rows
+        is_tall = train.shape[0] > train.shape[1]
+        squares, found = eigh(train.T @ train if is_tall else train @ train.T, driver="evd", overwrite_a=True)
         # What is left out is rounding: the least penalty makes nothing of it.
         kept = squares > max(1e-12 * squares.max(initial=0.0), 1e-8)
-        squares, axes = squares[kept], axes[:, kept]
-        axes = axes / np.linalg.norm(axes, axis=0)
-        return cls(train @ axes, test @ axes, squares)
+        squares, found = squares[kept], found[:, kept]
+        if is_tall:
+            return cls(train @ found, test @ found, squares)
+        lengths = np.sqrt(squares)
+        return cls(found * lengths, test @ (train.T @ (found / lengths)), squares)
 
 
 # --- regression -----------------------------------------------------------------------------------------------------
@@ -135,39 +134,46 @@ def ridge(basis: Basis, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     """Predict log odds by logistic regressions whose penalties have the least log loss on inner folds."""
-    targets = labels.shape[1]
+    basis = Basis.of(train, test)
     folds = assign_folds(groups, class_strata(labels), INNER_FOLDS, seed, 0)
-    losses = np.zeros((targets, len(LOGISTIC_PENALTIES)))
-    for fold in range(INNER_FOLDS):
-        inner, held_out = folds != fold, folds == fold
-        columns = np.repeat(labels[inner], len(LOGISTIC_PENALTIES), axis=1)
-        found = logistic(Basis.of(train[inner], train[held_out]), columns, np.tile(LOGISTIC_PENALTIES, targets))
-        truth = labels[held_out][:, :, None]
-        odds = found.reshape(len(found), targets, -1)
-        losses -= np.nansum(log_expit(np.where(truth == 1, odds, -odds)) + 0 * truth, axis=0)
-    return logistic(Basis.of(train, test), labels, LOGISTIC_PENALTIES[losses.argmin(1)])
+    held_out = np.equal.outer(folds, np.arange(INNER_FOLDS))[:, :, None, None]
+    # All inner folds are fitted at once: what is held out is unknown there. Columns: folds x targets x penalties.
+    truth = np.broadcast_to(labels[:, None, :, None], (*held_out.shape[:2], labels.shape[1], len(LOGISTIC_PENALTIES)))
+    inner = np.where(held_out, np.nan, truth).reshape(len(labels), -1)
+    penalties = np.broadcast_to(LOGISTIC_PENALTIES, truth.shape[1:]).ravel()
+    odds = with_ones(basis.train) @ logistic(basis, inner, penalties, CHOICE_TOLERANCE)
+    odds = odds.reshape(truth.shape)
+    losses = np.where(held_out & np.isfinite(truth), -log_expit(np.where(truth == 1, odds, -odds)), 0.0)
+    best = LOGISTIC_PENALTIES[losses.sum(axis=(0, 1)).argmin(-1)]
+    return with_ones(basis.test) @ logistic(basis, labels, best, TOLERANCE)
 
 
-def logistic(basis: Basis, labels: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-    """Predict log odds [m, c] by penalized logistic regressions, one for each column of labels, all at once.
+def with_ones(vectors: np.ndarray) -> np.ndarray:
+    """Vectors with a column of ones behind them, whose weight is the intercept."""
+    return np.column_stack([vectors, np.ones(len(vectors))])
+
+
+def logistic(basis: Basis, labels: np.ndarray, penalties: np.ndarray, tolerance: float) -> np.ndarray:
+    """Fit penalized logistic regressions, one for each column of labels, all at once; returns weights [r + 1, c].
 
     The Hessian of the log loss is at most a quarter of the squares (Boehning and Lindsay 1988), which the basis makes
-    diagonal: gradient steps scaled by it, with Nesterov's momentum that restarts where it leads upward (O'Donoghue and
-    Candes 2015), need no further decomposition.
+    diagonal, for any subset of its rows: gradient steps scaled by it, with Nesterov's momentum that restarts where it
+    leads uphill (O'Donoghue and Candes 2015), need no further decomposition.
 
     Args:
+        basis: of the vectors.
         labels: [n, c], 0, 1 or NaN.
-        penalties: [c], of half the sum of squared weights; the intercept has none.
+        penalties: [c], of half the sum of squared weights; the intercept, the last one, has none.
+        tolerance: bound on the decrease of the mean log loss that another step could bring.
     """
     known = np.isfinite(labels)
-    counts = known.sum(0)
+    counts = np.maximum(known.sum(0), 1)
     truth = np.where(known, labels, 0.0)
-    # With a column of ones, the intercept is a weight like the others.
-    design = np.column_stack([basis.train, np.ones(len(labels))])
+    design = with_ones(basis.train)
     penalty = np.vstack([np.tile(penalties, (len(basis.squares), 1)), np.zeros(len(penalties))])
     curvature = np.append(basis.squares, len(labels))[:, None] / 4 + penalty
     weights = np.zeros_like(penalty)
-    weights[-1] = logit(np.clip(truth.sum(0) / np.maximum(counts, 1), 1e-3, 1 - 1e-3))
+    weights[-1] = logit(np.clip(truth.sum(0) / counts, 1e-3, 1 - 1e-3))
     active = np.arange(labels.shape[1])
     ahead, momentum = weights.copy(), np.ones(len(active))
     for _ in range(MOST_STEPS):
@@ -180,12 +186,12 @@ def logistic(basis: Basis, labels: np.ndarray, penalties: np.ndarray) -> np.ndar
         following = np.where(uphill, 1.0, (1 + np.sqrt(1 + 4 * momentum**2)) / 2)
         ahead = new + np.where(uphill, 0.0, (momentum - 1) / following) * moved
         weights[:, active], momentum = new, following
-        left = (gradient * step).sum(0) > TOLERANCE * counts[active]
+        left = (gradient * step).sum(0) > tolerance * counts[active]
         if not left.all():
             active, ahead, momentum = active[left], ahead[:, left], momentum[left]
         if not active.size:
             break
-    return basis.test @ weights[:-1] + weights[-1]
+    return weights
 
 
 # --- forest ---------------------------------------------------------------------------------------------------------

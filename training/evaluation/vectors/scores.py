@@ -1,8 +1,8 @@
 """Cross-validation of the representations of a task: scores by fold, and what they are worth."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -49,6 +49,17 @@ class Fold(NamedTuple):
     """bool [t]: targets that have two classes, or values that differ, in both parts."""
 
 
+class Division(NamedTuple):
+    """The folds of a task in one way of folding, the same for all representations."""
+
+    groups: np.ndarray
+    """Names of the molecules' groups, str [n]."""
+    folds: list[Fold]
+    """Those of all repeats in which a target can be scored."""
+    left_out: int
+    """How many targets were left out of folds, summed over folds."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """The scores of all representations of a task in one way of folding."""
@@ -89,55 +100,60 @@ def cross_validate(
         DataError: there are too few groups, or too few folds where a target can be scored.
     """
     task = molecules.task
-    groups = group_molecules(molecules.keys, scaffolds(molecules.smiles) if folding == "scaffold" else None)
-    if (count := len(np.unique(groups))) < FOLDS:
-        raise DataError(
-            f"{task.source}: {count} groups of molecules with one scaffold: {FOLDS}-fold cross-validation needs at "
-            f"least {FOLDS}. Give folds=random, or add molecules."
-        )
-    divisions = list(_divisions(groups, task.labels, task.kind, seed))
-    folds = [fold for fold in divisions if fold.targets.any()]
-    if len(folds) < FOLDS:
-        raise DataError(
-            f"{task.source}: in {len(folds)} of {len(divisions)} {folding} folds a target has two classes, or values "
-            f"that differ, in both parts; at least {FOLDS} are needed. Give folds=random, or add molecules."
-        )
+    groups, folds, left_out = divide(molecules, folding, seed)
     matrices = [(name, matrix) for name, several in molecules.vectors.items() for matrix in several]
     jobs = (
         delayed(_score)(head, task.kind, matrix, task.labels, groups, fold, seed)
         for _, matrix in matrices
         for fold in folds
     )
-    scored: list[list[float]] = []
+    scored: list[Any] = []
     for each in Parallel(n_jobs=processes, return_as="generator")(jobs):
-        scored.append(each)  # pyright: ignore[reportArgumentType]
+        scored.append(each)
         tell(len(scored))
-    metrics = list(METRICS[task.kind])
-    table = np.array(scored).reshape(len(matrices), len(folds), len(metrics))
+    table = np.array(scored).reshape(len(matrices), len(folds), len(METRICS[task.kind]))
+    owners = np.array([name for name, _ in matrices])
     by_fold = {
-        name: {
-            metric: table[[place for place, (owner, _) in enumerate(matrices) if owner == name], :, number]
-            for number, metric in enumerate(metrics)
-        }
+        name: {metric: table[owners == name, :, number] for number, metric in enumerate(METRICS[task.kind])}
         for name in molecules.vectors
     }
-    tests = np.mean([fold.test.sum() for fold in folds])
-    left_out = sum(int((~fold.targets).sum()) for fold in divisions)
-    return Scores(by_fold, count, left_out, float(tests / (len(groups) - tests)))
+    tests = float(np.mean([fold.test.sum() for fold in folds]))
+    return Scores(by_fold, len(np.unique(groups)), left_out, tests / (len(groups) - tests))
+
+
+def divide(molecules: Molecules, folding: str, seed: int) -> Division:
+    """Divide the molecules of a task into the folds of all repeats.
+
+    Raises:
+        DataError: there are too few groups, or too few folds where a target can be scored.
+    """
+    task = molecules.task
+    groups = group_molecules(molecules.keys, scaffolds(molecules.smiles) if folding == "scaffold" else None)
+    if (count := len(np.unique(groups))) < FOLDS:
+        raise DataError(
+            f"{task.source}: {count} groups of molecules that stay together: {FOLDS}-fold cross-validation needs at "
+            f"least {FOLDS}. Give folds=random, or add molecules."
+        )
+    strata = class_strata(task.labels) if task.kind == "classification" else task.labels[:, :0]
+    tests = [
+        fold_of == number
+        for repeat in range(REPEATS)
+        for fold_of in [assign_folds(groups, strata, FOLDS, seed, repeat)]
+        for number in range(FOLDS)
+    ]
+    every = [Fold(test, _vary(task.labels[test]) & _vary(task.labels[~test])) for test in tests]
+    folds = [fold for fold in every if fold.targets.any()]
+    if len(folds) < FOLDS:
+        raise DataError(
+            f"{task.source}: in {len(folds)} of {len(every)} {folding} folds a target has two classes, or values that "
+            f"differ, in both parts; at least {FOLDS} are needed. Give folds=random, or add molecules."
+        )
+    return Division(groups, folds, sum(int((~fold.targets).sum()) for fold in every))
 
 
 def fits(molecules: Molecules) -> int:
     """How many fits a cross-validation takes."""
     return FOLDS * REPEATS * sum(map(len, molecules.vectors.values()))
-
-
-def _divisions(groups: np.ndarray, labels: np.ndarray, kind: Kind, seed: int) -> Iterator[Fold]:
-    strata = class_strata(labels) if kind == "classification" else labels[:, :0]
-    for repeat in range(REPEATS):
-        folds = assign_folds(groups, strata, FOLDS, seed, repeat)
-        for number in range(FOLDS):
-            test = folds == number
-            yield Fold(test, _vary(labels[test]) & _vary(labels[~test]))
 
 
 def _vary(labels: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ class Wanted:
     """A task before its file is read."""
 
     name: str
-    """Name in the results; empty for that of the file."""
+    """Name in the results."""
     input: Any
     """What names the files, see ``find_files``."""
     reading: ReadConfig
@@ -170,9 +170,7 @@ def read_task(wanted: Wanted) -> Task:
     rows = np.arange(len(records))
     if wanted.rows is not None and len(records) > wanted.rows:
         rows = chosen(records, labels, wanted.rows)
-    task = Task(
-        wanted.name or source, source, kind, targets, [records[row] for row in rows], rows, len(records), labels[rows]
-    )
+    task = Task(wanted.name, source, kind, targets, [records[row] for row in rows], rows, len(records), labels[rows])
     require_usable(task, task.labels, "rows")
     return task
 

@@ -9,11 +9,13 @@ from sklearn.preprocessing import StandardScaler
 from molstream.training.evaluation.vectors.heads import (
     LOGISTIC_PENALTIES,
     RIDGE_PENALTIES,
+    TOLERANCE,
     Basis,
     completed,
     logistic,
     predict,
     ridge,
+    with_ones,
 )
 
 RNG = np.random.default_rng(0)
@@ -51,7 +53,9 @@ def test_logistic_regression_is_that_of_scikit_learn(columns):
     classes = (labels > np.quantile(labels, 0.8, axis=0)).astype(float)
     scaler = StandardScaler().fit(train)
     repeated = np.repeat(classes, len(LOGISTIC_PENALTIES), axis=1)
-    found = logistic(Basis.of(train, test), repeated, np.tile(LOGISTIC_PENALTIES, 2))
+    basis = Basis.of(train, test)
+    weights = logistic(basis, repeated, np.tile(LOGISTIC_PENALTIES, 2), TOLERANCE)
+    found = with_ones(basis.test) @ weights
     for number, odds in enumerate(found.T):
         strength = 1 / LOGISTIC_PENALTIES[number % len(LOGISTIC_PENALTIES)]
         theirs = LogisticRegression(C=strength, tol=1e-9, max_iter=10_000)
@@ -69,7 +73,8 @@ def test_unknown_labels_are_left_out_of_each_target_alone():
         assert both[:, target] == pytest.approx(alone[:, 0])
     classes = np.where(np.isfinite(labels), labels > 0, np.nan)
     penalties = np.array([10.0, 10.0])
-    masked = logistic(Basis.of(train, test), classes, penalties)
+    basis = Basis.of(train, test)
+    masked = with_ones(basis.test) @ logistic(basis, classes, penalties, TOLERANCE)
     # The standardization is that of all rows; the weights of a row without a label are 0.
     scaler = StandardScaler().fit(train)
     theirs = LogisticRegression(C=0.1, tol=1e-9).fit(scaler.transform(train[30:]), classes[30:, 0])

@@ -86,5 +86,5 @@ def test_unknown_labels_and_targets_of_one_class_are_left_out():
 
 def test_one_scaffold_alone_cannot_be_divided():
     given = molecules(SIGNAL, {"some": SIGNAL}, ["C" * (k + 1) + "c1ccccc1" for k in range(COUNT)])
-    with pytest.raises(DataError, match=r"file.csv: 1 groups of molecules with one scaffold.*Give folds=random"):
+    with pytest.raises(DataError, match=r"file.csv: 1 groups of molecules that stay together.*Give folds=random"):
         scored(given)
