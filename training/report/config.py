@@ -14,6 +14,7 @@ class ReportConfig:
     output: str | None = None
     """HTML file; `report.html` inside the run directory by default, of several runs in the working folder."""
     evaluation: str | None = None
-    """JSON of `molstream evaluate`; `eval.json` inside the run directory is taken where it exists. One run only."""
+    """JSON of `molstream evaluate vectors`; `eval.json` inside the run directory is taken where it exists. One run
+    only."""
     embeddings: str | None = None
     """Parquet of `molstream embed`, whose rows are counted. One run only."""

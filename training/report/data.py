@@ -16,18 +16,16 @@ from molstream.training.evaluation.diagnose import FILE as DIAGNOSTICS
 from molstream.training.evaluation.diagnostics import Diagnosis
 from molstream.training.evaluation.gallery import read_gallery
 from molstream.training.evaluation.generated import GENERATED
+from molstream.training.evaluation.vectors.results import RESULT
 from molstream.training.metrics.records import Record, read_metrics
 from molstream.training.run.directory import RunDirectory
 from molstream.training.run.history import Launch, read_launches
 
-SCORE = {"representation": str, **dict.fromkeys(("rmse", "mae", "r2"), AnyNumber), "molecules": list}
-EVALUATION = {"input": str, "target": str, "split": str, "scores": [SCORE]}
-"""What the report shows of the JSON of `molstream evaluate`."""
 GENERATED_RESULTS: dict[str, Shape] = {
     "conformers": {"threshold": float, "per_reference": int, "scores": [EnsembleScore]},
     "bonds": dict.fromkeys(("molecules", "exact", "valid", "same_molecule", "bond_accuracy"), AnyNumber),
 }
-"""The same of `molstream evaluate conformers` and `bonds`."""
+"""What the report shows of the JSON of `molstream evaluate conformers` and `bonds`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class RunData:
     launches: list[Launch]
     """Launches of the run, in order; empty if there is no history."""
     evaluation: dict[str, Any] | None
-    """JSON of `molstream evaluate`; None without an evaluation."""
+    """JSON of `molstream evaluate vectors`; None without an evaluation."""
     diagnostics: dict[str, Any] | None
     """JSON of `molstream diagnose`; None if it was not run."""
     generated: dict[str, dict[str, Any]]
@@ -69,7 +67,7 @@ def read_run(run_dir: str, evaluation_file: str | None = None, embeddings_file: 
 
     Args:
         run_dir: the pretraining run.
-        evaluation_file: JSON of `molstream evaluate`; by default `eval.json` in the run, if it exists.
+        evaluation_file: JSON of `molstream evaluate vectors`; by default `eval.json` in the run, if it exists.
         embeddings_file: Parquet of `molstream embed`.
 
     Raises:
@@ -82,7 +80,9 @@ def read_run(run_dir: str, evaluation_file: str | None = None, embeddings_file: 
         raise DataError(f"{run.path} has no recorded step yet. Train it for at least one log interval.")
     evaluation = Path(evaluation_file) if evaluation_file else run.path / "eval.json"
     if evaluation_file and not evaluation.is_file():
-        raise DataError(f"evaluation={evaluation}: no such file. Write it with `molstream evaluate output=...`.")
+        raise DataError(
+            f"evaluation={evaluation}: no such file. Write it with `molstream evaluate vectors output=...`."
+        )
     gallery = run.path / "conformers.sdf"
     return RunData(
         name=run.path.resolve().name,
@@ -91,7 +91,7 @@ def read_run(run_dir: str, evaluation_file: str | None = None, embeddings_file: 
         environment=run.environment(),
         records=records,
         launches=read_launches(run.path),
-        evaluation=_result(evaluation, EVALUATION, "evaluate"),
+        evaluation=_result(evaluation, RESULT, "evaluate vectors"),
         diagnostics=_result(run.path / DIAGNOSTICS, Diagnosis, "diagnose"),
         generated={name: result for name in GENERATED if (result := _generated(run.path, name)) is not None},
         gallery=read_gallery(gallery) if gallery.is_file() else [],

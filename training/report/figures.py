@@ -110,11 +110,23 @@ def plot_dataset(dataset: dict[str, Any]) -> "Figure":
 
 
 def plot_evaluation(evaluation: dict[str, Any]) -> "Figure":
-    """Plot the test error of each representation."""
-    fig, (axis,) = figure(1)
-    scores = evaluation["scores"]
-    axis.barh([s["representation"] for s in scores][::-1], [s["rmse"] for s in scores][::-1], color="#1f5a96")
-    axis.set(title=f"{evaluation['target']}, {evaluation['split']}", xlabel="test RMSE")
+    """Plot the score of each representation with its interval: a column for each folding, a row for each task."""
+    panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for folding in evaluation["foldings"]:
+        for entry in folding["compared"]:
+            panels.setdefault((entry["task"], folding["folding"]), []).append(entry)
+    columns = max(1, len({folding for _, folding in panels}))
+    fig, axes = figure(columns, max(1, -(-len(panels) // columns)))
+    order = {task: number for number, task in enumerate(dict.fromkeys(task for task, _ in panels))}
+    for axis, ((task, folding), entries) in zip(axes, sorted(panels.items(), key=lambda item: order[item[0][0]])):
+        means, low, high = (np.array([entry[key] for entry in entries], float) for key in ("mean", "low", "high"))
+        places = np.arange(len(entries))[::-1]
+        axis.hlines(places, low, high, color="#1f5a96", linewidth=1.4)
+        axis.plot(means, places, "o", color="#1f5a96", markersize=4)
+        axis.set_yticks(places, [entry["representation"] for entry in entries])
+        axis.set(title=f"{task}, {folding} folds", xlabel=entries[0]["metric"])
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
     return fig
 
 

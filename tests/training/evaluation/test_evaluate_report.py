@@ -1,56 +1,31 @@
 """Evaluation, report, inspect and the command line."""
 
+import html
 import json
 import re
 
-import numpy as np
 import pytest
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 
-from molstream.training.evaluation.probe import ecfp4
 from tests.support.closed_page import assert_closed
 from tests.support.datasets import molecules, molstream
 
 
 @pytest.fixture(scope="module")
-def evaluation(small_run, export, tmp_path_factory):
+def evaluation(export, tmp_path_factory):
     """Scores on a target that molecular structure determines: the molecular weight."""
     folder = tmp_path_factory.mktemp("evaluation")
     rows = "".join(f"{s},{Descriptors.MolWt(Chem.MolFromSmiles(s))}\n" for s in molecules())
     (folder / "weights.csv").write_text("smiles,weight\n" + rows)
-    result = molstream(
-        "evaluate",
-        f"export={export}",
-        f"input={folder / 'weights.csv'}",
-        "target=weight",
-        f"output={folder / 'eval.json'}",
-    )
-    return folder / "eval.json", result.stdout
-
-
-def test_evaluation_scores_the_three_representations(evaluation):
-    path, printed = evaluation
-    scores = {score["representation"]: score for score in json.loads(path.read_text())["scores"]}
-    assert list(scores) == ["pretrained", "untrained", "ECFP4"]
-    for name, score in scores.items():
-        assert name in printed
-        assert f"{score['rmse']:.3f}" in printed
-        assert sum(score["molecules"]) == len(molecules())
-    # A pooled mean of atom embeddings knows the mean atomic mass, and so much of the weight of small chains.
-    assert scores["pretrained"]["r2"] > -1
-
-
-def test_ecfp4_is_rdkits_fingerprint():
-    bits = ecfp4(["CCO", "XX"])
-    generator = Chem.rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    assert set(np.flatnonzero(bits[0])) == set(generator.GetFingerprint(Chem.MolFromSmiles("CCO")).GetOnBits())
-    assert np.isnan(bits[1]).all()
+    words = (f"export={export}", f"input={folder / 'weights.csv'}", "target=weight", f"output={folder / 'eval.json'}")
+    molstream("evaluate", "vectors", *words, "untrained_seeds=1")
+    return folder / "eval.json"
 
 
 def test_the_report_is_one_page_with_plots_and_numbers(small_run, evaluation, tmp_path):
     output = tmp_path / "report.html"
-    result = molstream("report", f"run_dir={small_run}", f"evaluation={evaluation[0]}", f"output={output}")
+    result = molstream("report", f"run_dir={small_run}", f"evaluation={evaluation}", f"output={output}")
     page = output.read_text()
     assert str(output) in result.stdout
     assert "loss before -> after" in result.stdout
@@ -58,9 +33,22 @@ def test_the_report_is_one_page_with_plots_and_numbers(small_run, evaluation, tm
     # Self-contained: nothing is fetched when it is opened.
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     assert_closed(page)
-    for score in json.loads(evaluation[0].read_text())["scores"]:
-        assert f"{score['rmse']:.3f}" in page
+    text = html.unescape(page)
+    for folding in json.loads(evaluation.read_text())["foldings"]:
+        for shown in (*folding["sentences"], *(cell for row in folding["table"]["rows"] for cell in row["cells"])):
+            assert shown in text
     assert json.loads((small_run / "dataset.json").read_text())["fingerprint"] in page
+
+
+def test_an_evaluation_of_an_older_molstream_is_refused_by_name(small_run, tmp_path):
+    old = tmp_path / "eval.json"
+    old.write_text(json.dumps({"input": "a.csv", "target": "b", "split": "scaffold 80/10/10", "scores": []}))
+    refused = molstream("report", f"run_dir={small_run}", f"evaluation={old}", check=False)
+    assert refused.returncode == 1
+    assert (
+        f"{old} cannot be used: the key 'evaluation' is missing. Write it again with `molstream evaluate vectors`."
+        in (refused.stderr)
+    )
 
 
 def test_inspect_tells_what_each_thing_is(dataset, small_run, export, tmp_path):
