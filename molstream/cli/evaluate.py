@@ -1,6 +1,7 @@
 """``molstream evaluate vectors|conformers|bonds``: what frozen vectors, or what a run generates, are worth."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ EXAMPLES = {
     "conformers": ("molstream evaluate conformers run_dir=runs/mine dataset=datasets/unseen",),
     "bonds": ("molstream evaluate bonds run_dir=runs/mine dataset=datasets/unseen molecules=1000",),
 }
+WIDTH = 300
+"""Columns of a table that is not printed to a terminal, at most."""
 SUMMARIES = {
     "vectors": "frozen vectors, beside an untrained encoder, ECFP4 and descriptors, by cross-validation",
     "conformers": "generated conformers, beside those of ETKDG",
@@ -37,7 +40,8 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> None:
     with claimed(output):
         result = evaluate_vectors(config)
         _write(result, output)
-    console = Console()
+    # A file or pipe has no width: there, no cell is folded.
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for line in result["composition"]:
         print(line)
     for folding, table in zip(result["foldings"], tables(result), strict=True):

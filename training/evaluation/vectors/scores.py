@@ -1,6 +1,7 @@
 """Cross-validation of the representations of a task: scores by fold, and what they are worth."""
 
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -97,7 +98,7 @@ def cross_validate(
         tell: takes the number of fits done so far.
 
     Raises:
-        DataError: there are too few groups, or too few folds where a target can be scored.
+        DataError: there are too few groups, too few folds where a target can be scored, or a process was ended.
     """
     task = molecules.task
     groups, folds, left_out = divide(molecules, folding, seed)
@@ -108,9 +109,15 @@ def cross_validate(
         for fold in folds
     )
     scored: list[Any] = []
-    for each in Parallel(n_jobs=processes, return_as="generator")(jobs):
-        scored.append(each)
-        tell(len(scored))
+    try:
+        for each in Parallel(n_jobs=processes, return_as="generator")(jobs):
+            scored.append(each)
+            tell(len(scored))
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"{task.source}: a process that fits heads was ended, as systems do that run out of memory: {processes} "
+            "work at a time. Give a smaller num_cpus."
+        ) from error
     table = np.array(scored).reshape(len(matrices), len(folds), len(METRICS[task.kind]))
     owners = np.array([name for name, _ in matrices])
     by_fold = {

@@ -1,5 +1,6 @@
 """Cross-validation finds a planted signal, and nothing where there is nothing; the order of rows is of no account."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from molstream.errors import DataError
 from molstream.preprocessing.fields import RawMolecule
+from molstream.training.evaluation.vectors import scores
 from molstream.training.evaluation.vectors.features import Molecules
 from molstream.training.evaluation.vectors.scores import Scores, cross_validate
 from molstream.training.evaluation.vectors.statistics import verdict
@@ -88,3 +90,9 @@ def test_one_scaffold_alone_cannot_be_divided():
     given = molecules(SIGNAL, {"some": SIGNAL}, ["C" * (k + 1) + "c1ccccc1" for k in range(COUNT)])
     with pytest.raises(DataError, match=r"file.csv: 1 groups of molecules that stay together.*Give folds=random"):
         scored(given)
+
+
+def test_a_process_that_the_system_ends_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setattr(scores, "_score", lambda *_: os._exit(1))
+    with pytest.raises(DataError, match=r"file.csv: a process that fits heads was ended.*Give a smaller num_cpus"):
+        cross_validate(molecules(SIGNAL, {"some": SIGNAL}), "random", "linear", 0, 2, lambda _: None)
