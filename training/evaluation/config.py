@@ -19,7 +19,7 @@ def listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Targets = Literal["regression", "classification"]
+Targets = Literal["auto", "regression", "classification"]
 
 
 @configuration
@@ -30,9 +30,9 @@ class TaskConfig(InputConfig):
     """Name in the results; the name of the file by default."""
     input: Any
     """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; or a list of these."""
-    target: Annotated[list[str], BeforeValidator(listed), Field(min_length=1)]
+    target: Annotated[list[str], BeforeValidator(listed)]
     """Columns (SDF data items, JSON keys) with the targets; empty where they are unknown."""
-    kind: Targets | Literal["auto"] = "auto"
+    kind: Targets = "auto"
     """What the targets are; auto: classification if every known value is 0 or 1."""
 
 
@@ -53,7 +53,7 @@ class EvaluateVectorsConfig(InputConfig):
     of its own; or a list of these."""
     target: list[str] = field(default_factory=list)
     """Columns (SDF data items, JSON keys) of `input` with the targets; empty where they are unknown."""
-    kind: Targets | Literal["auto"] = "auto"
+    kind: Targets = "auto"
     """What the targets of `input` are; auto: classification if every known value is 0 or 1."""
     representation: Representation = "2d"
     """Encoder that gives the vector; both: one after the other."""
@@ -62,14 +62,14 @@ class EvaluateVectorsConfig(InputConfig):
     random forest."""
     folds: Literal["random", "scaffold", "both"] = "both"
     """Random folds, folds that no scaffold is in two of, or one after the other."""
-    untrained_seeds: PositiveInt = 3
+    untrained_seeds: Annotated[int, Field(ge=1, le=100)] = 3
     """Untrained encoders, each of other initial weights, whose mean score is compared."""
     vectors: Any = None
     """Vectors of other encoders for the same table: `.npy` or `.parquet` with a row for each record of the one task's
     file; or `{NAME: FILE, ...}`; of several tasks `{NAME: FOLDER, ...}` with TASK.npy or TASK.parquet in it."""
     output: str | None = None
     """JSON file for the results; by default `eval.json` in the run, or in the export's parent folder."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed of folds, forests and untrained weights."""
     num_cpus: PositiveInt | None = None
     """Processes; one per core by default."""

@@ -113,6 +113,8 @@ def wanted_tasks(config: EvaluateVectorsConfig) -> list[Wanted]:
 
 def _own(task: TaskConfig) -> Wanted:
     given = task.input["path"] if isinstance(task.input, dict) and "path" in task.input else task.input
+    if not task.target:
+        raise ConfigError(f"tasks: {given} has no target: give target: COLUMN, or a list of columns.")
     name = task.name or (Path(given).name.partition(".")[0] if isinstance(given, str) else "input")
     return Wanted(name, task.input, task.with_targets(task.target), None if task.kind == "auto" else task.kind)
 

@@ -77,6 +77,7 @@ def test_other_values_than_classes_are_named(tmp_path):
         ({"tasks": ["esol"]}, "data_dir is missing"),
         ({"tasks": ["esol"], "data_dir": "HERE"}, r"neither esol.csv nor esol.csv.gz .* that are there: lipo, bbbp"),
         ({"tasks": ["lipo", "lipo"], "data_dir": "HERE"}, "two are called lipo"),
+        ({"tasks": [{"input": "a.csv", "target": []}]}, "tasks: a.csv has no target"),
         ({"tasks": [{"input": "a.csv"}]}, r"tasks\[0\]: the key 'target' is missing"),
         ({"tasks": [{"input": "a.csv", "target": "a", "knd": "auto"}]}, "unknown key 'knd'. Did you mean 'kind'"),
     ],
