@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -16,7 +16,6 @@ from sklearn.metrics import (
 )
 
 from molstream.errors import DataError
-from molstream.training.evaluation.vectors.features import Molecules
 from molstream.training.evaluation.vectors.folds import (
     FOLDS,
     REPEATS,
@@ -27,6 +26,10 @@ from molstream.training.evaluation.vectors.folds import (
 )
 from molstream.training.evaluation.vectors.heads import Head, Kind, predict
 from molstream.training.evaluation.vectors.statistics import Estimate, over_folds
+
+if TYPE_CHECKING:
+    # Children import this module, and need no torch.
+    from molstream.training.evaluation.vectors.features import Molecules
 
 METRICS: dict[Kind, dict[str, Callable[[np.ndarray, np.ndarray], float]]] = {
     "regression": {"r2": r2_score, "rmse": root_mean_squared_error, "mae": mean_absolute_error},
@@ -85,7 +88,7 @@ class Scores:
 
 
 def cross_validate(
-    molecules: Molecules, folding: str, head: Head, seed: int, processes: int, tell: Callable[[int], None]
+    molecules: "Molecules", folding: str, head: Head, seed: int, processes: int, tell: Callable[[int], None]
 ) -> Scores:
     """Score every representation on 5 x 5 folds, the same for all.
 
@@ -128,7 +131,7 @@ def cross_validate(
     return Scores(by_fold, len(np.unique(groups)), left_out, tests / (len(groups) - tests))
 
 
-def divide(molecules: Molecules, folding: str, seed: int) -> Division:
+def divide(molecules: "Molecules", folding: str, seed: int) -> Division:
     """Divide the molecules of a task into the folds of all repeats.
 
     Raises:
@@ -158,7 +161,7 @@ def divide(molecules: Molecules, folding: str, seed: int) -> Division:
     return Division(groups, folds, sum(int((~fold.targets).sum()) for fold in every))
 
 
-def fits(molecules: Molecules) -> int:
+def fits(molecules: "Molecules") -> int:
     """How many fits a cross-validation takes."""
     return FOLDS * REPEATS * sum(map(len, molecules.vectors.values()))
 
