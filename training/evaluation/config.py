@@ -12,6 +12,7 @@ from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.engine.config import Precision
 from molstream.training.extended import ModelConfig, ObjectiveConfig
 from molstream.training.inference.config import Representation
+from molstream.training.models.config import Readout
 
 
 def listed(value: Any) -> Any:
@@ -57,6 +58,10 @@ class EvaluateVectorsConfig(InputConfig):
     """What the targets of `input` are; auto: classification if every known value is 0 or 1."""
     representation: Representation = "2d"
     """Encoder that gives the vector; both: one after the other."""
+    readout: Readout | None = None
+    """How atoms are pooled to a molecule; by default as the encoder was trained."""
+    num_layers: PositiveInt | None = None
+    """Layers of the encoders that are used, the first ones; by default all."""
     head: Literal["linear", "forest"] = "linear"
     """What predicts from the vectors: ridge or logistic regression, whose penalties the training part chooses; or a
     random forest."""

@@ -53,6 +53,8 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> dict[str, Any]:
     embedder = MoleculeEmbedder.from_pretrained(
         config.export,
         representation=config.representation,
+        readout=config.readout,
+        num_layers=config.num_layers,
         n_jobs=config.num_cpus or -1,
         deadline_s=config.sandbox.deadline_s,
         memory_mib=config.sandbox.memory_mib,
@@ -77,6 +79,8 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> dict[str, Any]:
         "export_fingerprint": embedder.description.get(FINGERPRINT),
         "dataset_fingerprint": embedder.description["training"]["dataset_fingerprint"],
         "representation": config.representation,
+        "readout": config.readout,
+        "num_layers": config.num_layers,
         "head": config.head,
         "seed": config.seed,
         "untrained_seeds": seeds,
