@@ -1,8 +1,8 @@
 """RDKit's 2D descriptors of a molecule, in a fixed order.
 
-Of the 217 of ``rdkit.Chem.Descriptors.descList``, 200 are computed. Left out are qed, BertzCT and SPS, and the BCUT2D,
-which together take as long as all others; the extremes of the EState indices, which do so too; Ipc and AvgIpc, which
-exceed float32 for large molecules and differ in the first digit between atom orders of one molecule.
+Of the 217 of ``rdkit.Chem.Descriptors.descList``, 200 are computed. Left out are the slow ones, which together take
+longer than all others: qed, BertzCT, SPS, BCUT2D and the extremes of the EState indices. So are Ipc and AvgIpc, whose
+first digits depend on the order of the atoms of some molecules; Ipc exceeds float32 for large ones.
 """
 
 import functools
