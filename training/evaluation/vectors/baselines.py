@@ -1,4 +1,4 @@
-"""What vectors are compared with that nobody trains: fingerprints and descriptors. Child processes need no torch here."""
+"""What vectors are compared with that nobody trains: fingerprints and descriptors. Children need no torch for it."""
 
 import warnings
 from collections.abc import Sequence

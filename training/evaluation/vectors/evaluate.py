@@ -27,7 +27,7 @@ from molstream.training.evaluation.vectors.features import (
 )
 from molstream.training.evaluation.vectors.results import compared_scores, composition, grid, sentences
 from molstream.training.evaluation.vectors.scores import METRICS, Scores, compared, cross_validate, fits
-from molstream.training.evaluation.vectors.statistics import Estimate, over_tasks, verdict
+from molstream.training.evaluation.vectors.statistics import Estimate, over_seeds, verdict
 from molstream.training.evaluation.vectors.tasks import Task, Wanted, read_task, wanted_tasks
 from molstream.training.inference.embedder import MoleculeEmbedder
 from molstream.training.metrics.console import progress
@@ -194,19 +194,21 @@ def pairs(own: Sequence[str]) -> list[tuple[str, str]]:
 
 def _summary(folding: str, found: Sequence[tuple[Molecules, Scores]], own: Sequence[str]) -> dict[str, Any]:
     """The scores and comparisons in one way of folding."""
-    names = list(found[0][0].vectors)
     metrics = [compared(molecules.task.kind) for molecules, _ in found]
+    ratios = [scores.test_to_train for _, scores in found]
+    means = {
+        name: over_seeds([scores.by_fold[name][metric] for (_, scores), metric in zip(found, metrics)], ratios)
+        for name in found[0][0].vectors
+    }
     comparisons = []
-    means: dict[str, Estimate] = {}
-    for name in names:
-        means[name] = over_tasks([scores.estimate(name, metric) for (_, scores), metric in zip(found, metrics)])
     for name, other in pairs(own):
-        each = [scores.difference(name, other, metric) for (_, scores), metric in zip(found, metrics)]
-        for (molecules, _), metric, difference in zip(found, metrics, each):
+        for (molecules, scores), metric in zip(found, metrics):
             samples = f"{len(molecules.keys):,} molecules"
+            difference = scores.difference(name, other, metric)
             comparisons.append(_comparison(molecules.task.name, metric, name, other, difference, samples))
         if len(found) > 1:
-            whole = over_tasks(each)
+            each = [scores.differences(name, other, metric) for (_, scores), metric in zip(found, metrics)]
+            whole = over_seeds(each, ratios)
             comparisons.append(_comparison(None, "mean", name, other, whole, f"{len(found)} sets"))
     return {
         "folding": folding,

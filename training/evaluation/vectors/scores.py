@@ -25,7 +25,7 @@ from molstream.training.evaluation.vectors.folds import (
     scaffolds,
 )
 from molstream.training.evaluation.vectors.heads import Head, Kind, predict
-from molstream.training.evaluation.vectors.statistics import Estimate, over_folds
+from molstream.training.evaluation.vectors.statistics import Estimate, over_seeds
 
 if TYPE_CHECKING:
     # Children import this module, and need no torch.
@@ -78,13 +78,16 @@ class Scores:
     """Mean number of test molecules of a fold, divided by that of its training molecules."""
 
     def estimate(self, name: str, metric: str) -> Estimate:
-        """Estimate a representation's score; untrained encoders count as their mean."""
-        return over_folds(self.by_fold[name][metric].mean(0), self.test_to_train)
+        """Estimate a representation's score; untrained encoders count as their mean, with their spread."""
+        return over_seeds([self.by_fold[name][metric]], [self.test_to_train])
+
+    def differences(self, name: str, other: str, metric: str) -> np.ndarray:
+        """The scores of one representation less those of another, [seeds, folds]; one of the two has one seed."""
+        return self.by_fold[name][metric] - self.by_fold[other][metric]
 
     def difference(self, name: str, other: str, metric: str) -> Estimate:
         """Estimate the score of one representation less that of another, paired by fold."""
-        one, two = (self.by_fold[each][metric].mean(0) for each in (name, other))
-        return over_folds(one - two, self.test_to_train)
+        return over_seeds([self.differences(name, other, metric)], [self.test_to_train])
 
 
 def cross_validate(

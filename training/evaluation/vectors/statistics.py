@@ -69,12 +69,34 @@ def over_folds(values: Sequence[float] | np.ndarray, test_to_train: float) -> Es
 
 
 def over_tasks(estimates: Sequence[Estimate]) -> Estimate:
-    """Estimate the mean over independent tasks: variances add, degrees of freedom by Welch and Satterthwaite."""
-    variances = np.array([each.variance for each in estimates])
-    freedoms = np.array([each.freedom for each in estimates])
-    total = float(variances.sum())
-    freedom = total**2 / float((variances**2 / freedoms).sum()) if total else float(freedoms.sum())
-    return Estimate(float(np.mean([each.mean for each in estimates])), total / len(estimates) ** 2, freedom)
+    """Estimate the mean over independent tasks, whose variances add."""
+    count = len(estimates)
+    parts = [Estimate(each.mean / count, each.variance / count**2, each.freedom) for each in estimates]
+    return _summed(sum(each.mean for each in parts), parts)
+
+
+def over_seeds(values: Sequence[np.ndarray], test_to_train: Sequence[float]) -> Estimate:
+    """Estimate the mean over tasks, seeds and folds: untrained encoders are a sample, too.
+
+    The variance of the mean of several seeds is added to that of the folds. It is that of their means over all tasks,
+    since a seed has the same weights in each.
+
+    Args:
+        values: [seeds, folds] of each task.
+        test_to_train: of each task, as in :func:`over_folds`.
+    """
+    folds = over_tasks([over_folds(each.mean(0), ratio) for each, ratio in zip(values, test_to_train, strict=True)])
+    means = np.mean([each.mean(1) for each in values], axis=0)
+    if len(means) == 1:
+        return folds
+    return _summed(folds.mean, [folds, Estimate(folds.mean, float(means.var(ddof=1)) / len(means), len(means) - 1.0)])
+
+
+def _summed(mean: float, parts: Sequence[Estimate]) -> Estimate:
+    """An estimate whose variance is a sum; its degrees of freedom are those of Welch and Satterthwaite."""
+    total = sum(each.variance for each in parts)
+    squares = sum(each.variance**2 / each.freedom for each in parts)
+    return Estimate(mean, total, total**2 / squares if squares else sum(each.freedom for each in parts))
 
 
 def decimals(low: float, high: float) -> int:

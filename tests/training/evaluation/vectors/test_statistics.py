@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from molstream.training.evaluation.vectors.statistics import Estimate, over_folds, over_tasks, shown, verdict
+from molstream.training.evaluation.vectors.statistics import (
+    Estimate,
+    over_folds,
+    over_seeds,
+    over_tasks,
+    shown,
+    verdict,
+)
 
 
 def test_without_correction_it_is_the_paired_t_test_of_scipy():
@@ -26,6 +33,23 @@ def test_the_correction_by_hand():
     assert found.variance == pytest.approx(0.5 * 0.02 / 3)
     assert found.half_width == pytest.approx(3.182446 * math.sqrt(0.01 / 3), rel=1e-6)
     assert found.p == pytest.approx(2 * stats.t.sf(0.2 / math.sqrt(0.01 / 3), 3))
+
+
+def test_the_spread_of_seeds_by_hand():
+    # Seeds have the means 0.1, 0.2 and 0.6, s^2 = 0.07; folds do not vary.
+    found = over_seeds([np.repeat([[0.1], [0.2], [0.6]], 4, axis=1)], [0.25])
+    assert found.mean == pytest.approx(0.3)
+    assert found.variance == pytest.approx(0.07 / 3)
+    assert found.freedom == pytest.approx(2)
+    # Both sources: variances add, and the degrees of freedom are between the smaller one and the sum.
+    values = np.array([[0.1, 0.3, 0.2, 0.2], [0.2, 0.4, 0.3, 0.3]])
+    both, folds = over_seeds([values], [0.25]), over_folds(values.mean(0), 0.25)
+    assert both.variance == pytest.approx(folds.variance + 0.005 / 2)
+    expected = both.variance**2 / (folds.variance**2 / 3 + 0.0025**2)
+    assert both.freedom == pytest.approx(expected)
+    assert over_seeds([values[:1]], [0.25]) == over_folds(values[0], 0.25)
+    # A seed that is better on one task and worse on another is no better.
+    assert over_seeds([values, -values], [0.25, 0.25]).variance == pytest.approx(folds.variance / 2)
 
 
 def test_independent_tasks_add_their_variances():
