@@ -201,15 +201,17 @@ def _summary(folding: str, found: Sequence[tuple[Molecules, Scores]], own: Seque
         for name in found[0][0].vectors
     }
     comparisons = []
+    seeds = len(found[0][0].vectors[UNTRAINED])
     for name, other in pairs(own):
+        twins = f" and {seeds} untrained encoders" if other == UNTRAINED and seeds > 1 else ""
         for (molecules, scores), metric in zip(found, metrics):
-            samples = f"{len(molecules.keys):,} molecules"
+            samples = f"{len(molecules.keys):,} molecules{twins}"
             difference = scores.difference(name, other, metric)
             comparisons.append(_comparison(molecules.task.name, metric, name, other, difference, samples))
         if len(found) > 1:
             each = [scores.differences(name, other, metric) for (_, scores), metric in zip(found, metrics)]
             whole = over_seeds(each, ratios)
-            comparisons.append(_comparison(None, "mean", name, other, whole, f"{len(found)} sets"))
+            comparisons.append(_comparison(None, "mean", name, other, whole, f"{len(found)} sets{twins}"))
     return {
         "folding": folding,
         "tasks": [_scored(molecules, scores) for molecules, scores in found],

@@ -63,6 +63,10 @@ def test_the_planted_vectors_beat_the_encoder_in_words(result):
         pairs = {(each["representation"], each["against"]): each for each in folding["comparisons"]}
         assert pairs["encoder", "planted"]["p"] < 0.05
         assert ("encoder + descriptors", "descriptors") in pairs
+        verdict = pairs["encoder", "untrained"]["verdict"]
+        assert verdict.startswith(
+            f"no difference that {len(SMILES) + 1} molecules and 2 untrained encoders could show ("
+        )
 
 
 def test_what_is_left_out_is_counted_and_named(result, folder, capfd):
