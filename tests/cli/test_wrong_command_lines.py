@@ -75,7 +75,7 @@ USAGE_LINES = [
     ("evaluate vectors", "export is missing"),
     ("evaluate vectors export=EXPORT", "give either tasks=[...]", "input=FILE target=COLUMN"),
     ("evaluate vectors export=EXPORT input=CSV", "target is missing"),
-    ("evaluate vectors export=EXPORT tasks=[freesolv,eso]", "'eso' is no built-in set. Did you mean 'esol'"),
+    ("evaluate vectors export=EXPORT tasks=[eso,freesolv]", "'eso' is no built-in set. Did you mean 'esol'"),
     ("evaluate vectors export=EXPORT tasks=[esol] data_dir=HERE", "data_dir=HERE: neither esol.csv nor esol.csv.gz"),
     ("evaluate vectors export=EXPORT input=CSV target=value vectors=HERE/a.npy", "HERE/a.npy has no vectors of"),
     ("evaluate vectors export=EXPORT input=CSV target=value 'vectors={encoder: a.npy}'", "'encoder' is taken"),
