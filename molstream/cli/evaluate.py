@@ -1,8 +1,11 @@
 """``molstream evaluate vectors|conformers|bonds``: what frozen vectors, or what a run generates, are worth."""
 
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from molstream.cli.command import run_choice, run_command
@@ -37,7 +40,7 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> None:
     source = Path(config.export).resolve()
     folder = source if (source / "config.yaml").is_file() else source.parent
     output = Path(config.output) if config.output else folder / "eval.json"
-    with claimed(output):
+    with _interrupted_by_sigterm(), claimed(output):
         result = evaluate_vectors(config)
         _write(result, output)
     # A file or pipe has no width: there, no cell is folded.
@@ -48,6 +51,19 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> None:
         console.print(table)
         for line in folding["sentences"]:
             print(line)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the body as Ctrl-C does, and so the processes that fit heads; they outlive one that just ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def evaluate_generated(kind: str, config: EvaluateGeneratedConfig) -> None:

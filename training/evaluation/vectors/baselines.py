@@ -1,4 +1,4 @@
-"""What vectors are compared with that nobody trains: fingerprints and descriptors. Children need no torch for it."""
+"""What vectors are compared with that nobody trains: fingerprints and descriptors. Children need no torch here."""
 
 import warnings
 from collections.abc import Sequence
