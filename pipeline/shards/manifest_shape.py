@@ -45,8 +45,8 @@ def _of_counts(record: dict[str, Any]) -> str | None:
     histograms = {f"histograms.{name}": table for name, table in record["histograms"].items()}
     for name, table in {**tables, **histograms}.items():
         counts = isinstance(table, dict) and all(type(count) is int and count >= 0 for count in table.values())
-        numbered = name not in histograms or name == "histograms.elements" or all(map(_NUMBER.fullmatch, table))
-        if not counts or not numbered:
+        by_number = name in histograms and name != "histograms.elements"
+        if not counts or (by_number and not all(map(_NUMBER.fullmatch, table))):
             return f"{name} is no table of counts"
     return None
 

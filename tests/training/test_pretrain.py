@@ -169,7 +169,7 @@ def fails(dataset: Path, run_dir: Path, *more: str, world_size: int = 1) -> tupl
         ("steps=many", "steps"),
         ("model=huge", "huge"),
         ("objective.moleculesde_paper.position_sde=VX", "VX"),
-        ("model/encoder_2d=gat", "Choose gin or graph_transformer"),
+        ("model/encoder_2d=gat", "Choose gin, graph_transformer or none"),
         ("model=tiny", "objective=moleculesde_paper needs model.position_score"),
         ("data.micro_batch=4000", "fewer than one global batch of 4 lanes x 4000"),
         ("data.path=/nowhere", "/nowhere"),

@@ -20,7 +20,7 @@ from molstream.training.data.config import DataConfig
 from molstream.training.data.datasets import open_data, require_fields
 from molstream.training.data.stream import LaneStream
 from molstream.training.evaluation.config import DiagnoseConfig
-from molstream.training.evaluation.diagnostics import NUM_DECILES, Diagnosis, diagnose
+from molstream.training.evaluation.diagnostics import NUM_DECILES, Diagnosis, diagnose, require_comparable
 from molstream.training.inference.device import device_named
 from molstream.training.inference.trained import Trained, load_trained
 from molstream.training.metrics.console import progress
@@ -34,11 +34,13 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
     """Compute the diagnostics of a run's checkpoint.
 
     Raises:
-        ConfigError: ``run_dir`` is not a run, or the dataset does not match it or is smaller than a batch.
+        ConfigError: ``run_dir`` is not a run, its model lacks two encoders of one width, or the dataset does not match
+            it or is smaller than a batch.
         CheckpointError: the run has no intact checkpoint, or none of ``step``.
         DataError: ``dataset`` is not a dataset, or has no conformers.
     """
     trained = load_trained(config.run_dir, config.step, device_named(config.device))
+    require_comparable(trained.config.model)
     data = Mixture([ShardDataset(config.dataset)]) if config.dataset else _own_data(config.run_dir, trained.config.data)
     if data.hydrogens != trained.featurize.hydrogens:
         raise ConfigError(

@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from molstream.errors import DataError
+from molstream.errors import ConfigError, DataError
 from molstream.randomness import keyed_seed
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.models.config import ModelConfig
 from molstream.training.models.encoders import Encoders
+from molstream.training.models.graph import segment_mean
 from molstream.training.module import PretrainingModule
 from molstream.training.objectives.base import Term
 from molstream.training.objectives.contrastive import info_nce
@@ -124,12 +126,23 @@ def gradient_norms(terms: Mapping[str, Term], encoders: Encoders) -> dict[str, d
 
 
 def representations(batch: MoleculeBatch, encoders: Encoders) -> tuple[Tensor, Tensor]:
-    """Compute pooled 2D and 3D representations, float32 [g, d], of the molecules with a conformer."""
-    nodes_2d = encoders.nodes_2d(batch)
-    nodes_3d = encoders.nodes_3d(batch)
-    pooled_2d = encoders.encoder_2d.readout(nodes_2d, batch.batch, batch.num_graphs)
-    pooled_3d = encoders.encoder_3d.readout(nodes_3d, batch.batch, batch.num_graphs)
-    return pooled_2d[batch.has_pos].float(), pooled_3d[batch.has_pos].float()
+    """Compute the means over atoms of 2D and 3D representations, float32 [g, d], of the molecules with a conformer."""
+    pooled = (segment_mean(encoders.nodes(name, batch), batch.batch, batch.num_graphs) for name in ("2d", "3d"))
+    x, y = (rows[batch.has_pos].float() for rows in pooled)
+    return x, y
+
+
+def require_comparable(model: ModelConfig) -> None:
+    """Check that 2D and 3D representations of atoms can be compared.
+
+    Raises:
+        ConfigError: the model has one encoder only, or two of different widths.
+    """
+    if len(model.encoders()) < 2 or model.hidden_2d != model.hidden_3d:
+        widths = ", ".join(f"{name} of width {getattr(model, name).hidden}" for name in model.encoders().values())
+        raise ConfigError(
+            f"diagnose compares representations of a 2D and a 3D encoder of the same width; this run has {widths}."
+        )
 
 
 def diagnose(
