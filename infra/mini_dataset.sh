@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The dataset of molstream-mini: ZINC250k, PubChem substances, natural products and ChEMBL,
-# without what any downstream set holds. usage: infra/mini_dataset.sh MOLECULES OUTPUT [key=value ...]
-# MOLECULES is a folder with pretrain_smiles/ and moleculenet/ (see the model card for where the files come from).
+# A dataset for 2D encoders: ZINC250k, PubChem substances, natural products and ChEMBL, without what the sets of
+# MoleculeNet hold. usage: infra/mini_dataset.sh MOLECULES OUTPUT [key=value ...]
+# MOLECULES is a folder with pretrain_smiles/ and moleculenet/, which hold the files named here.
 set -euo pipefail
 molecules="$1" output="$2"
 shift 2

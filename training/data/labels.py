@@ -27,10 +27,9 @@ class LabelTable:
         """The numbers with these distributions, by name."""
         unknown = (np.nan,) * (INTERVALS + 1)
         found = distributions.values()
-        mean, deviation = (
-            np.array([np.nan if value is None else value for value in values], np.float64)
-            for values in ([each.mean for each in found], [each.deviation for each in found])
-        )
+        # numpy makes NaN of None.
+        mean = np.array([each.mean for each in found], np.float64)
+        deviation = np.array([each.deviation for each in found], np.float64)
         quantiles = np.array([each.quantiles or unknown for each in found], np.float64).reshape(-1, INTERVALS + 1)
         return cls(tuple(distributions), mean, deviation, quantiles)
 

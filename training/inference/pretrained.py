@@ -14,7 +14,7 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.inference.device import device_named
 from molstream.training.inference.export import CONFIG_FILE, load_export
 from molstream.training.models.config import ModelConfig
-from molstream.training.models.encoders import Encoders, cut
+from molstream.training.models.encoders import Encoders, truncate
 from molstream.training.models.readout import READOUTS
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class PretrainedEncoders(nn.Module):
             raise ConfigError(f"readout={readout!r}: expected one of {', '.join(READOUTS)}, or None.")
         for name in names:
             if num_layers is not None:
-                cut(self._encoder(name), num_layers)
+                truncate(self._encoder(name), num_layers)
         self.widths: dict[str, int] = {name: model.readout_width(name, readout) for name in names}
         self.width: int = sum(self.widths.values())
         self.train(encoders.training)
@@ -173,8 +173,8 @@ def load_pretrained(
         device: a torch device, or ``auto`` for a GPU if there is one.
         readout: how atoms are pooled: ``mean``, ``sum``, ``max`` or ``mean_sum_max``; by default as each encoder was
             trained.
-        num_layers: number of layers that are used, the first ones; by default all. Often an earlier layer gives the
-            better frozen vectors.
+        num_layers: number of layers that are used, the first ones; by default all. An earlier layer may give the
+            better frozen vectors (arXiv 2506.06443).
 
     Raises:
         CheckpointError: ``source`` is neither an export nor a run, is damaged, of another version, or has no such step.

@@ -30,7 +30,7 @@ atoms [n, hidden] to molecules, and ``stacks``: the names of their ``ModuleList`
 """
 
 
-def cut(encoder: nn.Module, num_layers: int) -> None:
+def truncate(encoder: nn.Module, num_layers: int) -> None:
     """Drop the layers of an encoder after the first ``num_layers``, in place; what follows the layers stays.
 
     Raises:

@@ -44,7 +44,7 @@ class Descriptors(Objective):
         self.normalize = NORMALIZATIONS[config.transform](table)
         self.heads = nn.ModuleDict(
             {
-                f"head_{modality}": _head(model.readout_width(modality), config.hidden, len(table.names))
+                modality: _head(model.readout_width(modality), config.hidden, len(table.names))
                 for modality in sorted(self.modalities)
             }
         )
@@ -53,8 +53,7 @@ class Descriptors(Objective):
         """Compute a term for every encoder; metrics are the losses."""
         target, known = self.normalize(in_float32(batch.descriptors))
         terms = {}
-        for name, head in self.heads.items():
-            modality = name.removeprefix("head_")
+        for modality, head in self.heads.items():
             predicted = in_float32(head(encoders.molecules(modality, batch, generator)))
             squared = torch.where(known, predicted - target, 0.0).square().sum(1) / known.sum(1).clamp(min=1)
             counted = known.any(1) & batch.has_pos if modality == "3d" else known.any(1)

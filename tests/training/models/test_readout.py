@@ -1,4 +1,4 @@
-"""Readouts against numpy, molecule by molecule; encoders that are cut after some of their layers."""
+"""Readouts against numpy, molecule by molecule; encoders truncated after some of their layers."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from torch_geometric.utils import scatter
 
 from molstream.errors import ConfigError
 from molstream.training.models.config import READOUT_PARTS
-from molstream.training.models.encoders import Encoders, cut
+from molstream.training.models.encoders import Encoders, truncate
 from molstream.training.models.readout import READOUTS
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch
 
@@ -43,25 +43,25 @@ CASES = [("tiny", {}), ("paper_tiny", {}), ("tiny", {"geometry_transformer": Non
 
 
 @pytest.mark.parametrize(("preset", "changes"), CASES)
-def test_a_cut_encoder_is_a_shorter_one_with_the_same_weights(preset, changes):
+def test_a_truncated_encoder_is_a_shorter_one_with_the_same_weights(preset, changes):
     config = replace(model_config(preset), **changes)
     encoders = Encoders(config).eval()
     lengths = {name: len(encoders_layers(encoders, name)) for name in ("encoder_2d", "encoder_3d")}
     whole = {name: getattr(encoders, name) for name in lengths}
     expected = {"encoder_2d": encoders.nodes_2d(BATCH), "encoder_3d": encoders.nodes_3d(BATCH)}
     for name, length in lengths.items():
-        cut(whole[name], length)
+        truncate(whole[name], length)
     torch.testing.assert_close(encoders.nodes_2d(BATCH), expected["encoder_2d"], rtol=0, atol=0)
     for name, length in lengths.items():
         kept = {key: value.clone() for key, value in whole[name].state_dict().items()}
-        cut(whole[name], length - 1)
+        truncate(whole[name], length - 1)
         assert all(torch.equal(kept[key], value) for key, value in whole[name].state_dict().items())
         assert len(encoders_layers(encoders, name)) == length - 1
         found = encoders.nodes_2d(BATCH) if name == "encoder_2d" else encoders.nodes_3d(BATCH)
         assert found.shape == expected[name].shape
         assert not torch.allclose(found, expected[name])
         with pytest.raises(ConfigError, match=rf"num_layers={length}: expected 1 to {length - 1}"):
-            cut(whole[name], length)
+            truncate(whole[name], length)
 
 
 def encoders_layers(encoders, name):

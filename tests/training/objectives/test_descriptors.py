@@ -95,7 +95,7 @@ def test_the_loss_is_the_mean_over_molecules_of_the_mean_over_known_descriptors(
     terms = objective.terms(batch, encoders, seeded())
     target, known = (value.numpy() for value in objective.normalize(batch.descriptors))
     for modality, counted in (("2d", [0, 1, 2, 4, 5, 6, 7]), ("3d", [0, 1, 2, 4, 5])):
-        predicted = objective.heads[f"head_{modality}"](encoders.molecules(modality, batch)).detach().numpy()
+        predicted = objective.heads[modality](encoders.molecules(modality, batch)).detach().numpy()
         rows = [np.mean((predicted[k] - target[k])[known[k]] ** 2) for k in counted]
         term = terms[f"descriptors {modality.upper()}"]
         assert term.loss.item() == pytest.approx(np.mean(rows), rel=1e-5)
