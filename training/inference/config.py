@@ -28,6 +28,9 @@ class ExportConfig:
     """Step of the checkpoint; the newest intact one by default."""
     purpose: str = "pretrained"
     """Free word for the card: `pretrained`, or `test` for exports that must not be used in earnest."""
+    sources: str | None = None
+    """Markdown file for the card, about the molecules' sources and their licences. An evaluation of the same weights,
+    `eval.json` in the run, is put there unasked."""
 
 
 @configuration

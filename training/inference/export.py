@@ -1,19 +1,22 @@
 """Writes exports (config.json, model.safetensors and a model card) from runs, and loads them strictly."""
 
-import re
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from molstream.config import load, tree_of
-from molstream.errors import CheckpointError, ConfigError
+from molstream.errors import CheckpointError, ConfigError, DataError
 from molstream.io.files import folder_written_whole
 from molstream.io.locks import claimed
+from molstream.io.reading import read_bounded, read_json
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.training.checkpoint.exported import (
     CONFIG_FILE,
+    FINGERPRINT,
     FORMAT_VERSION,
     WEIGHTS_FILE,
     check_schema,
@@ -26,6 +29,7 @@ from molstream.training.checkpoint.format import ANOTHER, load_checkpoint, write
 from molstream.training.checkpoint.load import forms, load_weights, require_same
 from molstream.training.checkpoint.upgrade import upgraded_model, upgraded_objective
 from molstream.training.extended import ModelConfig
+from molstream.training.inference.card import EVALUATION, model_card
 from molstream.training.inference.config import ExportConfig
 from molstream.training.inference.featurizing import model_featurizer
 from molstream.training.memory import on_meta, require_room
@@ -54,7 +58,7 @@ def export_run(config: ExportConfig) -> Path:
     Raises:
         CheckpointError: the run has no intact checkpoint, or none of ``step``.
         ConfigError: ``run_dir`` is not a run, or the folder holds other files.
-        DataError: another process writes the folder.
+        DataError: another process writes the folder, or ``sources`` or the run's eval.json cannot be read.
     """
     from molstream.training.inference.trained import checkpoint_path
     from molstream.training.run.directory import RunDirectory
@@ -89,8 +93,41 @@ def export_run(config: ExportConfig) -> Path:
         if name.startswith("encoders.")
     }
     output = Path(config.output) if config.output else run.path / "export"
-    _write(output, description, weights)
+    sources = _text_of(config.sources) if config.sources else None
+
+    def card(content: bytes) -> str:
+        found = json.loads(content)
+        evaluation = _evaluation_of(found[FINGERPRINT], run.path / "eval.json")
+        count = sum(tensor.numel() for tensor in weights.values())
+        return model_card(output.name, found, sorted(pretrain.model.encoders()), count, evaluation, sources)
+
+    _write(output, description, weights, card)
     return output
+
+
+def _text_of(file: str) -> str:
+    """The text of the file that ``sources`` names.
+
+    Raises:
+        DataError: it cannot be read or is not UTF-8.
+    """
+    advice = "Give the path of a Markdown file as sources=FILE."
+    try:
+        return read_bounded(Path(file), advice).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} cannot be read: it is not UTF-8. {advice}") from error
+
+
+def _evaluation_of(fingerprint: str, file: Path) -> dict[str, Any] | None:
+    """The evaluation in a run's folder, if it is one of an export with this fingerprint.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    if not file.is_file():
+        return None
+    found = read_json(file, EVALUATION, "Write it again with `molstream evaluate vectors`, or remove it.")
+    return found if found["export_fingerprint"] == fingerprint else None
 
 
 def _encoders_of(model: ModelConfig) -> dict[str, Any]:
@@ -144,60 +181,14 @@ def _upgrade(config: dict[str, Any], file: Path) -> None:
         raise CheckpointError(f"{file} cannot be used: the key {error} is missing. {ANOTHER}") from error
 
 
-def _write(output: Path, description: dict[str, Any], weights: dict[str, Any]) -> None:
+def _write(output: Path, description: dict[str, Any], weights: dict[str, Any], card: Callable[[bytes], str]) -> None:
+    """Write the files of an export; ``card`` makes the card of config.json."""
     known = {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}
     with claimed(output):
         if output.is_dir() and (foreign := sorted({p.name for p in output.iterdir()} - known)):
             raise ConfigError(f"output={output} holds other files ({', '.join(foreign[:5])}): give another folder.")
         with folder_written_whole(output) as temporary:
             write_safetensors(temporary / WEIGHTS_FILE, weights, {"format": "pt"})
-            (temporary / CONFIG_FILE).write_bytes(sealed(description, temporary / WEIGHTS_FILE))
-            card = _card(output.name, description, sum(w.numel() for w in weights.values()))
-            (temporary / CARD_FILE).write_text(card)
-
-
-def _card(name: str, description: dict[str, Any], num_values: int) -> str:
-    """Write the model card: YAML front matter for hubs, then use, inputs, training and limits of the model."""
-    model, training, featurizer = description["model"], description["training"], description["featurizer"]
-    chemistry = featurizer["config"]
-    hydrogens = "heavy atoms only" if chemistry["hydrogens"] == "heavy" else "all atoms, hydrogens included"
-    title = re.sub(r"[^\w-]+", "-", name)
-    return f"""---
-library_name: molstream
-tags: [chemistry, molecules, embeddings, 2d, 3d]
-pipeline_tag: feature-extraction
----
-
-# {title}
-
-A 2D/3D molecular encoder ({", ".join(model)}; {num_values:,} values), purpose: **{description["purpose"]}**.
-
-## Use
-
-```python
-from molstream import MoleculeEmbedder, load_pretrained
-
-embedder = MoleculeEmbedder.from_pretrained("PATH_OF_THIS_FOLDER")
-vectors = embedder.transform(["CCO", "c1ccccc1O"])  # float32 [2, d], row i belongs to input i
-
-encoder = load_pretrained("PATH_OF_THIS_FOLDER", representation="2d")  # a torch.nn.Module, to fine-tune
-```
-
-## Inputs
-
-SMILES; molstream standardizes them (schema {featurizer["schema_version"]}, RDKit {featurizer["rdkit"]}):
-{hydrogens}, at most {chemistry["max_atoms"]} heavy atoms. The 3D part uses one seeded ETKDG conformer per molecule.
-
-## Training
-
-| | |
-|---|---|
-| objective | {", ".join(training["objective"])} |
-| steps x global batch | {training["steps"]:,} x {training["global_batch"]:,} molecules |
-| dataset | {training["dataset_molecules"]:,} molecules, fingerprint `{training["dataset_fingerprint"]}` |
-| seed | {training["seed"]} |
-
-## Limits
-
-Organic molecules like those of the training set; no periodic systems, no proteins. Dummy atoms are rejected.
-"""
+            config = sealed(description, temporary / WEIGHTS_FILE)
+            (temporary / CONFIG_FILE).write_bytes(config)
+            (temporary / CARD_FILE).write_text(card(config))

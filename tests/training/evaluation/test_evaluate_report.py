@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 
 import pytest
 from rdkit import Chem
@@ -49,6 +50,34 @@ def test_an_evaluation_of_an_older_molstream_is_refused_by_name(small_run, tmp_p
         f"{old} cannot be used: the key 'evaluation' is missing. Write it again with `molstream evaluate vectors`."
         in (refused.stderr)
     )
+
+
+def test_the_card_has_the_sources_and_the_evaluation_of_the_same_weights(small_run, evaluation, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    shutil.copy(evaluation, run / "eval.json")
+    (tmp_path / "sources.md").write_text("Six sources; licence: CC0")
+
+    def card(*words: str) -> str:
+        molstream("export", f"run_dir={run}", f"output={tmp_path / 'again'}", *words)
+        return (tmp_path / "again" / "README.md").read_text()
+
+    own = card("purpose=test", f"sources={tmp_path / 'sources.md'}")
+    assert "## Sources\n\nSix sources; licence: CC0\n" in own
+    for folding in json.loads(evaluation.read_text())["foldings"]:
+        assert all(f"- {sentence}\n" in own for sentence in folding["sentences"])
+        for row in folding["table"]["rows"]:
+            assert f"| {' | '.join([row['representation'], *row['cells']])} |\n" in own
+    # Not what the scores are of.
+    other = card("purpose=pretrained")
+    assert "## Evaluation" not in other
+    assert "## Sources" not in other
+    (run / "eval.json").write_text("{}")
+    refused = molstream("export", f"run_dir={run}", check=False)
+    assert refused.returncode == 1
+    assert "eval.json cannot be used: the key 'export_fingerprint' is missing" in refused.stderr
+    missing = molstream("export", f"run_dir={run}", f"sources={tmp_path / 'no.md'}", check=False)
+    assert f"{tmp_path / 'no.md'} cannot be read: No such file or directory. Give the path" in missing.stderr
 
 
 def test_inspect_tells_what_each_thing_is(dataset, small_run, export, tmp_path):
