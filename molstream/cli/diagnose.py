@@ -1,5 +1,6 @@
 """``molstream diagnose``: what a run has learned, beyond its loss."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def diagnose(config: DiagnoseConfig) -> None:
         output = write_diagnosis(found, config.run_dir)
     for table in tables(found):
         Console().print(table)
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(output)
 
 

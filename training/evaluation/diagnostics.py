@@ -7,7 +7,7 @@ shapes: ``g`` molecules, ``d`` width of a representation.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -39,6 +39,14 @@ class Decile:
     """Mean loss of these molecules; None if there are none."""
 
 
+NEARLY_ALL = 0.9
+"""Share of the largest bound above which a contrast has little left to teach."""
+USED_UP = (
+    "the contrast is used up: the molecules of a micro-batch are told apart nearly as well as so few can be, for which "
+    "size and composition suffice. Give it more negatives (data.micro_batch) or a smaller contrastive_coefficient."
+)
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """Results of :func:`diagnose`: plain numbers that can be written as JSON."""
@@ -58,9 +66,12 @@ class Diagnosis:
     effective_rank: dict[str, float]
     """Result of :func:`effective_rank` by modality, 2d and 3d."""
     information_bound: float
-    """Result of :func:`information_bound` in nats at the best of ``TEMPERATURES``; mean over batches."""
+    """Result of :func:`information_bound` in nats at the best of ``TEMPERATURES``, of the rows that a contrast
+    compares, of molecules' representations without one; mean over batches."""
     largest_bound: float
-    """Largest possible value of the bound in nats: the logarithm of the number of molecules in a batch."""
+    """Largest possible value of the bound in nats: the logarithm of the number of compared rows in a batch."""
+    warnings: list[str] = field(default_factory=list)
+    """What should be changed, a sentence each."""
 
 
 def alignment(x: Tensor, y: Tensor) -> float:
@@ -166,6 +177,8 @@ def diagnose(
     denoised: dict[str, list[tuple[Tensor, Tensor]]] = {}
     norms: list[dict[str, dict[str, float]]] = []
     pairs: list[tuple[Tensor, Tensor]] = []
+    compared: list[tuple[Tensor, Tensor]] = []
+    contrasted = False
     for number, batch in enumerate(batches):
         if int(batch.has_pos.sum()) >= 2:
             generator = torch.Generator(batch.pos.device).manual_seed(keyed_seed(seed, number))
@@ -177,11 +190,17 @@ def diagnose(
             norms.append(gradient_norms(terms, module.encoders))
             with torch.no_grad():
                 pairs.append(representations(batch, module.encoders))
+            contrasts = [term.compared for term in terms.values() if term.compared is not None]
+            x, y = contrasts[0] if contrasts else pairs[-1]
+            compared.append((x.detach(), y.detach()))
+            contrasted = bool(contrasts)
         watch(number + 1)
     if not pairs:
         raise DataError("no batch has two molecules with a conformer: give more batches, or a dataset with conformers.")
     x, y = (torch.cat(side).cpu() for side in zip(*pairs, strict=True))
-    bounds = [[information_bound(a, b, temperature) for a, b in pairs] for temperature in TEMPERATURES]
+    bounds = [[information_bound(a, b, temperature) for a, b in compared] for temperature in TEMPERATURES]
+    # Every temperature gives a bound; the largest one is the tightest.
+    bound, largest = float(np.mean(bounds, axis=1).max()), float(np.mean([math.log(len(a)) for a, _ in compared]))
     return Diagnosis(
         molecules=len(x),
         metrics={name: float(np.mean([record[name] for record in metrics])) for name in metrics[0]},
@@ -195,9 +214,9 @@ def diagnose(
         alignment=alignment(x, y),
         uniformity={"2D": uniformity(x), "3D": uniformity(y)},
         effective_rank={"2D": effective_rank(x), "3D": effective_rank(y)},
-        # Every temperature gives a bound; the largest one is the tightest.
-        information_bound=float(np.mean(bounds, axis=1).max()),
-        largest_bound=float(np.mean([math.log(len(a)) for a, _ in pairs])),
+        information_bound=bound,
+        largest_bound=largest,
+        warnings=[USED_UP] if bound > NEARLY_ALL * largest and contrasted else [],
     )
 
 

@@ -47,6 +47,8 @@ class Term:
     """Diffusion time of each molecule, [g] in (0, 1); None for a term without diffusion."""
     per_molecule: Mapping[str, Tensor] = field(default_factory=dict)
     """Losses of molecules, [g], by name; the metric of that name is their mean over molecules with a conformer."""
+    compared: tuple[Tensor, Tensor] | None = None
+    """The 2D and 3D rows that a contrast compares, [m, d] each; None for other terms."""
 
 
 def denoising_term(coefficient: float, time: Tensor, per_molecule: Mapping[str, Tensor], has_pos: Tensor) -> Term:

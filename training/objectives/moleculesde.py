@@ -124,7 +124,7 @@ class MoleculeSDE(Objective):
         x, y = (F.normalize(in_float32(row), dim=1) for row in rows)
         loss, accuracy = self.contrastive(x, y, self.config.temperature, generator)
         metrics = {"contrastive": loss, "contrastive_accuracy": accuracy}
-        return Term(self.config.contrastive_coefficient, loss, metrics)
+        return Term(self.config.contrastive_coefficient, loss, metrics, compared=(x, y))
 
     def _position_term(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> Term:
         """Mean over molecules of |prediction - eps|^2 over its 3 (n - 1) degrees of freedom; about 1 at the start."""

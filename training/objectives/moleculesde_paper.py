@@ -83,7 +83,7 @@ class PaperMoleculeSDE(Objective):
         x, y = compared_rows(batch, encoders, z_2d, z_3d, config.contrastive_level)
         loss, accuracy = self.contrastive(x, y, config.temperature, generator, config.num_negatives)
         metrics = {"contrastive": loss, "contrastive_accuracy": accuracy}
-        return Term(config.contrastive_coefficient, loss, metrics)
+        return Term(config.contrastive_coefficient, loss, metrics, compared=(x, y))
 
     def _position_term(self, batch: MoleculeBatch, z_2d: Tensor, generator: torch.Generator) -> Term:
         """Mean over molecules of the mean over atoms of |o - eps|^2 (section 4.3); about 3 at the start."""

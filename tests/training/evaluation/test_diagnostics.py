@@ -5,6 +5,7 @@ import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -128,7 +129,10 @@ def test_measures_are_of_pooled_representations_of_molecules_with_positions(name
     batches = [molecule_batch(DRUGS[:6], has_pos), molecule_batch(DRUGS[6:7]), molecule_batch(DRUGS[7:12])]
     found = diagnose(module, batches, seed=0)
     assert found.molecules == 4 + 5  # one molecule alone compares with none
-    assert found.largest_bound == pytest.approx((math.log(4) + math.log(5)) / 2)
+    # The published contrast compares atoms, ours molecules.
+    atoms = [int((batch.has_pos[batch.batch]).sum()) for batch in (batches[0], batches[2])]
+    compared = atoms if name == "moleculesde_paper" else [4, 5]
+    assert found.largest_bound == pytest.approx(np.mean(np.log(compared)))
     pooled = []
     for batch in (batches[0], batches[2]):
         nodes = module.encoders.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
@@ -137,6 +141,22 @@ def test_measures_are_of_pooled_representations_of_molecules_with_positions(name
     assert found.effective_rank["2D"] == pytest.approx(effective_rank(torch.cat(pooled)), rel=1e-4)
     assert found.uniformity["2D"] == pytest.approx(uniformity(torch.cat(pooled)), rel=1e-4, abs=1e-5)
     assert found.information_bound <= found.largest_bound
+
+
+def test_a_contrast_that_is_used_up_is_said():
+    """The bound is that of the rows that are compared: here of projections."""
+    module = build("moleculesde")
+    batch = molecule_batch(DRUGS[:8])
+    assert diagnose(module, [batch], seed=0).warnings == []
+    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    for step in range(150):
+        optimizer.zero_grad()
+        module.objective.terms(batch, module.encoders, seeded(step))["contrast"].loss.backward()
+        optimizer.step()
+    found = diagnose(module, [batch], seed=0)
+    assert 0.9 * math.log(8) < found.information_bound <= found.largest_bound == pytest.approx(math.log(8))
+    assert found.warnings
+    assert "the contrast is used up" in found.warnings[0]
 
 
 @pytest.mark.parametrize("changes", [{"geometry_transformer": None}, {"graph_transformer": {"hidden": 32}}])
