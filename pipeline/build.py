@@ -318,6 +318,7 @@ def _manifest(
     settings = plan.record["settings"]
     shards = (*(base.shards if base else ()), *(shard for _, _, shard in parts if shard is not None))
     names = descriptor_names(config.featurize.descriptors)
+    labels = partial(summarize, Path(config.output), config.container, shards)
     recorded = {name: plan.record[name] for name in ("sources", "benchmarks", "settings")}
     return Manifest(
         container=config.container,
@@ -332,7 +333,8 @@ def _manifest(
         shards=shards,
         benchmarks={name: made.benchmarks[name] for name in plan.record["benchmarks"]},
         dropped=dropped,
-        descriptor_statistics=summarize(Path(config.output), config.container, shards, names),
+        descriptor_statistics=labels("descriptors", names),
+        target_statistics=labels("targets", plan.target_names),
         **made.tally.to_dict(),
     )
 

@@ -98,14 +98,19 @@ class Mixture:
     @cached_property
     def descriptor_statistics(self) -> dict[str, Distribution]:
         """How each descriptor is distributed over all molecules, by name; see :func:`merged` for several datasets."""
-        manifests = [dataset.manifest for dataset in self.datasets]
-        if len(manifests) == 1:
-            return manifests[0].descriptor_statistics
-        molecules = [manifest.num_rows for manifest in manifests]
-        return {
-            name: merged([manifest.descriptor_statistics[name] for manifest in manifests], molecules)
-            for name in self.descriptor_names
-        }
+        return self._merged([dataset.manifest.descriptor_statistics for dataset in self.datasets])
+
+    @cached_property
+    def target_statistics(self) -> dict[str, Distribution]:
+        """The same of each target; empty if there are none, or if a dataset is from before they were counted."""
+        return self._merged([dataset.manifest.target_statistics for dataset in self.datasets])
+
+    def _merged(self, found: Sequence[dict[str, Distribution]]) -> dict[str, Distribution]:
+        if len(found) == 1:
+            return found[0]
+        molecules = [dataset.manifest.num_rows for dataset in self.datasets]
+        names = list(found[0]) if all(found) else []
+        return {name: merged([each[name] for each in found], molecules) for name in names}
 
     @property
     def fingerprint(self) -> str:
@@ -135,6 +140,7 @@ class Mixture:
             },
             "histograms": _sum_histograms(manifests),
             "descriptor_statistics": {name: each.to_dict() for name, each in self.descriptor_statistics.items()},
+            "target_statistics": {name: each.to_dict() for name, each in self.target_statistics.items()},
             "mix": [
                 {"path": dataset.path, "weight": weight, "fingerprint": dataset.manifest.fingerprint}
                 for dataset, weight in zip(self.datasets, self.weights, strict=True)

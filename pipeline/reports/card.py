@@ -20,6 +20,7 @@ from molstream.pipeline.config import SandboxConfig
 from molstream.pipeline.reports.charts import Flow, bar_chart, flow_chart
 from molstream.pipeline.reports.rejections import examples, shown
 from molstream.pipeline.sandbox.parent import Sandbox
+from molstream.pipeline.shards.distributions import Distribution
 from molstream.pipeline.shards.histograms import QUANTITIES, Bar, bars, element_bars, seconds, share, size, time_bars
 from molstream.pipeline.shards.manifest import Manifest
 from molstream.pipeline.shards.reader import ShardDataset
@@ -107,6 +108,7 @@ def write_card(folder: Path) -> Path:
         benchmarks=[(name, files) for name, files in manifest.config["benchmarks"].items()],
         listed=LISTED,
         described=described(manifest),
+        targeted=targeted(manifest),
     )
     target = folder / NAME
     write_atomically(target, page.encode())
@@ -145,10 +147,20 @@ def by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 
 def described(manifest: Manifest) -> str:
     """Number of descriptors, and the share of their values that are missing; ``none`` where there are none."""
-    counts = manifest.descriptor_statistics.values()
-    missing, known = sum(each.missing for each in counts), sum(each.known for each in counts)
     count = len(manifest.descriptor_names)
-    return f"{count}, {share(missing, missing + known)} of their values missing" if count else "none"
+    return f"{count}, {_missing(manifest.descriptor_statistics)}" if count else "none"
+
+
+def targeted(manifest: Manifest) -> str:
+    """Names of the targets, and the share of their values that are missing; ``none`` where there are none."""
+    names = ", ".join(manifest.target_names)
+    return f"{names}; {_missing(manifest.target_statistics)}" if manifest.target_statistics else names or "none"
+
+
+def _missing(statistics: Mapping[str, Distribution]) -> str:
+    counts = statistics.values()
+    missing, known = sum(each.missing for each in counts), sum(each.known for each in counts)
+    return f"{share(missing, missing + known)} of their values missing"
 
 
 def _name(manifest: Manifest) -> str:

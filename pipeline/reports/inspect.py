@@ -7,7 +7,7 @@ from pathlib import Path
 from molstream.errors import DataError
 from molstream.io.remote import Retries, is_url, read, shown
 from molstream.pipeline.reports.card import NAME as CARD
-from molstream.pipeline.reports.card import by_count, described, read_timing
+from molstream.pipeline.reports.card import by_count, described, read_timing, targeted
 from molstream.pipeline.reports.rejections import examples, shown_ascii
 from molstream.pipeline.shards.cache import difference
 from molstream.pipeline.shards.histograms import QUANTITIES, bars, quantiles, seconds, share, size
@@ -44,7 +44,7 @@ def inspect_dataset(path: str | Path) -> str:
     lines += _listed("changed by ", manifest.changes, "no step of standardization")
     lines += _listed("conformers: ", manifest.conformer_status, "none")
     lines += _listed("given conformers left out: ", manifest.left_out, "none") if manifest.left_out else []
-    lines += _wrapped(f"targets: {', '.join(manifest.target_names) or 'none'}", 2)
+    lines += _wrapped(f"targets: {targeted(manifest)}", 2)
     lines += _wrapped(f"descriptors: {described(manifest)}", 2)
     lines += _histograms(manifest)
     elements = by_count(manifest.histograms.get("elements", {}))

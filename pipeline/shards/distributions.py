@@ -1,7 +1,7 @@
 """How a number is distributed over the molecules of a dataset, as its manifest says it: enough to normalise by."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,6 +61,11 @@ class Distribution:
         if len(self.quantiles) != INTERVALS + 1 or list(self.quantiles) != sorted(self.quantiles):
             return f"expected {INTERVALS + 1} ascending quantiles"
         return None
+
+
+def distributions(records: Mapping[str, dict[str, Any]]) -> dict[str, Distribution]:
+    """Distributions by name, as stored."""
+    return {name: Distribution.from_dict(each) for name, each in records.items()}
 
 
 def merged(parts: Sequence[Distribution], molecules: Sequence[int]) -> Distribution:

@@ -5,7 +5,7 @@ It holds no time, host or path, so that preparing the same input again gives the
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from molstream.io.names import is_file_name, is_sha256
 from molstream.io.reading import mismatch, parse_json, read_bounded
 from molstream.pipeline.shards import manifest_shape
 from molstream.pipeline.shards.containers import CONTAINERS, Blocks
-from molstream.pipeline.shards.distributions import Distribution
+from molstream.pipeline.shards.distributions import Distribution, distributions
 from molstream.preprocessing.fields import SCHEMA_VERSION, ConformerStatus
 
 FORMAT_VERSION = 4
@@ -27,6 +27,8 @@ APPENDING = "append.json"
 MAX_BYTES = 1 << 30
 """Largest size of a manifest: that of a dataset of some million shards."""
 AGAIN = "Preprocess again, or restore the file from a copy."
+STATISTICS = ("descriptor_statistics", "target_statistics")
+"""Keys of distributions by name; the second one may be absent."""
 VERSIONS = {"format_version": int, "schema_version": int}
 """What manifests of all versions have."""
 
@@ -167,6 +169,8 @@ class Manifest:
     """Counts for reports, as :class:`~molstream.pipeline.stages.tally.Tally` makes them."""
     descriptor_statistics: dict[str, Distribution]
     """By name, of the molecules that :func:`~molstream.pipeline.stages.summarize.summarize` counts."""
+    target_statistics: dict[str, Distribution] = field(default_factory=dict)
+    """The same of the targets; empty if there are none, or the manifest is from before they were counted."""
     fingerprint: str = ""
     """sha256 of all of the above; goes into every run and export."""
 
@@ -185,10 +189,14 @@ class Manifest:
         return {**self._without_shards(), "shards": [shard.to_dict() for shard in self.shards]}
 
     def _without_shards(self) -> dict[str, Any]:
-        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        record = {each.name: getattr(self, each.name) for each in fields(self)}
         record["counts"] = self.counts.to_dict()
         record["splits"] = [{"name": name, **account.to_dict()} for name, account in self.splits]
-        record["descriptor_statistics"] = {name: each.to_dict() for name, each in self.descriptor_statistics.items()}
+        for key in STATISTICS:
+            record[key] = {name: each.to_dict() for name, each in record[key].items()}
+        if not record["target_statistics"]:
+            # A manifest without the key keeps its fingerprint.
+            del record["target_statistics"]
         record["dropped"] = {kind: asdict(table) for kind, table in self.dropped.items()}
         return {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **record}
 
@@ -229,13 +237,13 @@ class Manifest:
 
 
 def _to_text(record: dict[str, Any]) -> str:
-    """JSON for people, but a split, shard or descriptor takes one line: a large dataset has 100,000 splits."""
+    """JSON for people, but a split, shard, descriptor or target takes one line: a large dataset has 100,000 splits."""
     parts = []
     for name, value in record.items():
         if name in ("splits", "shards"):
             lines = (json.dumps(item, separators=(",", ":")) for item in value)
             parts.append(f'"{name}": [\n ' + ",\n ".join(lines) + "\n]")
-        elif name == "descriptor_statistics" and value:
+        elif name in STATISTICS and value:
             lines = (f"{json.dumps(key)}: {json.dumps(item, separators=(',', ':'))}" for key, item in value.items())
             parts.append(f'"{name}": {{\n ' + ",\n ".join(lines) + "\n}")
         else:
@@ -296,9 +304,7 @@ def parse_manifest(content: bytes, folder: str) -> Manifest:
                 **record,
                 "target_names": tuple(record["target_names"]),
                 "descriptor_names": tuple(record["descriptor_names"]),
-                "descriptor_statistics": {
-                    name: Distribution.from_dict(each) for name, each in record["descriptor_statistics"].items()
-                },
+                **{key: distributions(record[key]) for key in STATISTICS if key in record},
                 "dropped": {kind: DroppedTable(**table) for kind, table in record["dropped"].items()},
                 "counts": Account.from_dict(record["counts"]),
                 "splits": tuple((split["name"], Account.from_dict(split)) for split in record["splits"]),

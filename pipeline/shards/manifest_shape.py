@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from molstream.io.names import is_sha256
-from molstream.io.reading import Natural, Shape
-from molstream.pipeline.shards.distributions import Distribution
+from molstream.io.reading import Natural, Shape, mismatch
+from molstream.pipeline.shards.distributions import Distribution, distributions
 
 DROPPED_KINDS = ("rejected", "duplicates", "decontaminated")
 """Kinds of rows that are not written; the dataset has a table ``<kind>.parquet`` of each."""
@@ -36,7 +36,7 @@ SHAPE: Shape = {
 
 def problem(record: dict[str, Any]) -> str | None:
     """What cannot be true of the tables of a manifest of this SHAPE, a clause; None if all can."""
-    return _of_counts(record) or _of_descriptors(record) or _of_dropped(record)
+    return _of_counts(record) or _of_descriptors(record) or _of_targets(record) or _of_dropped(record)
 
 
 def _of_counts(record: dict[str, Any]) -> str | None:
@@ -52,13 +52,26 @@ def _of_counts(record: dict[str, Any]) -> str | None:
 
 
 def _of_descriptors(record: dict[str, Any]) -> str | None:
-    names, statistics = record["descriptor_names"], record["descriptor_statistics"]
+    names = record["descriptor_names"]
     if len(names) > MAX_DESCRIPTORS or len(set(names)) < len(names):
         return f"expected at most {MAX_DESCRIPTORS} descriptor_names, each once"
-    if list(statistics) != names:
-        return "descriptor_statistics are not those of descriptor_names"
-    found = ((name, Distribution.from_dict(each).problem()) for name, each in statistics.items())
-    return next((f"descriptor_statistics.{name}: {wrong}" for name, wrong in found if wrong), None)
+    return _of_statistics(record, "descriptor")
+
+
+def _of_targets(record: dict[str, Any]) -> str | None:
+    if "target_statistics" not in record:
+        return None
+    shape = {"target_statistics": dict[str, Distribution]}
+    return mismatch(record, shape) or _of_statistics(record, "target")
+
+
+def _of_statistics(record: dict[str, Any], kind: str) -> str | None:
+    """Distributions that are not of the names, or cannot be."""
+    key = f"{kind}_statistics"
+    if list(record[key]) != record[f"{kind}_names"]:
+        return f"{key} are not those of {kind}_names"
+    found = ((name, each.problem()) for name, each in distributions(record[key]).items())
+    return next((f"{key}.{name}: {wrong}" for name, wrong in found if wrong), None)
 
 
 def _of_dropped(record: dict[str, Any]) -> str | None:

@@ -1,7 +1,8 @@
-"""The distributions of the descriptors of a dataset, from the molecules of some of its blocks."""
+"""The distributions of the descriptors and targets of a dataset, from the molecules of some of its blocks."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,8 +17,14 @@ MAX_BLOCKS = 256
 """Most blocks that are read: 131,072 molecules of 512 in a block, seconds and 100 MB."""
 
 
-def summarize(folder: Path, container: str, shards: Sequence[Shard], names: Sequence[str]) -> dict[str, Distribution]:
-    """The distribution of every descriptor of a dataset, by name.
+Labels = Literal["descriptors", "targets"]
+"""A stored field with as many numbers for every molecule, which have names."""
+
+
+def summarize(
+    folder: Path, container: str, shards: Sequence[Shard], field: Labels, names: Sequence[str]
+) -> dict[str, Distribution]:
+    """The distribution of every descriptor, or of every target, of a dataset, by name.
 
     Counted are the molecules of all blocks, or, where there are more than MAX_BLOCKS, of so many spread evenly over the
     shards: block ``i * n // MAX_BLOCKS`` of n. It is thus a function of the shards alone, exact for small datasets, and
@@ -27,14 +34,15 @@ def summarize(folder: Path, container: str, shards: Sequence[Shard], names: Sequ
         folder: of the dataset.
         container: of its shards.
         shards: all of them, in their order.
-        names: of the stored descriptors; no shard is read if there are none.
+        field: what is summarized.
+        names: of the numbers of the field; no shard is read if there are none.
 
     Raises:
         DataError: a shard cannot be read.
     """
     if not names:
         return {}
-    blocks = [_descriptors(folder, container, shards[shard], block) for shard, block in sampled_blocks(shards)]
+    blocks = [_values(folder, container, shards[shard], block, field) for shard, block in sampled_blocks(shards)]
     return {name: Distribution.of(np.concatenate([b[:, k] for b in blocks])) for k, name in enumerate(names)}
 
 
@@ -47,14 +55,14 @@ def sampled_blocks(shards: Sequence[Shard]) -> list[tuple[int, int]]:
     return list(zip(owner.tolist(), (chosen - first[owner]).tolist(), strict=True))
 
 
-def _descriptors(folder: Path, container: str, shard: Shard, number: int) -> np.ndarray:
-    """float32 [rows, k]: the descriptors of a block."""
+def _values(folder: Path, container: str, shard: Shard, number: int, field: Labels) -> np.ndarray:
+    """float32 [rows, k]: the numbers of a block."""
     block = shard.blocks[number]
     try:
         with (folder / shard.name).open("rb") as file:
             file.seek(block.offset)
-            batch = CONTAINERS[container].decode(file.read(block.bytes), SCHEMA, ["descriptors"])
-        return Columns.from_batch(batch, ["descriptors"]).values["descriptors"].reshape(block.rows, -1)
+            batch = CONTAINERS[container].decode(file.read(block.bytes), SCHEMA, [field])
+        return Columns.from_batch(batch, [field]).values[field].reshape(block.rows, -1)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder / shard.name}, block {number}, cannot be read: {error}. Run `molstream verify {folder}`."

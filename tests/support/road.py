@@ -112,9 +112,9 @@ def walk(tree: Path, folder: Path) -> np.ndarray:
 
 
 def write_graphs(folder: Path, file: Path) -> None:
-    """Write the manifest of the dataset ``graphs``, but for the quantiles of descriptors, which are many."""
+    """Write the manifest of the dataset ``graphs``, but for the quantiles of its numbers, which are many."""
     manifest = json.loads((folder / "graphs" / "manifest.json").read_text())
-    del manifest["descriptor_statistics"]
+    del manifest["descriptor_statistics"], manifest["target_statistics"]
     file.write_text(json.dumps(manifest, indent=1) + "\n")
 
 

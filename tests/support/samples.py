@@ -65,18 +65,21 @@ def write_dataset(
 ) -> Path:
     """Commit a dataset of shards with two targets, in blocks of 8; ``values`` replace those of its manifest.
 
-    Its descriptors are called ``d0``, ``d1``, ... It has no tables of dropped rows.
+    Targets have no statistics if there are fewer than names. Descriptors are called ``d0``, ``d1``, ...; there are no
+    tables of dropped rows.
     """
     folder.mkdir(exist_ok=True)
     found = [write_shard(folder, k, container, 8, [encode(samples)]) for k, samples in enumerate(shards)]
     written = tuple(shard for shard in found if shard is not None)
-    names = tuple(f"d{k}" for k in range(len(next(chain(*shards)).descriptors)))
+    first = next(chain(*shards))
+    names = tuple(f"d{k}" for k in range(len(first.descriptors)))
+    targets = values.get("target_names", ("a", "b"))
     account = Account(sum(map(len, shards)), sum(map(len, shards)), 0, {})
     record = {
         "container": container,
         "block_rows": 8,
         "hydrogens": "heavy",
-        "target_names": ("a", "b"),
+        "target_names": targets,
         "descriptor_names": names,
         "config": {},
         "versions": {},
@@ -88,7 +91,10 @@ def write_dataset(
         "left_out": {},
         "benchmarks": {},
         "dropped": NOTHING_DROPPED,
-        "descriptor_statistics": summarize(folder, container, written, names),
+        "descriptor_statistics": summarize(folder, container, written, "descriptors", names),
+        "target_statistics": summarize(folder, container, written, "targets", targets)
+        if len(targets) == len(first.targets)
+        else {},
         "histograms": {},
     }
     Manifest(**{**record, **values}).write(folder)

@@ -11,6 +11,7 @@ import pytest
 from molstream.pipeline.reports.inspect import SHARES, inspect_dataset, sparkline
 from molstream.pipeline.shards.manifest import read_manifest
 from molstream.pipeline.shards.reader import ShardDataset
+from tests.support.samples import varied, write_dataset
 
 
 @pytest.fixture(params=["nasty_dataset", "bare_dataset"])
@@ -69,6 +70,15 @@ def test_times_are_told_where_they_are_known(nasty_dataset, tmp_path):
     without = inspect_dataset(other).splitlines()
     told = [line for line in with_times.splitlines()[1:] if "slowest: " not in line and "CPU time" not in line]
     assert without[1:] == told
+
+
+def test_targets_are_named_with_the_share_of_missing_values(tmp_path):
+    samples = varied(50)
+    missing = np.isnan([sample.targets for sample in samples]).mean()
+    text = inspect_dataset(write_dataset(tmp_path / "dataset", [samples]))
+    assert f"  targets: a, b; {100 * missing:.1f} % of their values missing\n" in text
+    before = inspect_dataset(write_dataset(tmp_path / "before", [samples], target_statistics={}))
+    assert "  targets: a, b\n" in before
 
 
 def test_a_dataset_without_anything_special(bare_dataset):

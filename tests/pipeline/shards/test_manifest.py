@@ -11,6 +11,7 @@ from molstream.pipeline.shards.containers import Block, Blocks
 from molstream.pipeline.shards.distributions import Distribution
 from molstream.pipeline.shards.manifest import NAME, Account, DroppedTable, Manifest, Shard, read_manifest
 from molstream.pipeline.shards.manifest_shape import DROPPED_KINDS
+from tests.support.datasets import REPOSITORY
 
 ONE = Account(6, 4, 1, {"unparsable": 1})
 TWO = Account(3, 1, 0, {"no_atoms": 1, "unparsable": 1})
@@ -35,6 +36,7 @@ MANIFEST = Manifest(
         "TPSA": Distribution(4, 1, 1.5, 0.25, tuple(k / 128 for k in range(129))),
         "qed": Distribution(0, 5, None, None, ()),
     },
+    target_statistics={"gap": Distribution(3, 2, 1.5, 0.25, tuple(k / 128 for k in range(129)))},
 )
 
 
@@ -49,8 +51,9 @@ def test_a_manifest_comes_back_and_its_fingerprint_covers_its_content(tmp_path):
     read = read_manifest(tmp_path)
     assert replace(read, fingerprint="") == MANIFEST
     assert len(read.fingerprint) == 64
-    other = replace(MANIFEST, target_names=("homo",)).with_fingerprint()
-    assert other.fingerprint != read.fingerprint
+    statistics = {"gap": replace(MANIFEST.target_statistics["gap"], known=4)}
+    for other in (replace(MANIFEST, target_names=("homo",)), replace(MANIFEST, target_statistics=statistics)):
+        assert other.with_fingerprint().fingerprint != read.fingerprint
     assert (read.num_rows, read.num_with_conformer) == (5, 4)
 
 
@@ -74,7 +77,7 @@ def test_accounts_add_up_by_reason():
     assert Account.from_dict(ONE.to_dict()) == ONE
 
 
-@pytest.mark.parametrize(("key", "value"), [("hydrogens", "all"), ("target_names", ["homo"]), ("block_rows", 5)])
+@pytest.mark.parametrize(("key", "value"), [("hydrogens", "all"), ("left_out", {}), ("block_rows", 5)])
 def test_an_edited_manifest_is_refused(tmp_path, key, value):
     MANIFEST.write(tmp_path)
     edit(tmp_path, key, value)
@@ -108,25 +111,39 @@ def test_a_dataset_of_the_version_before_is_refused_by_its_name(tmp_path):
         ("descriptor_names", [str(k) for k in range(20_000)], "at most 16384"),
         ("descriptor_statistics", {"TPSA": {}, "qed": {}}, r"'descriptor_statistics.TPSA.known' is missing"),
         ("descriptor_statistics", {"TPSA": {"known": 1, "missing": 0, "mean": "1"}}, "TPSA.mean: expected a number"),
+        ("target_names", ["homo"], "target_statistics are not those of target_names"),
+        ("target_statistics", {}, "target_statistics are not those of target_names"),
+        ("target_statistics", [], "target_statistics: expected a mapping"),
+        ("target_statistics", {"gap": {"known": 1}}, "'target_statistics.gap.missing' is missing"),
         ("dropped", {}, "the key 'dropped.rejected' is missing"),
         ("dropped", {kind: {"bytes": -1, "sha256": "0" * 64} for kind in DROPPED_KINDS}, "at least 0"),
         ("dropped", {kind: {"bytes": 1, "sha256": "../x"} for kind in DROPPED_KINDS}, "sha256 of rejected.parquet"),
     ],
 )
-def test_descriptors_and_dropped_tables_that_cannot_be_are_named(tmp_path, key, value, message):
+def test_statistics_and_dropped_tables_that_cannot_be_are_named(tmp_path, key, value, message):
     MANIFEST.write(tmp_path)
     edit(tmp_path, key, value)
     with pytest.raises(DataError, match=message):
         read_manifest(tmp_path)
 
 
-def test_a_distribution_that_cannot_be_is_named_with_its_descriptor(tmp_path):
+@pytest.mark.parametrize(("key", "name"), [("descriptor_statistics", "TPSA"), ("target_statistics", "gap")])
+def test_a_distribution_that_cannot_be_is_named_with_its_number(tmp_path, key, name):
     MANIFEST.write(tmp_path)
     record = json.loads((tmp_path / NAME).read_text())
-    record["descriptor_statistics"]["TPSA"]["quantiles"][3] = float("nan")
+    record[key][name]["quantiles"][3] = float("nan")
     (tmp_path / NAME).write_text(json.dumps(record))
-    with pytest.raises(DataError, match=r"descriptor_statistics\.TPSA: a mean, deviation or quantile is no finite"):
+    with pytest.raises(DataError, match=rf"{key}\.{name}: a mean, deviation or quantile is no finite"):
         read_manifest(tmp_path)
+
+
+def test_a_manifest_from_before_targets_were_counted_is_read(tmp_path):
+    before = replace(MANIFEST, target_statistics={})
+    before.write(tmp_path)
+    assert "target_statistics" not in json.loads((tmp_path / NAME).read_text())
+    assert replace(read_manifest(tmp_path), fingerprint="") == before
+    # As another molstream wrote it.
+    assert read_manifest(REPOSITORY / "tests" / "golden" / "road" / "dataset").target_statistics == {}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format_version": 1}', "null"])

@@ -23,9 +23,13 @@ def shards_of(*blocks: int) -> list[Shard]:
 def test_a_small_dataset_is_counted_whole(tmp_path, container):
     parts = [random_samples(seed, count, 2, 3) for seed, count in ((0, 50), (1, 7), (2, 20))]
     folder = write_dataset(tmp_path / "dataset", parts, container)
-    table = np.array([sample.descriptors for part in parts for sample in part])
-    expected = {f"d{k}": Distribution.of(table[:, k]) for k in range(3)}
-    assert read_manifest(folder).descriptor_statistics == expected
+    manifest = read_manifest(folder)
+    for field, names, found in (
+        ("descriptors", ("d0", "d1", "d2"), manifest.descriptor_statistics),
+        ("targets", ("a", "b"), manifest.target_statistics),
+    ):
+        table = np.array([getattr(sample, field) for part in parts for sample in part])
+        assert found == {name: Distribution.of(column) for name, column in zip(names, table.T, strict=True)}
 
 
 def test_of_a_large_dataset_evenly_spread_blocks_are_counted(tmp_path, monkeypatch):
@@ -33,10 +37,10 @@ def test_of_a_large_dataset_evenly_spread_blocks_are_counted(tmp_path, monkeypat
     parts = [random_samples(seed, 64, 2, 1) for seed in range(3)]
     folder = write_dataset(tmp_path / "dataset", parts)
     read = []
-    inner = module._descriptors
-    monkeypatch.setattr(module, "_descriptors", lambda *where: read.append((where[2].name, where[3])) or inner(*where))
+    inner = module._values
+    monkeypatch.setattr(module, "_values", lambda *where: read.append((where[2].name, where[3])) or inner(*where))
     manifest = read_manifest(folder)
-    found = summarize(folder, manifest.container, manifest.shards, manifest.descriptor_names)
+    found = summarize(folder, manifest.container, manifest.shards, "descriptors", manifest.descriptor_names)
     names = [shard.name for shard in manifest.shards]
     # The blocks 0, 4, 9, 14 and 19 of 24, in shards of 8.
     assert read == [(names[0], 0), (names[0], 4), (names[1], 1), (names[1], 6), (names[2], 3)]
@@ -62,4 +66,4 @@ def test_a_damaged_block_is_named(tmp_path):
     file = folder / manifest.shards[0].name
     file.write_bytes(file.read_bytes()[:600])
     with pytest.raises(DataError, match=r"shard-00000\.tar, block 0, cannot be read: .*molstream verify"):
-        summarize(folder, manifest.container, manifest.shards, manifest.descriptor_names)
+        summarize(folder, manifest.container, manifest.shards, "targets", manifest.target_names)

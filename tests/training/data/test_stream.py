@@ -258,3 +258,17 @@ def test_a_mixture_says_how_the_descriptors_of_all_its_molecules_are_distributed
     record = mixture.record()
     assert record["descriptor_names"] == ("d0", "d1")
     assert record["descriptor_statistics"]["d0"] == found.to_dict()
+
+
+def test_targets_of_a_mixture_are_counted_together_unless_one_dataset_is_from_before_they_were(tmp_path):
+    parts = [random_samples(0, 300, 2), random_samples(1, 100, 2)]
+    datasets = [ShardDataset(write_dataset(tmp_path / str(k), [part])) for k, part in enumerate(parts)]
+    assert Mixture(datasets[:1]).target_statistics == datasets[0].manifest.target_statistics
+    values = np.array([sample.targets for part in parts for sample in part])
+    record = Mixture(datasets, [1, 1]).record()
+    for k, name in enumerate(("a", "b")):
+        found = record["target_statistics"][name]
+        assert (found["known"], found["missing"]) == (np.isfinite(values[:, k]).sum(), np.isnan(values[:, k]).sum())
+        assert found["deviation"] == pytest.approx(np.nanstd(values[:, k].astype(np.float64)))
+    before = ShardDataset(write_dataset(tmp_path / "before", parts[:1], target_statistics={}))
+    assert Mixture([datasets[1], before], [1, 1]).record()["target_statistics"] == {}
