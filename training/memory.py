@@ -13,6 +13,7 @@ from molstream.config import flatten, tree_of
 from molstream.errors import ConfigError
 from molstream.io.memory import free_memory
 from molstream.training.config import PretrainConfig
+from molstream.training.data.labels import Labels
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.distributed.watchdog import describe_process
 from molstream.training.engine.memory import gpu_memory
@@ -81,12 +82,12 @@ def require_room(module: nn.Module, model: ModelConfig, what: str) -> None:
     _require(num_bytes(module), free_memory(), "this machine", what, model)
 
 
-def require_room_to_use(model: ModelConfig, objective: ObjectiveConfig, what: str) -> None:
+def require_room_to_use(model: ModelConfig, objective: ObjectiveConfig, labels: Labels, what: str) -> None:
     """Check that the weights of encoders and objective fit; arguments and errors are those of :func:`require_room`."""
-    require_room(on_meta(lambda: build_module(model, objective, seed=0)), model, what)
+    require_room(on_meta(lambda: build_module(model, objective, 0, labels)), model, what)
 
 
-def require_room_to_train(config: PretrainConfig, context: DistributedContext) -> None:
+def require_room_to_train(config: PretrainConfig, context: DistributedContext, labels: Labels) -> None:
     """Check that weights, sums of gradients and moments fit, on every process, before any builds (collective).
 
     Raises:
@@ -94,7 +95,7 @@ def require_room_to_train(config: PretrainConfig, context: DistributedContext) -
     """
     problem: ConfigError | None = None
     try:
-        _require_to_train(config, context)
+        _require_to_train(config, context, labels)
     except ConfigError as error:
         problem = error
     [failed] = context.any_rank(problem is not None)
@@ -105,8 +106,8 @@ def require_room_to_train(config: PretrainConfig, context: DistributedContext) -
         raise problem or ConfigError("the model does not fit into the memory of another host, which has printed why.")
 
 
-def _require_to_train(config: PretrainConfig, context: DistributedContext) -> None:
-    module = on_meta(lambda: build_module(config.model, config.objective, config.seed))
+def _require_to_train(config: PretrainConfig, context: DistributedContext, labels: Labels) -> None:
+    module = on_meta(lambda: build_module(config.model, config.objective, config.seed, labels))
     sizes = [parameter.numel() for parameter in module.parameters()]
     deepspeed = config.deepspeed
     arguments = (deepspeed.zero_stage, context.world_size, deepspeed.precision, deepspeed.bucket_size)

@@ -65,14 +65,15 @@ class Trainer:
         self.order = dataset.order(config.seed, data.lanes, data.micro_batch, data.window_blocks, data.length_buckets)
         self.lanes = lanes_of_rank(context.rank, context.world_size, data.lanes)
         self._validated: tuple[int, dict[str, float]] = (0, {})
-        require_room_to_train(config, context)
-        module = build_module(config.model, config.objective, config.seed, Labels.of(dataset.record()))
+        labels = Labels.of(dataset.record())
+        require_room_to_train(config, context, labels)
+        module = build_module(config.model, config.objective, config.seed, labels)
         self._sizes = {name: num_parameters(child) for name, child in module.named_children()}
         if config.compile:
             compile_blocks(module)
         if config.deepspeed.zero_stage == 3:
             run_children_once(module)
-        self._required = module.objective.required_fields
+        self._required, self._notes = module.objective.required_fields, module.objective.notes
         require_fields(self._required, dataset)
         self.stream = LaneStream(dataset, self.order, self.lanes, self._required)
         self.validation = validation and ValidationStream(
@@ -164,12 +165,14 @@ class Trainer:
             f"ZeRO {self.config.deepspeed.zero_stage}; parameters "
             + ", ".join(f"{name} {count:,}" for name, count in self._sizes.items())
         )
+        for note in self._notes:
+            self._say(f"warning: {note}")
 
     def _dry_run_batch(self) -> None:
         """Run the largest possible batch, so that a run that needs too much memory fails now and not in a week."""
         histograms = self.dataset.record()["histograms"]
         descriptors = len(self.dataset.descriptor_names) if "descriptors" in self._required else 0
-        targets = len(self.dataset.target_names)
+        targets = len(self.dataset.target_names) if "targets" in self._required else 0
         batch = largest_batch(histograms, self.config.data.micro_batch, targets, descriptors)
         kept = self.engine.dry_run(batch.to(self.context.device), self._generator(0, 0))
         parts = {**self.engine.memory(), "activations": kept}

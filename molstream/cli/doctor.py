@@ -82,16 +82,18 @@ def costs(config: CostConfig) -> "list[Table | str]":
     from molstream.training.evaluation.cost_model import (
         count_flops,
         dataset_batch,
+        dataset_labels,
         parameters_by_part,
         typical_batch,
     )
     from molstream.training.memory import on_meta
     from molstream.training.module import build_module
 
-    module = on_meta(lambda: build_module(config.model, config.objective, seed=0))
+    labels = None if config.dataset is None else dataset_labels(config.dataset)
+    module = on_meta(lambda: build_module(config.model, config.objective, 0, labels))
     parts = parameters_by_part(module)
     batch = typical_batch() if config.dataset is None else dataset_batch(config.dataset)
-    flops = count_flops(config.model, config.objective, batch)
+    flops = count_flops(config.model, config.objective, batch, labels)
     return [
         _parameters(parts),
         _memory([parameter.numel() for parameter in module.parameters()], config),

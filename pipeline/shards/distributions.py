@@ -40,8 +40,8 @@ class Distribution:
         return cls(len(known), missing, mean, deviation, _rounded(np.quantile(known, _PROBABILITIES)))
 
     def to_dict(self) -> dict[str, Any]:
-        """As stored."""
-        return asdict(self)
+        """As stored: what JSON gives back."""
+        return {**asdict(self), "quantiles": list(self.quantiles)}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Distribution":

@@ -54,9 +54,15 @@ def molecule_batch(smiles: Sequence[str], has_pos: Sequence[bool] | None = None)
 
 
 def described(batch: MoleculeBatch, smiles: Sequence[str]) -> tuple[MoleculeBatch, Labels]:
-    """Add the descriptors of its molecules to a batch; also their distribution over this batch."""
+    """Add the descriptors of its molecules to a batch, and targets; also their distributions over this batch.
+
+    Targets are the weight, and whether the molecule weighs more than the median.
+    """
     values = np.stack([descriptors(Chem.MolFromSmiles(text)) for text in smiles])
-    return replace(batch, descriptors=torch.from_numpy(values)), Labels(table_of(DESCRIPTORS_V1, values))
+    weight = values[:, DESCRIPTORS_V1.index("MolWt")]
+    targets = np.stack([weight, weight > np.median(weight)], 1).astype(np.float32)
+    labels = Labels(table_of(DESCRIPTORS_V1, values), table_of(("weight", "heavy"), targets))
+    return replace(batch, descriptors=torch.from_numpy(values), y=torch.from_numpy(targets)), labels
 
 
 def table_of(names: Sequence[str], values: np.ndarray) -> LabelTable:

@@ -12,6 +12,7 @@ import torch
 
 from molstream.errors import ConfigError
 from molstream.training.config import PretrainConfig
+from molstream.training.data.labels import Labels
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.engine.config import EngineConfig
 from molstream.training.inference.pretrained import load_pretrained
@@ -23,6 +24,7 @@ from tests.support.molecules import model_config, objective_config
 from tests.support.room import ROOM, little_room
 
 ALONE = DistributedContext(0, 1, torch.device("cpu"))
+NONE = Labels.unknown()
 
 
 @pytest.fixture
@@ -51,7 +53,9 @@ def wide(**sizes: int) -> ModelConfig:
 def test_a_model_that_no_machine_can_train_is_refused_at_every_stage(stage):
     started = time.monotonic()
     with pytest.raises(ConfigError) as refused:
-        require_room_to_train(run(wide(hidden=32_768, feed_forward=65_536, num_layers=200), zero_stage=stage), ALONE)
+        require_room_to_train(
+            run(wide(hidden=32_768, feed_forward=65_536, num_layers=200), zero_stage=stage), ALONE, NONE
+        )
     assert time.monotonic() - started < 30
     for part in (f"at ZeRO {stage} in 1 process(es)", "GiB free", "model.graph_transformer.feed_forward=65536"):
         assert part in str(refused.value)
@@ -64,8 +68,8 @@ def test_a_small_model_is_refused_where_there_is_less_room(export):
     with little_room():
         # Weights alone would fit, but sums of gradients and moments do not.
         with pytest.raises(ConfigError, match=r"the model does not fit: training [\d,]+ parameters"):
-            require_room_to_train(config, ALONE)
-        require_room_to_train(run(model_config("tiny")), ALONE)
+            require_room_to_train(config, ALONE, NONE)
+        require_room_to_train(run(model_config("tiny")), ALONE, NONE)
         load_pretrained(export)
 
 

@@ -34,7 +34,7 @@ class MoleculeBatch:
     ptr: Tensor
     """int64 [g + 1]: first atom of each molecule, then n."""
     y: Tensor
-    """float32 [g, t]: targets, NaN where missing."""
+    """float32 [g, t]: targets, NaN where missing; t = 0 if they were not asked for, or the dataset has none."""
     descriptors: Tensor
     """float32 [g, k]: descriptors as stored, NaN where undefined; k = 0 if they were not asked for, or the dataset has
     none."""

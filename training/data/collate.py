@@ -11,10 +11,10 @@ from molstream.pipeline.shards.columns import Columns
 from molstream.preprocessing.fields import MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
 
-COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions", "targets")
+COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions")
 """Stored fields that every batch is made of; the other fields (strings, provenance) are not decompressed."""
-OPTIONAL_FIELDS = ("descriptors",)
-"""Stored fields that are part of a batch where they are asked for, since they take as long to read as all others."""
+OPTIONAL_FIELDS = ("targets", "descriptors")
+"""Stored fields that are part of a batch where they are asked for: descriptors take as long to read as all others."""
 
 
 def collated_fields(required: Collection[str]) -> tuple[str, ...]:

@@ -148,7 +148,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
         )
         self.rank, self.world_size = _rank_and_world_size(rank, world_size)
         self._strings = (("smiles",) if with_smiles else ()) + (("key",) if with_keys else ())
-        self._fields = (*collated_fields(("descriptors",) if with_descriptors else ()), *self._strings)
+        self._fields = (*collated_fields(("targets", *(("descriptors",) if with_descriptors else ()))), *self._strings)
         self._cache = str(cache_dir), int(cache_gib * 2**30)
         self._fingerprint: str | None = None
         self._opened: tuple[int, ShardDataset] | None = None

@@ -6,8 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from molstream.pipeline.shards.distributions import INTERVALS, Distribution
+from molstream.errors import DataError
+from molstream.io.reading import mismatch
+from molstream.pipeline.shards.distributions import INTERVALS, Distribution, distributions
 from molstream.preprocessing.descriptors import DESCRIPTORS_V1
+
+ROUNDING = 1e-12
+"""Largest error of a variance of numbers from 0 to 1; a value of 1e-6 among 131,072 of 0 and 1 makes a larger one."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +38,65 @@ class LabelTable:
         quantiles = np.array([each.quantiles or unknown for each in found], np.float64).reshape(-1, INTERVALS + 1)
         return cls(tuple(distributions), mean, deviation, quantiles)
 
+    def take(self, columns: np.ndarray) -> "LabelTable":
+        """Some of the numbers, by their places, int64 [j]."""
+        names = tuple(self.names[k] for k in columns)
+        return LabelTable(names, self.mean[columns], self.deviation[columns], self.quantiles[columns])
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool [k]: whether any value is known."""
+        return ~np.isnan(self.mean)
+
+    @property
+    def constant(self) -> np.ndarray:
+        """bool [k]: whether all known values are equal, or too close for their deviation in float32."""
+        return (self.quantiles[:, 0] == self.quantiles[:, -1]) | (self.deviation.astype(np.float32) == 0.0)
+
+    @property
+    def binary(self) -> np.ndarray:
+        """bool [k]: whether all known values are 0 or 1, and both occur.
+
+        Of all numbers from 0 to 1, these alone have the variance mean * (1 - mean). Quantiles cannot tell, since one
+        between a 0 and a 1 is interpolated.
+        """
+        spread = self.mean * (1.0 - self.mean) - self.deviation**2
+        return (self.quantiles[:, 0] == 0.0) & (self.quantiles[:, -1] == 1.0) & (np.abs(spread) < ROUNDING)
+
+
+NO_LABELS = LabelTable.of({})
+
 
 @dataclass(frozen=True)
 class Labels:
     """The tables of labels of a dataset."""
 
     descriptors: LabelTable
+    targets: LabelTable = NO_LABELS
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Labels":
-        """Those of a dataset, by the record of a run (``Mixture.record``); one from before descriptors has none."""
-        statistics: dict[str, Any] = record.get("descriptor_statistics", {})
-        return cls(LabelTable.of({name: Distribution.from_dict(each) for name, each in statistics.items()}))
+        """Those of a dataset, by its record in a run (``Mixture.record``); one from before they were counted has none.
+
+        Raises:
+            DataError: the record is damaged.
+        """
+        return cls(_table(record, "descriptor_statistics"), _table(record, "target_statistics"))
 
     @classmethod
     def unknown(cls) -> "Labels":
         """Those of no dataset, with the descriptors of this version: for the sizes of a module that is not trained."""
         return cls(LabelTable.of(dict.fromkeys(DESCRIPTORS_V1, Distribution.of(np.zeros(0, np.float32)))))
+
+
+def _table(record: Mapping[str, Any], key: str) -> LabelTable:
+    records: Any = record.get(key, {})
+    wrong = mismatch(records, dict[str, Distribution], key)
+    found = {} if wrong else distributions(records)
+    problems = (f"{key}.{name}: {problem}" for name, each in found.items() if (problem := each.problem()))
+    wrong = wrong or next(problems, None)
+    if wrong:
+        raise DataError(
+            f"the record of the dataset cannot be used: {wrong}. Restore the run's dataset.json from a copy."
+        )
+    return LabelTable.of(found)

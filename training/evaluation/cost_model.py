@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.shards.reader import ShardDataset
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import OPTIONAL_FIELDS, collate, collate_samples, collated_fields
+from molstream.training.data.labels import Labels
 from molstream.training.memory import on_meta
 from molstream.training.models.config import ModelConfig
 from molstream.training.module import PretrainingModule, build_module, num_parameters
@@ -61,8 +63,12 @@ class Flops:
     """FLOPs of the backward pass."""
 
 
-def count_flops(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeBatch) -> Flops:
+def count_flops(
+    model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeBatch, labels: Labels | None = None
+) -> Flops:
     """Count the FLOPs per molecule of a training step on ``batch``, which must be on the CPU.
+
+    ``labels`` are what its dataset offers to predict, as :func:`build_module` takes them.
 
     Forward and backward are executed, because the numbers of atoms and pairs depend on the data, which the meta device
     does not have. All blocks of a stack cost the same, so each stack is run with one and with two blocks, and the
@@ -72,13 +78,13 @@ def count_flops(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeB
     trunks = [trunk for trunk in TRUNKS if getattr(model, trunk.partition(".")[0]) is not None]
     for trunk in trunks:
         shallow = _replaced(shallow, trunk, num_layers=1, checkpointing=False)
-    total = first = _run(shallow, objective, batch)
+    total = first = _run(shallow, objective, batch, labels)
     for trunk in trunks:
         deeper = _replaced(shallow, trunk, num_layers=2)
-        if _num_parameters(deeper, objective) == _num_parameters(shallow, objective):
+        if _num_parameters(deeper, objective, labels) == _num_parameters(shallow, objective, labels):
             continue  # the objective does not use it
         more = attrgetter(trunk)(model).num_layers - 1
-        total = total + more * (_run(deeper, objective, batch) - first)
+        total = total + more * (_run(deeper, objective, batch, labels) - first)
     return Flops(*(float(count) / batch.num_graphs for count in total))
 
 
@@ -100,6 +106,15 @@ def typical_batch() -> MoleculeBatch:
     return collate_samples(samples, np.zeros(len(samples), np.uint64))
 
 
+def dataset_labels(path: str) -> Labels:
+    """What a dataset offers to predict.
+
+    Raises:
+        DataError: ``path`` is not a dataset.
+    """
+    return Labels.of(Mixture([ShardDataset(path)]).record())
+
+
 def dataset_batch(path: str) -> MoleculeBatch:
     """Build a batch of the first molecules of a dataset, as many as :data:`TYPICAL_SMILES` has.
 
@@ -111,13 +126,13 @@ def dataset_batch(path: str) -> MoleculeBatch:
     return collate(dataset.read_rows(index, collated_fields(OPTIONAL_FIELDS)), index, np.zeros(len(index), np.uint64))
 
 
-def _run(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeBatch) -> np.ndarray:
-    module = build_module(model, objective, seed=0)
+def _run(model: ModelConfig, objective: ObjectiveConfig, batch: MoleculeBatch, labels: Labels | None) -> np.ndarray:
+    module = build_module(model, objective, 0, labels)
     return flops_of(lambda: module(batch, torch.Generator().manual_seed(0)).loss)
 
 
-def _num_parameters(model: ModelConfig, objective: ObjectiveConfig) -> int:
-    return num_parameters(on_meta(lambda: build_module(model, objective, seed=0)))
+def _num_parameters(model: ModelConfig, objective: ObjectiveConfig, labels: Labels | None) -> int:
+    return num_parameters(on_meta(lambda: build_module(model, objective, 0, labels)))
 
 
 def _replaced(config: Any, path: str, **values: Any) -> Any:

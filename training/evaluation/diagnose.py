@@ -18,13 +18,14 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import OPTIONAL_FIELDS
 from molstream.training.data.config import DataConfig
 from molstream.training.data.datasets import open_data, require_fields
+from molstream.training.data.labels import Labels
 from molstream.training.data.stream import LaneStream
 from molstream.training.evaluation.config import DiagnoseConfig
 from molstream.training.evaluation.diagnostics import NUM_DECILES, Diagnosis, diagnose, require_comparable
 from molstream.training.inference.device import device_named
 from molstream.training.inference.trained import Trained, load_trained
 from molstream.training.metrics.console import progress
-from molstream.training.run.directory import require_trusted
+from molstream.training.run.directory import RunDirectory, require_trusted
 
 FILE = "diagnostics.json"
 """Name of the file with the diagnostics in the run directory."""
@@ -35,7 +36,7 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
 
     Raises:
         ConfigError: ``run_dir`` is not a run, its model lacks two encoders of one width, or the dataset does not match
-            it or is smaller than a batch.
+            it (other atoms or targets) or is smaller than a batch.
         CheckpointError: the run has no intact checkpoint, or none of ``step``.
         DataError: ``dataset`` is not a dataset, or has no conformers.
     """
@@ -47,12 +48,29 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
             f"dataset={data.path} holds {data.hydrogens} atoms, {config.run_dir} was trained on "
             f"{trained.featurize.hydrogens}. Preprocess with featurize.hydrogens={trained.featurize.hydrogens}."
         )
-    require_fields(set(OPTIONAL_FIELDS) & trained.module.objective.required_fields, data)
+    required = trained.module.objective.required_fields
+    require_fields(set(OPTIONAL_FIELDS) & required, data)
+    if "targets" in required:
+        _require_targets(config.run_dir, data)
     size = config.batch_size or trained.config.data.micro_batch
     order = data.order(trained.config.seed, 1, size, trained.config.data.window_blocks)
     count = min(config.batches, order.steps_per_epoch)
     with progress("batches", count) as watch:
         return diagnose(trained.module, _batches(data, order, count, trained), trained.config.seed, watch)
+
+
+def _require_targets(run_dir: str, data: Mixture) -> None:
+    """Check that a dataset has the targets that a run learned.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    learned = Labels.of(RunDirectory(run_dir).dataset()).targets.names
+    if data.target_names != learned:
+        raise ConfigError(
+            f"{data.path} has the targets {', '.join(data.target_names)}, {run_dir} was trained on "
+            f"{', '.join(learned)}. Preprocess with target_columns=[{','.join(learned)}]."
+        )
 
 
 def _own_data(run_dir: str, config: DataConfig) -> Mixture:

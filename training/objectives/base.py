@@ -68,6 +68,8 @@ class Objective(nn.Module, ABC):
     """Names of the stored fields (``preprocessing/fields.py``) that the dataset must have."""
     modalities: frozenset[str] = frozenset({"2d", "3d"})
     """Modalities of the encoders that it trains."""
+    notes: tuple[str, ...] = ()
+    """What it leaves out of the dataset's labels, sentences for the log of a run."""
 
     @abstractmethod
     def terms(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> dict[str, Term]:

@@ -32,6 +32,7 @@ class CombinedObjective(Objective):
         self._parts, self._weights = dict(parts), dict(weights)
         self.required_fields = frozenset().union(*(part.required_fields for part in parts.values()))
         self.modalities = frozenset().union(*(part.modalities for part in parts.values()))
+        self.notes = tuple(note for part in parts.values() for note in part.notes)
 
     @property
     def parts(self) -> dict[str, Objective]:

@@ -13,6 +13,7 @@ from molstream.training.models.config import Width
 Contrastive = Literal["ebm_nce", "ebm_nce_shift", "info_nce"]
 CrossModal = Literal["ebm_nce", "ebm_nce_shift", "info_nce", "predictive"]
 Level = Literal["atom", "molecule"]
+Transform = Literal["rank", "winsorise"]
 Noise = Literal["VE", "VP", "VE02", "VP02", "VE03", "VP03", "subVP"]
 
 
@@ -104,11 +105,36 @@ class DescriptorsConfig:
 
     weight: PositiveFloat = 1.0
     """Weight of the objective in the loss."""
-    transform: Literal["rank", "winsorise"] = "rank"
+    transform: Transform = "rank"
     """What is predicted: rank (the normal score of a value's rank in the dataset) or winsorise (the standardised value,
     cut off at six standard deviations)."""
     hidden: Width = 256
     """Hidden width of the heads, which an export drops."""
+
+
+@configuration
+class TargetsConfig:
+    """Predict the dataset's targets, its `target_columns`, from a molecule's vector, by every encoder of the model.
+
+    Targets whose known values are all 0 or 1 are classes; the others are regressed.
+    """
+
+    weight: PositiveFloat = 1.0
+    """Weight of the objective in the loss."""
+    columns: list[str] | None = None
+    """Names of the targets to learn; null: all that the dataset has."""
+    transform: Transform = "rank"
+    """What is predicted of a target that is no class: rank (the normal score of a value's rank in the dataset) or
+    winsorise (the standardised value, cut off at six standard deviations)."""
+    hidden: Width = 256
+    """Hidden width of the heads, which an export drops."""
+
+    def __post_init__(self) -> None:
+        if self.columns is not None and (not self.columns or len(set(self.columns)) < len(self.columns)):
+            raise ConfigError(
+                f"objective.targets.columns=[{','.join(self.columns)}]: expected at least one target, each named once. "
+                "Leave the key out to learn all."
+            )
 
 
 @configuration
@@ -124,6 +150,8 @@ class ObjectiveConfig:
     """MoleculeSDE as published; `objective=moleculesde_paper`."""
     descriptors: DescriptorsConfig | None = None
     """Regression of RDKit's descriptors; `objective=descriptors`."""
+    targets: TargetsConfig | None = None
+    """Regression and classification of the dataset's targets; `objective=targets`."""
 
     def chosen(self) -> dict[str, Any]:
         """The configuration of every objective that is learned, by name, in the order of the fields.

@@ -13,11 +13,13 @@ from molstream.training.objectives.config import ObjectiveConfig
 from molstream.training.objectives.descriptors import Descriptors
 from molstream.training.objectives.moleculesde import MoleculeSDE
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
+from molstream.training.objectives.targets import Targets
 
 OBJECTIVES: dict[str, Callable[[Any, ModelConfig, Labels], Objective]] = {
     "moleculesde": MoleculeSDE,
     "moleculesde_paper": PaperMoleculeSDE,
     "descriptors": Descriptors,
+    "targets": Targets,
 }
 """Objective classes by the field of :class:`ObjectiveConfig` with their configuration; they also take the model's, and
 what the dataset offers to predict."""

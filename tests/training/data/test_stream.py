@@ -59,7 +59,7 @@ def molecule(batch: MoleculeBatch, k: int) -> dict[str, torch.Tensor]:
 
 
 def test_batches_hold_the_stored_records(shards):
-    batch = LaneStream(shards, make_order(shards), [2], {"descriptors"}).step(1)[0]
+    batch = LaneStream(shards, make_order(shards), [2], {"descriptors", "targets"}).step(1)[0]
     stored = shards.read_rows(batch.index.numpy(), [field.name for field in FIELDS])
     for k in range(batch.num_graphs):
         record = stored.slice(k, k + 1)
@@ -78,16 +78,16 @@ def test_batches_hold_the_stored_records(shards):
     assert batch.descriptors.dtype == torch.float32
 
 
-def test_descriptors_are_read_only_where_they_are_asked_for(shards, monkeypatch):
+def test_labels_are_read_only_where_they_are_asked_for(shards, monkeypatch):
     asked = []
     monkeypatch.setattr(
         ShardFile, "read_block", lambda self, block, names: asked.append(names) or READ(self, block, names)
     )
     batch = LaneStream(shards, make_order(shards), [2], {"positions"}).step(1)[0]
-    assert batch.descriptors.shape == (batch.num_graphs, 0)
+    assert batch.descriptors.shape == batch.y.shape == (batch.num_graphs, 0)
     assert set(asked) == {COLLATED_FIELDS}
-    with_them = LaneStream(shards, make_order(shards), [2], {"descriptors"}).step(1)[0]
-    assert tensors([[replace(with_them, descriptors=batch.descriptors)]]) == tensors([[batch]])
+    with_them = LaneStream(shards, make_order(shards), [2], {"descriptors", "targets"}).step(1)[0]
+    assert tensors([[replace(with_them, descriptors=batch.descriptors, y=batch.y)]]) == tensors([[batch]])
 
 
 def test_a_batch_is_what_pyg_would_have_made(shards):
@@ -140,7 +140,7 @@ def test_an_epoch_shows_every_sample_at_most_once(shards, length_buckets):
 def test_a_mixture_shows_every_dataset_by_its_weight_and_as_alone_each_sample_once_an_epoch(mixture, length_buckets):
     lanes, micro_batch = 3, 10
     order = make_order(mixture, lanes, micro_batch, length_buckets=length_buckets)
-    stream = LaneStream(mixture, order, range(lanes))
+    stream = LaneStream(mixture, order, range(lanes), {"targets"})
     seen: list[list[int]] = [[] for _ in range(lanes)]
     for step in range(60):
         for lane, batch in enumerate(stream.step(step)):
