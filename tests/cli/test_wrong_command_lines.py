@@ -123,6 +123,7 @@ USAGE_LINES = [
     (f"{PRETRAIN} optim.beta1=1", "optim.beta1=1: expected a number below 1"),
     (f"{PRETRAIN} deepspeed.zero_stage=4", "deepspeed.zero_stage=4: expected at most 3"),
     (f"{PRETRAIN} deepspeed.offload=all", "deepspeed.offload=all needs deepspeed.zero_stage=3"),
+    (f"{PRETRAIN} objective=targets objective.targets.columns=[a,a]", "columns=[a,a]: expected at least one target"),
     (f"{PRETRAIN} model.graph_transformer.hidden=65", "hidden=65: expected a multiple of num_heads=4"),
     ("pretrain run_dir=a 'data.mix=[{path: a, weight: -3}]'", "data.mix[0].weight=-3: expected a number above 0"),
     (f"{EMBED} batch_size=-1", "batch_size=-1: expected at least 1"),
@@ -248,6 +249,11 @@ PROCESS_LINES = [
     ("pretain", USAGE, "Did you mean 'pretrain'?"),
     (f"pretrain run_dir=HERE/run data.path=HERE/nosuch {TINY}", FAILED, "HERE/nosuch is not a committed dataset"),
     (f"pretrain run_dir=CSV/run data.path=DATASET {TINY}", FAILED, "CSV/run: not a directory"),
+    (
+        f"{PRETRAIN} {TINY} objective=targets objective.targets.columns=[valu]",
+        USAGE,
+        "no target 'valu'; it has 'value'",
+    ),
     (INIT_FROM, FAILED, "HERE/copy/model.safetensors cannot be read"),
     ("preprocess input=HERE/nosuch.csv output=HERE/out", FAILED, "input=HERE/nosuch.csv: no such file"),
 ]

@@ -21,6 +21,7 @@ from molstream.training.inference.config import ExportConfig
 from molstream.training.inference.export import export_run
 from molstream.training.metrics.records import read_metrics
 from molstream.training.report.figures import RUN_COLOURS, figure
+from tests.support.datasets import molecules, molstream
 from tests.support.processes import run_ranks, start_ranks
 
 STEPS = 200
@@ -39,6 +40,18 @@ def command(dataset: Path, run_dir: Path, stage: int, *more: str) -> list[str]:
     return ["training/pretrain.py", *keys, *SETTINGS, *more]
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of about 80 small molecules: a number, a class, a number that most lack, and one that all share."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = [f"{text},{k / 10},{k % 2},{'' if k % 3 else len(text)},7" for k, text in enumerate(molecules())]
+    (folder / "molecules.csv").write_text("\n".join(["smiles,number,class,sparse,same", *rows, ""]))
+    names = "target_columns=[number,class,sparse,same]"
+    sizes = ("rows_per_shard=30", "block_rows=8")
+    molstream("preprocess", f"input={folder / 'molecules.csv'}", f"output={folder / 'shards'}", names, *sizes)
+    return folder / "shards"
+
+
 def curve(run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
     """Losses, and which molecules they are of, by step."""
     records = read_metrics(run_dir)
@@ -46,10 +59,10 @@ def curve(run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array([r["train/loss"] for r in records]), np.array([r["data/digest"] for r in records])
 
 
-def killed_at_random(dataset: Path, run_dir: Path, stage: int) -> None:
+def killed_at_random(dataset: Path, run_dir: Path, stage: int, *more: str) -> None:
     """Two processes, one of which is killed again and again, at any moment; every other time while it saves."""
     rng = random.Random(stage)
-    often = command(dataset, run_dir, stage, "log_every=1", "save_every=10")
+    often = command(dataset, run_dir, stage, "log_every=1", "save_every=10", *more)
     torn = 0
     for number in range(KILLS):
         before = newest(run_dir)
@@ -91,19 +104,36 @@ def being_written(run_dir: Path) -> list[Path]:
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_five_ways_to_the_same_run(dataset, tmp_path, stage):
+    five_ways(dataset, tmp_path, stage)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_labels_are_learned_five_ways_in_the_same_run(labelled, tmp_path, stage):
+    five_ways(labelled, tmp_path, stage, "objective=[descriptors,targets]", "data.lanes=4")
+    assert (
+        "leaves out 1 of 4 targets: 1 with one value for all molecules ('same')" in (tmp_path / "1/log.txt").read_text()
+    )
+    record = read_metrics(tmp_path / "1")[-1]
+    assert {f"train/{name}/{part}_loss" for name in ("descriptors", "targets") for part in ("2d", "3d")} < record.keys()
+
+
+def five_ways(dataset: Path, tmp_path: Path, stage: int, *more: str) -> None:
+    """Do a run by one, two and four processes, by fewer and fewer, and by two that are killed; they are the same."""
     for world_size in (1, 2, 4):
-        run_ranks(world_size, command(dataset, tmp_path / f"{world_size}", stage), timeout=PATIENCE_S)
+        run_ranks(world_size, command(dataset, tmp_path / f"{world_size}", stage, *more), timeout=PATIENCE_S)
     for world_size, stop in ((4, 70), (2, 130), (1, STEPS)):
-        run_ranks(world_size, command(dataset, tmp_path / "4-2-1", stage, f"stop_at={stop}"), timeout=PATIENCE_S)
-    killed_at_random(dataset, tmp_path / "2-killed", stage)
-    losses, molecules = curve(tmp_path / "1")
+        stopped = command(dataset, tmp_path / "4-2-1", stage, f"stop_at={stop}", *more)
+        run_ranks(world_size, stopped, timeout=PATIENCE_S)
+    killed_at_random(dataset, tmp_path / "2-killed", stage, *more)
+    losses, taken = curve(tmp_path / "1")
     assert losses[-20:].mean() < 0.9 * losses[:20].mean()
     others = {way: curve(tmp_path / way) for way in ("2", "4", "4-2-1", "2-killed")}
     folder = Path(os.environ.get("MOLSTREAM_PLOTS", tmp_path))
-    plot_differences(folder / f"five_ways_zero_{stage}.svg", losses, {way: found for way, (found, _) in others.items()})
+    name = f"five_ways_zero_{stage}{'_labels' if more else ''}.svg"
+    plot_differences(folder / name, losses, {way: found for way, (found, _) in others.items()})
     last = load_checkpoint(tmp_path / "1" / "checkpoints" / name_of(STEPS))
     for way, (found, same) in others.items():
-        np.testing.assert_array_equal(same, molecules, err_msg=way)
+        np.testing.assert_array_equal(same, taken, err_msg=way)
         np.testing.assert_array_equal(found, losses, err_msg=way)
         weights = load_checkpoint(tmp_path / way / "checkpoints" / name_of(STEPS)).weights
         assert weights.keys() == last.weights.keys()
