@@ -51,7 +51,7 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
     required = trained.module.objective.required_fields
     require_fields(set(OPTIONAL_FIELDS) & required, data)
     if "targets" in required:
-        _require_targets(config.run_dir, data)
+        require_targets(config.run_dir, data)
     size = config.batch_size or trained.config.data.micro_batch
     order = data.order(trained.config.seed, 1, size, trained.config.data.window_blocks)
     count = min(config.batches, order.steps_per_epoch)
@@ -59,7 +59,7 @@ def diagnose_run(config: DiagnoseConfig) -> Diagnosis:
         return diagnose(trained.module, _batches(data, order, count, trained), trained.config.seed, watch)
 
 
-def _require_targets(run_dir: str, data: Mixture) -> None:
+def require_targets(run_dir: str, data: Mixture) -> None:
     """Check that a dataset has the targets that a run learned.
 
     Raises:

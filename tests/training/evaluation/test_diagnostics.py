@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from molstream.errors import ConfigError, DataError
+from molstream.pipeline.order.mixture import Mixture
+from molstream.pipeline.shards.reader import ShardDataset
 from molstream.randomness import keyed_seed
+from molstream.training.evaluation.diagnose import require_targets
 from molstream.training.evaluation.diagnostics import (
     alignment,
     by_decile,
@@ -24,6 +27,7 @@ from molstream.training.evaluation.diagnostics import (
 from molstream.training.module import build_module
 from tests.support.datasets import molstream
 from tests.support.molecules import DRUGS, molecule_batch, objective_config, seeded, tiny_model
+from tests.support.samples import varied, write_dataset
 
 BRANCHES = ("contrast", "2D to 3D", "3D to 2D")
 COEFFICIENTS = {
@@ -168,6 +172,18 @@ def test_encoders_that_cannot_be_compared_are_named(changes):
 def test_without_conformers_there_is_nothing_to_diagnose():
     with pytest.raises(DataError, match="conformer"):
         diagnose(build("moleculesde_paper"), [molecule_batch(DRUGS[:3], [False] * 3)], seed=0)
+
+
+def test_a_dataset_with_other_targets_than_the_run_learned_is_refused(tmp_path):
+    data = Mixture([ShardDataset(write_dataset(tmp_path / "learned", [varied(20)]))])
+    record = {**data.record(), "versions": {"rdkit": "1"}, "config": {"featurize": {}}}
+    (tmp_path / "dataset.json").write_text(json.dumps(record))
+    require_targets(str(tmp_path), data)
+    other = Mixture([ShardDataset(write_dataset(tmp_path / "other", [varied(20)], target_names=("b", "a")))])
+    with pytest.raises(
+        ConfigError, match=r"other has the targets b, a, .* was trained on a, b\. .*target_columns=\[a,b\]"
+    ):
+        require_targets(str(tmp_path), other)
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from molstream.training.evaluation.config import CostConfig
 from molstream.training.evaluation.cost_model import (
     TRUNKS,
     count_flops,
+    dataset_batch,
+    dataset_labels,
     flops_of,
     parameters_by_part,
     typical_batch,
@@ -24,7 +26,15 @@ from molstream.training.models.layout import bucketed
 from molstream.training.models.transformer import Block
 from molstream.training.module import build_module
 from tests.support.datasets import molstream
-from tests.support.molecules import DRUGS, model_config, molecule_batch, num_parameters, objective_config, seeded
+from tests.support.molecules import (
+    DRUGS,
+    model_config,
+    molecule_batch,
+    num_parameters,
+    objective_config,
+    seeded,
+    write_featurized,
+)
 from tests.support.processes import run_ranks
 
 TINY = model_config("tiny")
@@ -139,6 +149,19 @@ def test_a_model_without_stacks_is_counted_as_it_is():
     module = build_module(model_config("paper_tiny"), objective, 0)
     found = count_flops(model_config("paper_tiny"), objective, batch)
     assert [found.forward, found.backward] == (flops_of(lambda: module(batch, seeded(0)).loss) / 5).tolist()
+
+
+def test_heads_have_the_size_of_the_labels_of_a_dataset(tmp_path):
+    folder = str(write_featurized(tmp_path / "dataset", DRUGS[:8]))
+    labels, objective = dataset_labels(folder), objective_config("targets")
+    assert labels.targets.names == ("value",)
+    parts = parameters_by_part(on_meta(lambda: build_module(TINY, objective, 0, labels)))
+    widths = [TINY.readout_width(modality) for modality in ("2d", "3d")]
+    assert parts["heads"] == sum(width * 256 + 256 + 256 + 1 for width in widths)
+    flops = count_flops(TINY, objective, dataset_batch(folder), labels)
+    assert 0 < flops.forward < flops.backward
+    with pytest.raises(ConfigError, match="objective=targets: expected a dataset with targets"):
+        build_module(TINY, objective, 0)
 
 
 def test_every_stack_of_blocks_is_known():
