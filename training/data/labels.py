@@ -85,7 +85,7 @@ class Labels:
 
     @classmethod
     def unknown(cls) -> "Labels":
-        """Those of no dataset, with the descriptors of this version: for the sizes of a module that is not trained."""
+        """Those of no dataset: the descriptors of this version and no targets, for the sizes of an untrained module."""
         return cls(LabelTable.of(dict.fromkeys(DESCRIPTORS_V1, Distribution.of(np.zeros(0, np.float32)))))
 
 

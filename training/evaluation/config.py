@@ -154,4 +154,5 @@ class CostConfig:
     precision: Precision = "bf16"
     """As in deepspeed.precision."""
     dataset: str | None = None
-    """Dataset whose first molecules FLOPs are counted on; eight drugs by default."""
+    """Dataset whose first molecules FLOPs are counted on, and whose labels are what heads predict; by default eight
+    drugs with all descriptors and no targets."""
