@@ -40,22 +40,30 @@ def shortest_paths(
     first = size_here.cumsum(0) - size_here
     atom, other = expand(size_here)
     other = other + (atom - local[atom])
-    bond, source = expand(size_here[edge_index[0]])
-    source = first[edge_index[0, bond] - local[edge_index[0, bond]] + source]
-    before, after = (source + local[end[bond]] for end in edge_index)
-    kinds = F.one_hot(kind, num_kinds)
+    # The bonds that begin at an atom, one after the other from begin[atom] on.
+    order = torch.argsort(edge_index[0])
+    degree = torch.bincount(edge_index[0], minlength=batch.numel())
+    begin = degree.cumsum(0) - degree
+    end, kinds = edge_index[1, order], F.one_hot(kind[order], num_kinds)
 
     distance = torch.where(atom == other, 0, -1)
     # Column 0: number of shortest paths; other columns: number of bonds of each kind along all of them.
     found = F.pad((atom == other).long().unsqueeze(1), (0, num_kinds))
+    reached = (atom == other).nonzero().squeeze(1)
     for hop in range(1, max_hops + 1):
-        step = ((distance[before] == hop - 1) & (distance[after] < 0)).nonzero().squeeze(1)
+        # One more bond from every pair that was reached with the last one.
+        path, rank = expand(degree[other[reached]])
+        before = reached[path]
+        bond = begin[other[before]] + rank
+        after = before - local[other[before]] + local[end[bond]]
+        step = (distance[after] < 0).nonzero().squeeze(1)
         if step.numel() == 0:
             break
         longer = found[before[step]]
         longer[:, 1:] += longer[:, :1] * kinds[bond[step]]
         found.index_add_(0, after[step], longer)
         distance[after[step]] = hop
+        reached = (distance == hop).nonzero().squeeze(1)
 
     component = torch.arange(batch.numel(), device=batch.device)
     for _ in range(0, largest - 1, max_hops):  # each round spreads a component's least number by max_hops
