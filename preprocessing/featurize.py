@@ -19,7 +19,7 @@ from molstream.preprocessing.fields import ConformerStatus, MoleculeSample, RawM
 from molstream.preprocessing.graph import atom_features, bonds
 from molstream.preprocessing.hydrogens import read_with_hydrogens
 from molstream.preprocessing.rdkit_errors import rdkit_errors
-from molstream.preprocessing.standardize import standardize
+from molstream.preprocessing.standardize import StandardizedMolecule, standardize
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,16 @@ class Description:
 DEFAULT_CONFIG = FeaturizeConfig()
 
 
-def featurize(raw: str | RawMolecule, config: FeaturizeConfig = DEFAULT_CONFIG) -> MoleculeSample | Rejection:
+def featurize(
+    raw: str | RawMolecule, config: FeaturizeConfig = DEFAULT_CONFIG, *, with_key: bool = True
+) -> MoleculeSample | Rejection:
     """The record of one molecule, as a dataset stores it, or why there is none.
 
     Args:
         raw: a SMILES string, or a record with its format, origin and targets.
         config: everything that the record depends on besides the molecule. To feed a pretrained encoder, use its own:
             ``load_pretrained(...).featurize``.
+        with_key: False leaves the key empty where no new conformers depend on it, which saves the time of InChI.
 
     Returns:
         A ``MoleculeSample``, with conformers if ``config`` asks for them and they can be made, and with RDKit's
@@ -69,8 +72,12 @@ def featurize(raw: str | RawMolecule, config: FeaturizeConfig = DEFAULT_CONFIG) 
     raw = RawMolecule(raw, "smiles", "", 0) if isinstance(raw, str) else raw
     if not isinstance(raw, RawMolecule):
         raise TypeError(f"featurize: got {type(raw).__name__}: expected a SMILES string or a RawMolecule.")
-    described = describe(raw, config)
-    return described if isinstance(described, Rejection) else add_conformers(described.sample, config, raw.text)
+    start = time.process_time()
+    try:
+        with rdBase.BlockLogs():
+            return _with_conformers(_sample(raw, _standardized(raw, config), config, with_key), config)
+    except MoleculeError as error:
+        return _rejection((raw.source, raw.row, raw.text), error, start)
 
 
 def describe(raw: RawMolecule, config: FeaturizeConfig) -> Description | Rejection:
@@ -106,18 +113,31 @@ def needs_embedding(status: ConformerStatus, config: FeaturizeConfig) -> bool:
     return wanted and config.conformers.num_conformers > 0
 
 
+def _standardized(raw: RawMolecule, config: FeaturizeConfig) -> StandardizedMolecule:
+    return standardize(raw.text, raw.format, config.standardize, config.max_atoms, config.max_smiles_length)
+
+
 def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:
-    molecule = standardize(raw.text, raw.format, config.standardize, config.max_atoms, config.max_smiles_length)
+    molecule = _standardized(raw, config)
+    sample = _sample(raw, molecule, config, with_key=True)
+    left_out = molecule.left_out if sample.conformer_status == ConformerStatus.GIVEN else ()
+    with rdkit_errors("features"):
+        num_rings = rdMolDescriptors.CalcNumRings(molecule.mol)
+        num_rotatable_bonds = rdMolDescriptors.CalcNumRotatableBonds(molecule.mol)
+    return Description(sample, molecule.changes, left_out, num_rings, num_rotatable_bonds)
+
+
+def _sample(
+    raw: RawMolecule, molecule: StandardizedMolecule, config: FeaturizeConfig, with_key: bool
+) -> MoleculeSample:
+    """The record without new conformers; its key is empty if neither they nor the caller need it."""
     with rdkit_errors("features"):
         stored = Chem.AddHs(molecule.mol) if config.hydrogens == "all" else molecule.mol
         features = atom_features(stored)
         bond_index, bond_features = bonds(stored)
-        num_rings = rdMolDescriptors.CalcNumRings(molecule.mol)
-        num_rotatable_bonds = rdMolDescriptors.CalcNumRotatableBonds(molecule.mol)
     positions = given_conformers(molecule.given, len(features), config.conformers)
-    left_out = molecule.left_out if positions.status is ConformerStatus.GIVEN else ()
-    sample = MoleculeSample(
-        key=molecule.key,
+    return MoleculeSample(
+        key=molecule.key if with_key or needs_embedding(positions.status, config) else "",
         smiles=molecule.smiles,
         source=raw.source,
         row=raw.row,
@@ -132,7 +152,6 @@ def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:
         # The atoms are in the order of the SMILES, so that every spelling gives the same bits.
         descriptors=descriptors(molecule.mol) if config.descriptors == "rdkit2d" else np.zeros(0, np.float32),
     )
-    return Description(sample, molecule.changes, left_out, num_rings, num_rotatable_bonds)
 
 
 def _with_conformers(sample: MoleculeSample, config: FeaturizeConfig) -> MoleculeSample:

@@ -42,8 +42,6 @@ MAX_TAUTOMERS = 1000
 class StandardizedMolecule:
     """A parent molecule, its atoms in the order of its canonical SMILES."""
 
-    key: str
-    """Full InChIKey; ``SMILES-`` and 27 hex digits of the SMILES' SHA-256 where InChI fails."""
     smiles: str
     """Canonical isomeric SMILES."""
     mol: Chem.Mol
@@ -55,6 +53,18 @@ class StandardizedMolecule:
     """The fields of :class:`StandardizeConfig` whose step changed the molecule, in their order."""
     left_out: tuple[str, ...]
     """Why conformers of the input are not in ``given``; see ``Parsed.left_out``."""
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Full InChIKey; ``SMILES-`` and 27 hex digits of the SMILES' SHA-256 where InChI fails.
+
+        InChI takes as long as a quarter of standardizing, so that it runs only if the key is wanted.
+
+        Raises:
+            MoleculeError: an exception of RDKit; the stage is ``standardize``.
+        """
+        with rdkit_errors("standardize"):
+            return _key(self.mol, self.smiles)
 
 
 def standardize(
@@ -81,7 +91,7 @@ def standardize(
             )
         given = _given(laid(mol), parsed) if mol.GetNumConformers() else None
         mol.RemoveAllConformers()
-        return StandardizedMolecule(_key(mol, smiles), smiles, mol, given, changes, parsed.left_out)
+        return StandardizedMolecule(smiles, mol, given, changes, parsed.left_out)
 
 
 def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mol, tuple[str, ...]]:

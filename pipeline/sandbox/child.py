@@ -89,7 +89,7 @@ def _featurize(request: Request, settings: Settings, at: Callable[[int], None]) 
     samples: list[MoleculeSample] = []
     for k, (*record, targets) in enumerate(request.records):
         at(k)
-        result = featurize(RawMolecule(*record, targets=tuple(targets)), settings.featurize)
+        result = featurize(RawMolecule(*record, targets=tuple(targets)), settings.featurize, with_key=settings.keys)
         if isinstance(result, Rejection):
             rejections.append(asdict(result))
         else:

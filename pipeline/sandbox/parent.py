@@ -85,10 +85,11 @@ class Sandbox:
         config: limits on a molecule.
         featurize: how a molecule becomes a record.
         scaffolds: whether descriptions carry the Murcko scaffold.
+        keys: whether featurized molecules have a key where no conformer depends on it.
     """
 
-    def __init__(self, config: SandboxConfig, featurize: FeaturizeConfig, scaffolds: bool = False):
-        self._config, self._settings = config, Settings(featurize, scaffolds)
+    def __init__(self, config: SandboxConfig, featurize: FeaturizeConfig, scaffolds: bool = False, keys: bool = True):
+        self._config, self._settings = config, Settings(featurize, scaffolds, keys)
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped = False
 

@@ -14,8 +14,9 @@ from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejectio
 
 PART = 16
 """Molecules of a task: some tenths of a second."""
-AHEAD = 4
-"""Tasks of each process that are begun before their results are wanted, which bounds the memory."""
+AHEAD = 12
+"""Tasks of each process that are begun before their results are wanted, which bounds the memory: enough that the
+processes have work while a batch is encoded."""
 POLL_S = 0.2
 
 
@@ -26,11 +27,14 @@ class SandboxPool:
         config: limits on a molecule.
         featurize: how a molecule becomes a record.
         processes: number of children; all cores by default.
+        keys: whether molecules have a key where no conformer depends on it.
     """
 
-    def __init__(self, config: SandboxConfig, featurize: FeaturizeConfig, processes: int | None = None):
+    def __init__(
+        self, config: SandboxConfig, featurize: FeaturizeConfig, processes: int | None = None, keys: bool = True
+    ):
         count = processes or len(os.sched_getaffinity(0))
-        self._sandboxes = [Sandbox(config, featurize) for _ in range(count)]
+        self._sandboxes = [Sandbox(config, featurize, keys=keys) for _ in range(count)]
         self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         for sandbox in self._sandboxes:
             self._idle.put(sandbox)

@@ -46,6 +46,8 @@ class Settings:
     featurize: FeaturizeConfig
     scaffolds: bool
     """Whether descriptions carry the Murcko scaffold."""
+    keys: bool = True
+    """Whether featurized molecules have a key where no conformer depends on it."""
 
     def to_json(self) -> bytes:
         """The settings as the bytes of a frame."""
@@ -55,7 +57,7 @@ class Settings:
     def from_json(cls, data: bytes) -> "Settings":
         """The inverse of :meth:`to_json`."""
         record = json.loads(data)
-        return cls(_featurize_config(record["featurize"]), record["scaffolds"])
+        return cls(_featurize_config(record["featurize"]), record["scaffolds"], record["keys"])
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,10 @@ def decode(batch: pa.RecordBatch) -> list[MoleculeSample]:
 
 def samples(columns: Columns) -> list[MoleculeSample]:
     """The samples of columns that hold every field."""
-    return [_sample(columns, row) for row in range(columns.num_rows)]
+    num_atoms = np.diff(columns.offsets["atom_features"]).tolist()
+    items = [_items(columns, field, num_atoms) for field in FIELDS]
+    names = [field.name for field in FIELDS]
+    return [MoleculeSample(**dict(zip(names, values))) for values in zip(*items, strict=True)]
 
 
 def _array(field: Field, items: Sequence[Any]) -> pa.Array:
@@ -55,11 +58,10 @@ def _array(field: Field, items: Sequence[Any]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), values, type=kind)
 
 
-def _sample(columns: Columns, row: int) -> MoleculeSample:
-    one = columns.slice(row, row + 1)
-    num_atoms = len(one.values["atom_features"])
-    values: dict[str, Any] = {
-        f.name: f.from_stored(one.values[f.name], num_atoms) if f.is_ragged else one.values[f.name][0] for f in FIELDS
-    }
-    values |= {name: int(values[name]) for name in ("row", "conformer_status")}
-    return MoleculeSample(**values)
+def _items(columns: Columns, field: Field, num_atoms: Sequence[int]) -> list[Any]:
+    """A field of every sample: numbers and strings of Python, and views of the column's array."""
+    values = columns.values[field.name]
+    if not field.is_ragged:
+        return values.tolist()
+    offsets = columns.offsets[field.name].tolist()
+    return [field.from_stored(values[a:b], n) for a, b, n in zip(offsets, offsets[1:], num_atoms, strict=False)]

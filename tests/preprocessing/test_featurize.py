@@ -267,3 +267,14 @@ def test_nothing_is_logged_and_the_log_is_left_as_it_was(capfd):
 def test_configuration_errors_name_key_and_choices(changes, message):
     with pytest.raises(ConfigError, match=message):
         FeaturizeConfig(**changes)
+
+
+@pytest.mark.parametrize("num_conformers", [0, 1])
+def test_without_its_key_a_record_is_the_same(num_conformers):
+    config = replace(FAST, conformers=replace(FAST.conformers, num_conformers=num_conformers))
+    for text in ("C[C@H](N)C(=O)O", "c1ccccc1O"):
+        whole, found = sample(text, config), featurize(smiles_record(text), config, with_key=False)
+        assert isinstance(found, MoleculeSample)
+        # The seed of a conformer is made of the key.
+        assert found.key == (whole.key if num_conformers else "")
+        assert same_bytes(replace(found, key=whole.key), whole)

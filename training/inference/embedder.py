@@ -30,7 +30,7 @@ class Embedded:
     smiles: list[str | None]
     """Canonical SMILES of the standardized molecules; None where they failed."""
     keys: list[str | None]
-    """Their InChIKeys (see ``MoleculeSample.key``); None where they failed."""
+    """Their InChIKeys (see ``MoleculeSample.key``), as far as they were computed; None where molecules failed."""
     failures: list[str | None]
     """Stage, reason and detail of the failures; None where there was none."""
 
@@ -126,20 +126,23 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             TypeError: ``X`` is something else, or holds it: a frame of several columns, a 2-D array, bytes, numbers.
             DataError: a molecule failed and ``on_error="raise"``.
         """
-        with self.featurizing() as featurize_all:
+        with self.featurizing(with_keys=False) as featurize_all:
             found = self.embed_records(records(X), featurize_all)
         self.failures_: dict[int, str] = {row: failure for row, failure in enumerate(found.failures) if failure}
         return found.vectors
 
-    def featurizing(self) -> AbstractContextManager[Featurize]:
+    def featurizing(self, with_keys: bool = True) -> AbstractContextManager[Featurize]:
         """What featurizes the molecules of this embedder while the body runs: this process, or ``n_jobs`` others.
+
+        Args:
+            with_keys: False leaves the keys of molecules empty where no vector depends on them, which saves time.
 
         Raises:
             ConfigError: a parameter has no possible value.
             CheckpointError: ``path`` is neither an export nor a run, or damaged.
         """
         config = self._featurize_config(self._load().featurize)
-        return featurizing(config, self.n_jobs, self.deadline_s, self.memory_mib)
+        return featurizing(config, self.n_jobs, self.deadline_s, self.memory_mib, with_keys)
 
     def embed_records(self, raws: Sequence[RawMolecule | Rejection], featurize_all: Featurize) -> Embedded:
         """Compute the vectors of records as a file's reader gives them, with the identity of every molecule.

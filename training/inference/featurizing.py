@@ -31,7 +31,9 @@ def model_featurizer(record: dict[str, Any], where: str) -> FeaturizeConfig:
 
 
 @contextmanager
-def featurizing(config: FeaturizeConfig, n_jobs: int | None, deadline_s: float, memory_mib: int) -> Iterator[Featurize]:
+def featurizing(
+    config: FeaturizeConfig, n_jobs: int | None, deadline_s: float, memory_mib: int, with_keys: bool = True
+) -> Iterator[Featurize]:
     """What featurizes molecules while the body runs: this process, without bounds, or ``n_jobs`` others.
 
     Args:
@@ -39,16 +41,17 @@ def featurizing(config: FeaturizeConfig, n_jobs: int | None, deadline_s: float, 
         n_jobs: number of child processes, -1 for one per core; None for this process.
         deadline_s: CPU seconds that a molecule may take in a child process.
         memory_mib: address space of a child process, at least 1024.
+        with_keys: whether molecules have a key where no conformer depends on it.
 
     Raises:
         ConfigError: a value is not possible.
     """
     check_jobs(n_jobs)
     if n_jobs is None:
-        yield lambda raws: (featurize(raw, config) for raw in raws)
+        yield lambda raws: (featurize(raw, config, with_key=with_keys) for raw in raws)
         return
     limits = SandboxConfig(deadline_s=deadline_s, memory_mib=memory_mib)
-    with SandboxPool(limits, config, None if n_jobs == -1 else n_jobs) as pool:
+    with SandboxPool(limits, config, None if n_jobs == -1 else n_jobs, with_keys) as pool:
         yield pool.featurize
 
 

@@ -5,13 +5,14 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from molstream.pipeline.config import SandboxConfig
 from molstream.pipeline.sandbox.pool import SandboxPool
-from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig
 from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from tests.support.samples import assert_same
@@ -45,6 +46,17 @@ def test_results_are_those_of_one_process_in_order(processes):
             assert isinstance(result, Rejection)
             assert (result.row, result.text, result.reason) == (7, alone.text, alone.reason)
     assert not children()
+
+
+def test_keys_are_left_out_where_nothing_needs_them():
+    flat = replace(CONFIG, conformers=ConformerConfig(num_conformers=0))
+    with SandboxPool(SandboxConfig(), flat, 1, keys=False) as pool:
+        [found] = pool.featurize(raws(["CCO"]))
+    whole = featurize(raws(["CCO"])[0], flat)
+    assert isinstance(found, MoleculeSample)
+    assert isinstance(whole, MoleculeSample)
+    assert found.key == ""
+    assert_same(replace(found, key=whole.key), whole)
 
 
 def test_a_molecule_that_hangs_costs_its_deadline_and_nothing_else():
