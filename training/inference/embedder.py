@@ -1,6 +1,6 @@
 """Scikit-learn transformer from molecules to the vectors of an export; needs neither Ray nor DeepSpeed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +11,12 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from molstream.errors import ConfigError, DataError
-from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.config import MAX_CONFORMERS, FeaturizeConfig
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
-from molstream.training.data.collate import collate_samples
 from molstream.training.inference.device import device_named
+from molstream.training.inference.encoding import Encoding
 from molstream.training.inference.featurizing import Featurize, check_jobs, featurizing
-from molstream.training.inference.inputs import checked, records
+from molstream.training.inference.inputs import Record, checked, conformer_records, records
 from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
 from molstream.training.models.encoders import Encoders
 
@@ -61,6 +61,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         readout: how atoms are pooled: ``mean``, ``sum``, ``max`` or ``mean_sum_max``; by default as the encoders were
             trained.
         num_layers: number of the encoders' layers that are used, the first ones; by default all.
+        num_conformers: number of ETKDG conformers that are made of a molecule, whose 3D vectors are averaged. An RDKit
+            molecule or record that has 3D conformers is given the mean over all of its own. By default the 3D vector
+            is that of one conformer, the first.
 
     Attributes:
         failures_: {row: reason} of the last ``transform``.
@@ -78,6 +81,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         memory_mib: int = 4096,
         readout: str | None = None,
         num_layers: int | None = None,
+        num_conformers: int | None = None,
     ):
         self.path = path
         self.representation = representation
@@ -89,6 +93,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         self.memory_mib = memory_mib
         self.readout = readout
         self.num_layers = num_layers
+        self.num_conformers = num_conformers
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> "MoleculeEmbedder":
@@ -120,16 +125,28 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         Args:
             X: SMILES, molecules of RDKit or records of files (``RawMolecule``), in a list, tuple, iterator,
                 one-dimensional array, Series, or frame of one column; or a single one. The first 3D conformer of an
-                RDKit molecule is used, if it has one. A missing value (None, NaN) is a molecule that fails.
+                RDKit molecule is used, if it has one; with ``num_conformers`` all are, and it fails if one of them is
+                not of this molecule. A missing value (None, NaN) is a molecule that fails.
 
         Raises:
             TypeError: ``X`` is something else, or holds it: a frame of several columns, a 2-D array, bytes, numbers.
             DataError: a molecule failed and ``on_error="raise"``.
         """
+        self._load()
+        groups = self._records(X)
         with self.featurizing(with_keys=False) as featurize_all:
-            found = self.embed_records(records(X), featurize_all)
-        self.failures_: dict[int, str] = {row: failure for row, failure in enumerate(found.failures) if failure}
-        return found.vectors
+            found = self.embed_records([record for group in groups for record in group], featurize_all)
+        vectors = np.full((len(groups), found.vectors.shape[1]), np.nan, np.float32)
+        self.failures_: dict[int, str] = {}
+        for row, (part, failure) in enumerate(_molecules(groups, found)):
+            if failure is None:
+                vectors[row] = found.vectors[part].mean(axis=0)
+            else:
+                self.failures_[row] = failure
+                if self.on_error == "raise":
+                    text = groups[row][0].text
+                    raise DataError(f"row {row}, {text!r}: {failure}. Use on_error='nan' to get NaN instead.")
+        return vectors
 
     def featurizing(self, with_keys: bool = True) -> AbstractContextManager[Featurize]:
         """What featurizes the molecules of this embedder while the body runs: this process, or ``n_jobs`` others.
@@ -147,28 +164,32 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
     def embed_records(self, raws: Sequence[RawMolecule | Rejection], featurize_all: Featurize) -> Embedded:
         """Compute the vectors of records as a file's reader gives them, with the identity of every molecule.
 
+        Molecules that fail are in the result, whatever ``on_error`` is.
+
         Args:
             featurize_all: from :meth:`featurizing`.
-
-        Raises:
-            DataError: a molecule failed and ``on_error="raise"``.
         """
-        pretrained = self._load()
-        found = Embedded.failed(len(raws), pretrained.width)
-        featurized = featurize_all(replace(raw, targets=()) for raw in raws if isinstance(raw, RawMolecule))
-        for start in range(0, len(raws), self.batch_size):
-            rows, samples = [], []
-            for row, raw in enumerate(raws[start : start + self.batch_size], start):
-                result = raw if isinstance(raw, Rejection) else next(featurized)
+        encoding = self._encoding()
+        found = Embedded.failed(len(raws), encoding.pretrained.width)
+        for results in self._featurized(raws, featurize_all):
+            samples = {row: result for row, result in results.items() if isinstance(result, MoleculeSample)}
+            for row, result in results.items():
                 if isinstance(result, Rejection):
-                    found.failures[row] = self._failure(result, row)
+                    found.failures[row] = f"{result.stage}: {result.reason}: {result.detail}"
                 else:
-                    rows.append(row)
-                    samples.append(result)
                     found.smiles[row], found.keys[row] = result.smiles, result.key
             if samples:
-                found.vectors[rows] = self._encode(pretrained, samples)
+                found.vectors[list(samples)] = encoding.rows(list(samples.values()))
         return found
+
+    def _featurized(
+        self, raws: Sequence[Record], featurize_all: Featurize
+    ) -> Iterator[dict[int, MoleculeSample | Rejection]]:
+        """The results of records by row, as many at a time as are encoded together."""
+        featurized = featurize_all(replace(raw, targets=()) for raw in raws if isinstance(raw, RawMolecule))
+        for start in range(0, len(raws), self.batch_size):
+            batch = enumerate(raws[start : start + self.batch_size], start)
+            yield {row: raw if isinstance(raw, Rejection) else next(featurized) for row, raw in batch}
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         """Return the names of the columns, for ``set_output``."""
@@ -204,12 +225,23 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size!r}: expected a whole number, at least 1.")
         check_jobs(self.n_jobs)
+        if self.num_conformers is not None and (
+            not isinstance(self.num_conformers, int) or not 1 <= self.num_conformers <= MAX_CONFORMERS
+        ):
+            raise ConfigError(
+                f"num_conformers={self.num_conformers!r}: expected a whole number from 1 to {MAX_CONFORMERS}, or None."
+            )
         device = device_named(self.device)
         if getattr(self, "_loaded", None) != self._chosen:
             self._pretrained = load_pretrained(
                 self.path, representation=self.representation, readout=self.readout, num_layers=self.num_layers
             )
             self._loaded = self._chosen
+        if self.num_conformers is not None and "3d" not in self._pretrained.widths:
+            raise ConfigError(
+                f"num_conformers={self.num_conformers}: no vector depends on conformers, since only the 2D encoder is "
+                "used. Leave it out, or use another representation."
+            )
         return self._pretrained.to(device)
 
     @property
@@ -220,22 +252,29 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
     def _featurize_config(self, trained_on: FeaturizeConfig) -> FeaturizeConfig:
         """Adapt the training data's featurizer: no conformers for the graph encoder alone, otherwise at least one."""
         needs_conformer = "3d" in self._load().widths
+        number = self.num_conformers or max(1, trained_on.conformers.num_conformers)
         conformers = replace(
             trained_on.conformers,
-            num_conformers=max(1, trained_on.conformers.num_conformers) if needs_conformer else 0,
+            num_conformers=number if needs_conformer else 0,
             require_conformer=needs_conformer,
         )
         return replace(trained_on, conformers=conformers)
 
-    def _failure(self, rejection: Rejection, row: int) -> str:
-        failure = f"{rejection.stage}: {rejection.reason}: {rejection.detail}"
-        if self.on_error == "raise":
-            raise DataError(f"row {row}, {rejection.text!r}: {failure}. Use on_error='nan' to get NaN instead.")
-        return failure
+    def _records(self, X: Any) -> list[list[Record]]:
+        """The records of every molecule: one, or one for each of its conformers."""
+        return [[record] for record in records(X)] if self.num_conformers is None else conformer_records(X)
 
-    def _encode(self, pretrained: PretrainedEncoders, samples: Sequence[MoleculeSample]) -> np.ndarray:
-        """Compute pooled representations, float32 [g, d]; the 3D part is that of the first conformer."""
-        batch = collate_samples(samples).to(device_named(self.device))
-        with torch.inference_mode():
-            parts = pretrained.molecules(batch)
-            return torch.cat(list(parts.values()), dim=1).float().cpu().numpy()
+    def _encoding(self) -> Encoding:
+        return Encoding(self._load(), device_named(self.device), self.num_conformers is not None, self.batch_size)
+
+
+def _molecules(groups: Sequence[Sequence[Record]], found: Embedded) -> Iterator[tuple[slice, str | None]]:
+    """The rows of the records of every molecule, and why it failed, which it does if one of its conformers fails."""
+    start = 0
+    for group in groups:
+        part = slice(start, start + len(group))
+        start = part.stop
+        failure = next((failure for failure in found.failures[part] if failure is not None), None)
+        if failure is None and len(shown := sorted({str(smiles) for smiles in found.smiles[part]})) > 1:
+            failure = f"parse: stereo_mismatch: its 3D conformers show {shown[0]} and {shown[1]}"
+        yield part, failure

@@ -14,7 +14,8 @@ from molstream.preprocessing.fields import RawMolecule, Rejection
 from molstream.preprocessing.geometry import is_geometry
 
 Item = str | Chem.Mol | RawMolecule
-"""A SMILES; a molecule of RDKit, whose first 3D conformer is used if it has one; or a record of a file."""
+"""A SMILES; a molecule of RDKit, whose 3D conformers are used if it has some; or a record of a file."""
+Record = RawMolecule | Rejection
 
 EXPECTED = (
     "SMILES, RDKit molecules or RawMolecule records, in a list, tuple, iterator, 1-D array, Series or DataFrame of one "
@@ -25,15 +26,25 @@ NO_COLUMNS = (bytes, bytearray, memoryview, Mapping, set, frozenset)
 """Iterables that are no column of molecules; the order of a set is not that of what was put into it."""
 
 
-def records(molecules: Any) -> list[RawMolecule | Rejection]:
+def records(molecules: Any) -> list[Record]:
     """The records of molecules, in their order; of what cannot be embedded, why.
 
-    Missing values (None, NaN, NA) are empty records, which are rejected like an empty SMILES.
+    Missing values (None, NaN, NA) are empty records, which are rejected like an empty SMILES. An RDKit molecule has its
+    first 3D conformer.
 
     Raises:
         TypeError: these are no molecules.
     """
-    return [_record(item, row) for row, item in enumerate(checked(molecules))]
+    return [_records(item, row, every_conformer=False)[0] for row, item in enumerate(checked(molecules))]
+
+
+def conformer_records(molecules: Any) -> list[list[Record]]:
+    """As :func:`records`, but an RDKit molecule with several 3D conformers has a record for each of them.
+
+    Raises:
+        TypeError: these are no molecules.
+    """
+    return [_records(item, row, every_conformer=True) for row, item in enumerate(checked(molecules))]
 
 
 def checked(molecules: Any) -> Iterable[Any]:
@@ -92,37 +103,44 @@ def is_missing(item: Any) -> bool:
     return isinstance(item, float | np.floating) and bool(np.isnan(item))
 
 
-def _record(item: Any, row: int) -> RawMolecule | Rejection:
+def _records(item: Any, row: int, every_conformer: bool) -> list[Record]:
     if isinstance(item, RawMolecule):
-        return item
+        return [item]
     if isinstance(item, Chem.Mol):
-        return _of_mol(item, row)
-    return RawMolecule("" if is_missing(item) else str(item), "smiles", "", row)
+        return _of_mol(item, row, every_conformer)
+    return [RawMolecule("" if is_missing(item) else str(item), "smiles", "", row)]
 
 
-def _of_mol(mol: Chem.Mol, row: int) -> RawMolecule | Rejection:
-    """The record of an RDKit molecule: a mol block with its first 3D conformer, or else its SMILES."""
-
-    def rejected(reason: str, detail: str) -> Rejection:
-        return Rejection("", row, "", "read", reason, detail, 0.0)
-
+def _of_mol(mol: Chem.Mol, row: int, every_conformer: bool) -> list[Record]:
+    """Records of an RDKit molecule: mol blocks with its 3D conformers, or else its SMILES."""
     if mol.GetNumAtoms() > MAX_SMILES_LENGTH:
-        return rejected(
-            "too_many_atoms", f"{mol.GetNumAtoms()} atoms in the molecule; the limit is {MAX_SMILES_LENGTH}"
-        )
+        detail = f"{mol.GetNumAtoms()} atoms in the molecule; the limit is {MAX_SMILES_LENGTH}"
+        return [_rejected(row, "too_many_atoms", detail)]
     if any(part.HasQuery() for part in (*mol.GetAtoms(), *mol.GetBonds())):
-        return rejected("query", "the molecule has query atoms or bonds, and so stands for many molecules")
-    shown = next((conformer for conformer in mol.GetConformers() if conformer.Is3D()), None)
+        return [_rejected(row, "query", "the molecule has query atoms or bonds, and so stands for many molecules")]
+    shown = [conformer for conformer in mol.GetConformers() if conformer.Is3D()]
     try:
         with rdBase.BlockLogs():
-            if shown is None or not is_geometry(shown.GetPositions()):
-                return RawMolecule(Chem.MolToSmiles(mol), "smiles", "", row)
-            block = Chem.MolToMolBlock(mol, confId=shown.GetId())
-            if _is_another_stereoisomer(block, mol):
-                return rejected("stereo_mismatch", "its 3D conformer is of another stereoisomer than its bond graph")
-            return RawMolecule(block, "molblock", "", row)
+            if not shown or not is_geometry(shown[0].GetPositions()):
+                return [RawMolecule(Chem.MolToSmiles(mol), "smiles", "", row)]
+            return [_of_conformer(mol, each, row) for each in (shown if every_conformer else shown[:1])]
     except (ValueError, RuntimeError) as error:
-        return rejected("unsanitizable", f"RDKit cannot write the molecule: {in_words(error)}")
+        return [_rejected(row, "unsanitizable", f"RDKit cannot write the molecule: {in_words(error)}")]
+
+
+def _of_conformer(mol: Chem.Mol, conformer: Chem.Conformer, row: int) -> Record:
+    """The record of an RDKit molecule with one of its 3D conformers."""
+    name = "its 3D conformer" if mol.GetNumConformers() == 1 else f"its 3D conformer {conformer.GetId()}"
+    if not is_geometry(conformer.GetPositions()):
+        return _rejected(row, "bad_geometry", f"{name} is not finite, or two of its atoms collide")
+    block = Chem.MolToMolBlock(mol, confId=conformer.GetId())
+    if _is_another_stereoisomer(block, mol):
+        return _rejected(row, "stereo_mismatch", f"{name} is of another stereoisomer than its bond graph")
+    return RawMolecule(block, "molblock", "", row)
+
+
+def _rejected(row: int, reason: str, detail: str) -> Rejection:
+    return Rejection("", row, "", "read", reason, detail, 0.0)
 
 
 def _is_another_stereoisomer(block: str, mol: Chem.Mol) -> bool:

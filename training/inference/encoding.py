@@ -1,0 +1,75 @@
+"""Featurized molecules to rows of numbers: their vectors, or those of their atoms."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molstream.preprocessing.fields import MoleculeSample
+from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.collate import collate_samples
+from molstream.training.inference.pretrained import PretrainedEncoders
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How molecules are encoded."""
+
+    pretrained: PretrainedEncoders
+    """The encoders, on ``device``."""
+    device: torch.device
+    """Where they compute."""
+    every_conformer: bool
+    """Whether the 3D part is the mean over all conformers of a molecule, or that of the first one."""
+    batch_size: int
+    """Conformers that are encoded at a time, where all of them are."""
+
+    @property
+    def atom_width(self) -> int:
+        """Numbers of an atom's row: one readout's part of a molecule's, by every encoder."""
+        return sum(self.pretrained.model.readout_width(name, "mean") for name in self.pretrained.widths)
+
+    def rows(self, samples: Sequence[MoleculeSample], of_atoms: bool = False) -> np.ndarray:
+        """Encode molecules that are one batch, the 2D part before the 3D part.
+
+        Args:
+            samples: g molecules with n atoms together, of the featurizer of the encoders.
+            of_atoms: whether a row is that of an atom, before pooling, or of a molecule.
+
+        Returns:
+            float32 [g, d], or [n, d] of atoms.
+        """
+        compute = self.pretrained.nodes if of_atoms else self.pretrained.molecules
+        batch = collate_samples(samples).to(self.device)
+        with torch.inference_mode():
+            if self.every_conformer:
+                parts = compute(batch, [name for name in self.pretrained.widths if name != "3d"])
+                parts["3d"] = self._mean(samples, of_atoms)
+            else:
+                parts = compute(batch)
+            return torch.cat(list(parts.values()), dim=1).float().cpu().numpy()
+
+    def _mean(self, samples: Sequence[MoleculeSample], of_atoms: bool) -> Tensor:
+        """The 3D part of rows, each the mean over the conformers of its molecule."""
+        sizes = [sample.num_atoms if of_atoms else 1 for sample in samples]
+        ends = list(accumulate(sizes))
+        totals: Tensor | None = None
+        for owners, batch in self._conformers(samples):
+            compute = self.pretrained.nodes if of_atoms else self.pretrained.molecules
+            found = compute(batch, ["3d"])["3d"].float()
+            index = torch.cat([torch.arange(ends[k] - sizes[k], ends[k]) for k in owners]).to(self.device)
+            totals = found.new_zeros((ends[-1], found.shape[1])) if totals is None else totals
+            totals.index_add_(0, index, found)
+        assert totals is not None, "the featurizer requires a conformer of every molecule"
+        counts = torch.tensor([len(sample.positions) for sample in samples]).repeat_interleave(torch.tensor(sizes))
+        return totals / counts.to(totals).unsqueeze(1)
+
+    def _conformers(self, samples: Sequence[MoleculeSample]) -> Iterator[tuple[list[int], MoleculeBatch]]:
+        """Batches of all conformers, each with the number of the molecule of every conformer."""
+        places = [(k, conformer) for k, sample in enumerate(samples) for conformer in range(len(sample.positions))]
+        for start in range(0, len(places), self.batch_size):
+            owners, draw = zip(*places[start : start + self.batch_size], strict=True)
+            yield list(owners), collate_samples([samples[k] for k in owners], np.array(draw, np.uint64)).to(self.device)
