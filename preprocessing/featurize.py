@@ -107,14 +107,36 @@ def add_conformers(sample: MoleculeSample, config: FeaturizeConfig, text: str) -
         return _rejection((sample.source, sample.row, text), error, start)
 
 
+def atom_origins(raw: RawMolecule, config: FeaturizeConfig) -> tuple[int, ...] | Rejection:
+    """Find which atom of the input's text each stored atom is, -1 for hydrogens that are added.
+
+    Equivalent atoms may be exchanged, and those that differ in the drawing alone, as the oxygens of a carboxylate.
+
+    Args:
+        raw: a record that :func:`featurize` takes; its atoms are numbered as its text has them, hydrogens included.
+        config: that of :func:`featurize`.
+    """
+    start = time.process_time()
+    try:
+        with rdBase.BlockLogs():
+            molecule = _standardized(raw, config, numbered=True)
+            if molecule.origins is None:
+                raise MoleculeError("standardize", "untraceable", "RDKit's rules lose track of the atoms")
+            added = Chem.AddHs(molecule.mol).GetNumAtoms() - len(molecule.origins) if config.hydrogens == "all" else 0
+            return (*molecule.origins, *[-1] * added)
+    except MoleculeError as error:
+        return _rejection((raw.source, raw.row, raw.text), error, start)
+
+
 def needs_embedding(status: ConformerStatus, config: FeaturizeConfig) -> bool:
     """Whether :func:`add_conformers` has something to compute for a described molecule of this status."""
     wanted = config.conformers.given == "both" or status is not ConformerStatus.GIVEN
     return wanted and config.conformers.num_conformers > 0
 
 
-def _standardized(raw: RawMolecule, config: FeaturizeConfig) -> StandardizedMolecule:
-    return standardize(raw.text, raw.format, config.standardize, config.max_atoms, config.max_smiles_length)
+def _standardized(raw: RawMolecule, config: FeaturizeConfig, numbered: bool = False) -> StandardizedMolecule:
+    limits = config.max_atoms, config.max_smiles_length
+    return standardize(raw.text, raw.format, config.standardize, *limits, numbered)
 
 
 def _description(raw: RawMolecule, config: FeaturizeConfig) -> Description:

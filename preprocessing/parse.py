@@ -6,6 +6,7 @@
 import re
 from dataclasses import dataclass, replace
 
+import numpy as np
 from rdkit import Chem, rdBase
 
 from molstream.errors import MoleculeError
@@ -35,13 +36,16 @@ class Parsed:
     """All conformers of the text for the atoms of ``mol``; None without a 3D geometry."""
     left_out: tuple[str, ...] = ()
     """Why a conformer of the text is not in ``given``, for each that is not: ``bad_geometry``, ``stereo_mismatch``."""
+    order: tuple[int, ...] = ()
+    """With a geometry, which atom of the text every atom of ``mol`` is."""
 
 
-def parse(text: str, format: Format, max_smiles_length: int) -> Parsed:
+def parse(text: str, format: Format, max_smiles_length: int, numbered: bool = False) -> Parsed:
     """The molecule of one input text.
 
     ``max_smiles_length`` limits the characters of a SMILES and the atoms of a mol block or geometry record before
-    anything expensive: RDKit's canonicalization overflows the stack on long chains.
+    anything expensive: RDKit's canonicalization overflows the stack on long chains. ``numbered`` gives a molecule
+    without a geometry a flat conformer whose x coordinates are the numbers of the atoms in the text.
 
     Raises:
         MoleculeError: the text is no molecule; the stage is ``parse``.
@@ -53,8 +57,20 @@ def parse(text: str, format: Format, max_smiles_length: int) -> Parsed:
     if _has_geometry(mol):
         return _of_geometry(mol, _declared_beside_geometry(text, format, max_smiles_length))
     mol.RemoveAllConformers()
+    if numbered:
+        _number(mol)
     with rdkit_errors("parse"):
         return Parsed(mol, remove_hydrogens(mol), None)
+
+
+def _number(mol: Chem.Mol) -> None:
+    """Give a molecule the conformer by which its atoms are found again, in place."""
+    positions = np.zeros((mol.GetNumAtoms(), 3))
+    positions[:, 0] = np.arange(len(positions))
+    conformer = Chem.Conformer(len(positions))
+    conformer.Set3D(False)
+    conformer.SetPositions(positions)
+    mol.AddConformer(conformer)
 
 
 def _require_text(text: str) -> None:
@@ -180,7 +196,7 @@ def _of_geometry(mol: Chem.Mol, declared: Chem.Mol | None) -> Parsed:
     given = GivenConformers.from_positions(positions[order])
     mol = Chem.RenumberAtoms(mol, order.tolist())
     with rdkit_errors("parse"):
-        return Parsed(mol, checked_parent(mol, declared, Distances.of(mol)), given)
+        return Parsed(mol, checked_parent(mol, declared, Distances.of(mol)), given, order=tuple(order.tolist()))
 
 
 def _of_record(record: GeometryRecord, max_smiles_length: int) -> Parsed:
@@ -228,9 +244,10 @@ def _from_conformer(record: GeometryRecord, index: int, named: tuple[Chem.Mol, C
     if not is_geometry(record.given.positions[index]):
         detail = f"conformer {index} is not finite, or two atoms are closer than {MIN_ATOM_DISTANCE} angstrom"
         raise MoleculeError("parse", "bad_geometry", detail)
+    order = coordinate_order(record.given.positions[index])
     record = record.from_conformer(index)
     mol, declared = (record.with_perceived_bonds(), None) if named is None else (record.matched(named[0]), named[1])
     distances = Distances.of(mol)
     parent = checked_parent(mol, declared, distances)
     given, left_out = agreeing(record.given, parent, distances)
-    return Parsed(mol, parent, given, left_out)
+    return Parsed(mol, parent, given, left_out, tuple(order.tolist()))

@@ -53,6 +53,8 @@ class StandardizedMolecule:
     """The fields of :class:`StandardizeConfig` whose step changed the molecule, in their order."""
     left_out: tuple[str, ...]
     """Why conformers of the input are not in ``given``; see ``Parsed.left_out``."""
+    origins: tuple[int, ...] | None
+    """Which atom of the text every atom of ``mol`` is; known where ``numbered``, or with a geometry."""
 
     @functools.cached_property
     def key(self) -> str:
@@ -68,16 +70,22 @@ class StandardizedMolecule:
 
 
 def standardize(
-    text: str, format: Format, config: StandardizeConfig, max_atoms: int, max_smiles_length: int
+    text: str,
+    format: Format,
+    config: StandardizeConfig,
+    max_atoms: int,
+    max_smiles_length: int,
+    numbered: bool = False,
 ) -> StandardizedMolecule:
     """The parent molecule of one input text.
 
-    ``max_atoms`` limits the heavy atoms of the parent, ``max_smiles_length`` the input (see ``parse``).
+    ``max_atoms`` limits the heavy atoms of the parent, ``max_smiles_length`` the input (see ``parse``). ``numbered``
+    keeps track of the atoms of the text.
 
     Raises:
         MoleculeError: the text is no molecule that can be stored; stage is ``parse`` or ``standardize``.
     """
-    parsed = parse(text, format, max_smiles_length)
+    parsed = parse(text, format, max_smiles_length, numbered)
     with rdkit_errors("standardize"):
         smiles, mol, changes = _fixed_point(parsed.parent, config)
         heavy_atoms = mol.GetNumHeavyAtoms()
@@ -89,9 +97,15 @@ def standardize(
             raise MoleculeError(
                 "standardize", "dummy_atom", f"attachment point, R group, atom list or wildcard in {smiles}"
             )
-        given = _given(laid(mol), parsed) if mol.GetNumConformers() else None
+        given, origins = None, None
+        if parsed.given is not None and mol.GetNumConformers():
+            placed = laid(mol)
+            given = _given(placed, parsed)
+            origins = tuple(parsed.order[k] for k in atoms_at(placed, parsed.given))
+        elif mol.GetNumConformers():
+            origins = tuple(mol.GetConformer().GetPositions()[:, 0].round().astype(int).tolist())
         mol.RemoveAllConformers()
-        return StandardizedMolecule(smiles, mol, given, changes, parsed.left_out)
+        return StandardizedMolecule(smiles, mol, given, changes, parsed.left_out, origins)
 
 
 def _fixed_point(mol: Chem.Mol, config: StandardizeConfig) -> tuple[str, Chem.Mol, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from molstream.errors import ConfigError, DataError
 from molstream.preprocessing.config import MAX_CONFORMERS, FeaturizeConfig
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
+from molstream.training.inference.atoms import Atoms, atoms_of
 from molstream.training.inference.device import device_named
 from molstream.training.inference.encoding import Encoding
 from molstream.training.inference.featurizing import Featurize, check_jobs, featurizing
@@ -138,15 +139,60 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             found = self.embed_records([record for group in groups for record in group], featurize_all)
         vectors = np.full((len(groups), found.vectors.shape[1]), np.nan, np.float32)
         self.failures_: dict[int, str] = {}
-        for row, (part, failure) in enumerate(_molecules(groups, found)):
+        for row, (part, failure) in enumerate(_molecules(groups, found.smiles, found.failures)):
             if failure is None:
                 vectors[row] = found.vectors[part].mean(axis=0)
             else:
-                self.failures_[row] = failure
-                if self.on_error == "raise":
-                    text = groups[row][0].text
-                    raise DataError(f"row {row}, {text!r}: {failure}. Use on_error='nan' to get NaN instead.")
+                self._fail(row, groups[row][0].text, failure)
         return vectors
+
+    def transform_atoms(self, X: Any) -> list[np.ndarray]:
+        """Compute the vectors of atoms before they are pooled, in the order of the input's atoms.
+
+        Equivalent atoms have the mean of their vectors, in the 3D part unless the conformer is the input's own. Atoms
+        that differ in the drawing of the molecule alone, as the oxygens of a carboxylate or a nitro group, have
+        vectors that differ; if standardization draws them anew, which is whose is its choice.
+
+        Args:
+            X: as :meth:`transform` takes it. The atoms of a SMILES are those of ``Chem.MolFromSmiles``, those of an
+                RDKit molecule, a mol block or a geometry record its own, hydrogens included.
+
+        Returns:
+            For every input, float32 [m, d] of its m atoms; d is the sum of the widths of the encoders, since nothing
+            is pooled. NaN for atoms that standardization removes: hydrogens, counter-ions, solvent. A molecule that
+            fails has no row, [0, d], and its reason in ``failures_``.
+
+        Raises:
+            TypeError: as :meth:`transform`.
+            DataError: a molecule failed and ``on_error="raise"``.
+        """
+        encoding, items = self._encoding(), list(checked(X))
+        groups = self._records(items)
+        inputs = [(item, record) for item, group in zip(items, groups, strict=True) for record in group]
+        config, found = self._featurize_config(encoding.pretrained.featurize), list[Atoms]()
+        with self.featurizing(with_keys=False) as featurize_all:
+            for results in self._featurized([record for _, record in inputs], featurize_all):
+                found += atoms_of([inputs[row] for row in results], list(results.values()), encoding, config)
+        self.failures_ = {}
+        molecules = _molecules(groups, [each.smiles for each in found], [each.failure for each in found])
+        atoms = []
+        for row, (part, failure) in enumerate(molecules):
+            if failure is None:
+                atoms.append(np.mean([each.rows for each in found[part]], axis=0))
+            else:
+                self._fail(row, groups[row][0].text, failure)
+                atoms.append(found[part.start].rows[:0])
+        return atoms
+
+    def _fail(self, row: int, text: str, failure: str) -> None:
+        """Keep the failure of a molecule.
+
+        Raises:
+            DataError: ``on_error`` is ``raise``.
+        """
+        if self.on_error == "raise":
+            raise DataError(f"row {row}, {text!r}: {failure}. Use on_error='nan' to get NaN instead.")
+        self.failures_[row] = failure
 
     def featurizing(self, with_keys: bool = True) -> AbstractContextManager[Featurize]:
         """What featurizes the molecules of this embedder while the body runs: this process, or ``n_jobs`` others.
@@ -268,13 +314,21 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return Encoding(self._load(), device_named(self.device), self.num_conformers is not None, self.batch_size)
 
 
-def _molecules(groups: Sequence[Sequence[Record]], found: Embedded) -> Iterator[tuple[slice, str | None]]:
-    """The rows of the records of every molecule, and why it failed, which it does if one of its conformers fails."""
+def _molecules(
+    groups: Sequence[Sequence[Record]], smiles: Sequence[str | None], failures: Sequence[str | None]
+) -> Iterator[tuple[slice, str | None]]:
+    """The rows of the records of every molecule, and why it failed, which it does if one of its conformers fails.
+
+    Args:
+        groups: the records of each molecule.
+        smiles: of the standardized molecules, by record.
+        failures: by record.
+    """
     start = 0
     for group in groups:
         part = slice(start, start + len(group))
         start = part.stop
-        failure = next((failure for failure in found.failures[part] if failure is not None), None)
-        if failure is None and len(shown := sorted({str(smiles) for smiles in found.smiles[part]})) > 1:
+        failure = next((failure for failure in failures[part] if failure is not None), None)
+        if failure is None and len(shown := sorted({str(text) for text in smiles[part]})) > 1:
             failure = f"parse: stereo_mismatch: its 3D conformers show {shown[0]} and {shown[1]}"
         yield part, failure

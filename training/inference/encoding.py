@@ -28,9 +28,9 @@ class Encoding:
     """Conformers that are encoded at a time, where all of them are."""
 
     @property
-    def atom_width(self) -> int:
-        """Numbers of an atom's row: one readout's part of a molecule's, by every encoder."""
-        return sum(self.pretrained.model.readout_width(name, "mean") for name in self.pretrained.widths)
+    def atom_widths(self) -> dict[str, int]:
+        """Numbers of an atom's row by every encoder, which pooling by the mean keeps."""
+        return {name: self.pretrained.model.readout_width(name, "mean") for name in self.pretrained.widths}
 
     def rows(self, samples: Sequence[MoleculeSample], of_atoms: bool = False) -> np.ndarray:
         """Encode molecules that are one batch, the 2D part before the 3D part.
