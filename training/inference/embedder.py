@@ -1,8 +1,8 @@
 """Scikit-learn transformer from molecules to the vectors of an export; needs neither Ray nor DeepSpeed."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,14 @@ from molstream.errors import ConfigError, DataError
 from molstream.preprocessing.config import MAX_CONFORMERS, FeaturizeConfig
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from molstream.training.inference.atoms import Atoms, atoms_of
+from molstream.training.inference.cache import VectorCache, fingerprint, vector_cache, vectors_of
 from molstream.training.inference.device import device_named
+from molstream.training.inference.embedded import Embedded, Vector, outcomes
 from molstream.training.inference.encoding import Encoding
 from molstream.training.inference.featurizing import Featurize, check_jobs, featurizing
 from molstream.training.inference.inputs import Record, checked, conformer_records, records
 from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
 from molstream.training.models.encoders import Encoders
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """The vectors of g records, and which molecules these are; lists have one item per record."""
-
-    vectors: np.ndarray
-    """float32 [g, d]; NaN where a molecule failed."""
-    smiles: list[str | None]
-    """Canonical SMILES of the standardized molecules; None where they failed."""
-    keys: list[str | None]
-    """Their InChIKeys (see ``MoleculeSample.key``), as far as they were computed; None where molecules failed."""
-    failures: list[str | None]
-    """Stage, reason and detail of the failures; None where there was none."""
-
-    @classmethod
-    def failed(cls, count: int, width: int) -> "Embedded":
-        """Nothing yet, for ``count`` records and vectors of ``width`` numbers."""
-        nothing: list[list[str | None]] = [[None] * count for _ in range(3)]
-        return cls(np.full((count, width), np.nan, np.float32), *nothing)
 
 
 class MoleculeEmbedder(TransformerMixin, BaseEstimator):
@@ -65,6 +47,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         num_conformers: number of ETKDG conformers that are made of a molecule, whose 3D vectors are averaged. An RDKit
             molecule or record that has 3D conformers is given the mean over all of its own. By default the 3D vector
             is that of one conformer, the first.
+        cache: folder, for this user alone, where :meth:`transform` keeps vectors from one call or process to the next.
+            Weights, featurizer, options and the text or conformers of a molecule tell them apart; the device and the
+            batches do not, which change the last digits.
 
     Attributes:
         failures_: {row: reason} of the last ``transform``.
@@ -83,6 +68,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         readout: str | None = None,
         num_layers: int | None = None,
         num_conformers: int | None = None,
+        cache: str | Path | None = None,
     ):
         self.path = path
         self.representation = representation
@@ -95,6 +81,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         self.readout = readout
         self.num_layers = num_layers
         self.num_conformers = num_conformers
+        self.cache = cache
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> "MoleculeEmbedder":
@@ -131,19 +118,23 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
         Raises:
             TypeError: ``X`` is something else, or holds it: a frame of several columns, a 2-D array, bytes, numbers.
-            DataError: a molecule failed and ``on_error="raise"``.
+            DataError: a molecule failed and ``on_error="raise"``; or the cache is damaged, or cannot be used.
         """
-        self._load()
-        groups = self._records(X)
-        with self.featurizing(with_keys=False) as featurize_all:
-            found = self.embed_records([record for group in groups for record in group], featurize_all)
-        vectors = np.full((len(groups), found.vectors.shape[1]), np.nan, np.float32)
+        width = self._load().width
+        molecules = self._records(X)
+        vectors = np.full((len(molecules), width), np.nan, np.float32)
         self.failures_: dict[int, str] = {}
-        for row, (part, failure) in enumerate(_molecules(groups, found.smiles, found.failures)):
-            if failure is None:
-                vectors[row] = found.vectors[part].mean(axis=0)
-            else:
-                self._fail(row, groups[row][0].text, failure)
+        with self._cached() as cache, self.featurizing(with_keys=False) as featurize_all:
+
+            def compute(part: Sequence[Sequence[Record]]) -> list[Vector]:
+                found = self.embed_records([record for molecule in part for record in molecule], featurize_all)
+                return found.of_molecules(part)
+
+            for row, vector in vectors_of(molecules, cache, compute):
+                if isinstance(vector, str):
+                    self._fail(row, molecules[row][0].text, vector)
+                else:
+                    vectors[row] = vector
         return vectors
 
     def transform_atoms(self, X: Any) -> list[np.ndarray]:
@@ -174,7 +165,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             for results in self._featurized([record for _, record in inputs], featurize_all):
                 found += atoms_of([inputs[row] for row in results], list(results.values()), encoding, config)
         self.failures_ = {}
-        molecules = _molecules(groups, [each.smiles for each in found], [each.failure for each in found])
+        molecules = outcomes(groups, [each.smiles for each in found], [each.failure for each in found])
         atoms = []
         for row, (part, failure) in enumerate(molecules):
             if failure is None:
@@ -270,6 +261,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             raise ConfigError(f"on_error={self.on_error!r}: expected nan or raise.")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size!r}: expected a whole number, at least 1.")
+        if not isinstance(self.cache, str | Path | None):
+            raise ConfigError(f"cache={self.cache!r}: expected a folder, or None.")
         check_jobs(self.n_jobs)
         if self.num_conformers is not None and (
             not isinstance(self.num_conformers, int) or not 1 <= self.num_conformers <= MAX_CONFORMERS
@@ -310,25 +303,15 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         """The records of every molecule: one, or one for each of its conformers."""
         return [[record] for record in records(X)] if self.num_conformers is None else conformer_records(X)
 
+    def _cached(self) -> AbstractContextManager[VectorCache | None]:
+        """The cache of these vectors while the body runs, if there is one."""
+        if self.cache is None:
+            return nullcontext()
+        pretrained = self._load()
+        choices = {"representation": list(pretrained.widths), "readout": self.readout, "num_layers": self.num_layers}
+        choices["num_conformers"] = self.num_conformers
+        key = fingerprint(pretrained, self._featurize_config(pretrained.featurize), choices)
+        return vector_cache(self.cache, key, pretrained.width)
+
     def _encoding(self) -> Encoding:
         return Encoding(self._load(), device_named(self.device), self.num_conformers is not None, self.batch_size)
-
-
-def _molecules(
-    groups: Sequence[Sequence[Record]], smiles: Sequence[str | None], failures: Sequence[str | None]
-) -> Iterator[tuple[slice, str | None]]:
-    """The rows of the records of every molecule, and why it failed, which it does if one of its conformers fails.
-
-    Args:
-        groups: the records of each molecule.
-        smiles: of the standardized molecules, by record.
-        failures: by record.
-    """
-    start = 0
-    for group in groups:
-        part = slice(start, start + len(group))
-        start = part.stop
-        failure = next((failure for failure in failures[part] if failure is not None), None)
-        if failure is None and len(shown := sorted({str(text) for text in smiles[part]})) > 1:
-            failure = f"parse: stereo_mismatch: its 3D conformers show {shown[0]} and {shown[1]}"
-        yield part, failure
