@@ -11,15 +11,17 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from molstream.errors import ConfigError, DataError
-from molstream.preprocessing.config import MAX_CONFORMERS, FeaturizeConfig
+from molstream.preprocessing.config import DescriptorSet, FeaturizeConfig
+from molstream.preprocessing.descriptors import descriptor_names
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from molstream.training.inference.atoms import Atoms, atoms_of
 from molstream.training.inference.cache import VectorCache, fingerprint, vector_cache, vectors_of
 from molstream.training.inference.device import device_named
 from molstream.training.inference.embedded import Embedded, Vector, outcomes
 from molstream.training.inference.encoding import Encoding
-from molstream.training.inference.featurizing import Featurize, check_jobs, featurizing
+from molstream.training.inference.featurizing import Featurize, featurizing
 from molstream.training.inference.inputs import Record, checked, conformer_records, records
+from molstream.training.inference.parameters import check_parameters
 from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
 from molstream.training.models.encoders import Encoders
 
@@ -50,6 +52,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         cache: folder, for this user alone, where :meth:`transform` keeps vectors from one call or process to the next.
             Weights, featurizer, options and the text or conformers of a molecule tell them apart; the device and the
             batches do not, which change the last digits.
+        descriptors: whether RDKit's 200 descriptors follow the vector (``DESCRIPTORS_V1`` of
+            ``molstream/preprocessing/descriptors.py``), unscaled; NaN where RDKit has no value, such as partial charges
+            of a molecule with a metal. They take 3 ms per molecule.
 
     Attributes:
         failures_: {row: reason} of the last ``transform``.
@@ -69,6 +74,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         num_layers: int | None = None,
         num_conformers: int | None = None,
         cache: str | Path | None = None,
+        descriptors: bool = False,
     ):
         self.path = path
         self.representation = representation
@@ -82,6 +88,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         self.num_layers = num_layers
         self.num_conformers = num_conformers
         self.cache = cache
+        self.descriptors = descriptors
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> "MoleculeEmbedder":
@@ -108,7 +115,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         return True
 
     def transform(self, X: Any) -> np.ndarray:
-        """Compute vectors, float32 [g, d]; row i is of input i, NaN if it failed.
+        """Compute vectors, float32 [g, d]; row i is of input i, NaN if it failed. Descriptors, if any, come last.
 
         Args:
             X: SMILES, molecules of RDKit or records of files (``RawMolecule``), in a list, tuple, iterator,
@@ -120,7 +127,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             TypeError: ``X`` is something else, or holds it: a frame of several columns, a 2-D array, bytes, numbers.
             DataError: a molecule failed and ``on_error="raise"``; or the cache is damaged, or cannot be used.
         """
-        width = self._load().width
+        width = self._width()
         molecules = self._records(X)
         vectors = np.full((len(molecules), width), np.nan, np.float32)
         self.failures_: dict[int, str] = {}
@@ -150,8 +157,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
         Returns:
             For every input, float32 [m, d] of its m atoms; d is the sum of the widths of the encoders, since nothing
-            is pooled. NaN for atoms that standardization removes: hydrogens, counter-ions, solvent. A molecule that
-            fails has no row, [0, d], and its reason in ``failures_``.
+            is pooled, and no descriptor is one of an atom. NaN for atoms that standardization removes: hydrogens,
+            counter-ions, solvent. A molecule that fails has no row, [0, d], and its reason in ``failures_``.
 
         Raises:
             TypeError: as :meth:`transform`.
@@ -160,8 +167,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         encoding, items = self._encoding(), list(checked(X))
         groups = self._records(items)
         inputs = [(item, record) for item, group in zip(items, groups, strict=True) for record in group]
-        config, found = self._featurize_config(encoding.pretrained.featurize), list[Atoms]()
-        with self.featurizing(with_keys=False) as featurize_all:
+        config = replace(self._featurize_config(encoding.pretrained.featurize), descriptors="none")
+        found: list[Atoms] = []
+        with featurizing(config, self.n_jobs, self.deadline_s, self.memory_mib, with_keys=False) as featurize_all:
             for results in self._featurized([record for _, record in inputs], featurize_all):
                 found += atoms_of([inputs[row] for row in results], list(results.values()), encoding, config)
         self.failures_ = {}
@@ -207,7 +215,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             featurize_all: from :meth:`featurizing`.
         """
         encoding = self._encoding()
-        found = Embedded.failed(len(raws), encoding.pretrained.width)
+        found = Embedded.failed(len(raws), self._width())
         for results in self._featurized(raws, featurize_all):
             samples = {row: result for row, result in results.items() if isinstance(result, MoleculeSample)}
             for row, result in results.items():
@@ -216,7 +224,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
                 else:
                     found.smiles[row], found.keys[row] = result.smiles, result.key
             if samples:
-                found.vectors[list(samples)] = encoding.rows(list(samples.values()))
+                vectors = encoding.rows(list(samples.values()))
+                described = [sample.descriptors for sample in samples.values()]
+                found.vectors[list(samples)] = np.hstack([vectors, described])
         return found
 
     def _featurized(
@@ -229,10 +239,11 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             yield {row: raw if isinstance(raw, Rejection) else next(featurized) for row, raw in batch}
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
-        """Return the names of the columns, for ``set_output``."""
-        width = self._load().width
-        name = self.representation or "_".join(self._load().widths)
-        return np.array([f"molecule_{name}_{k}" for k in range(width)], dtype=object)
+        """Return the names of the columns, for ``set_output``; descriptors have RDKit's names."""
+        pretrained = self._load()
+        name = self.representation or "_".join(pretrained.widths)
+        names = [f"molecule_{name}_{k}" for k in range(pretrained.width)]
+        return np.array([*names, *descriptor_names(self._descriptor_set)], dtype=object)
 
     def untrained(self, seed: int) -> "MoleculeEmbedder":
         """Return this embedder with newly initialised weights: the baseline of pretraining."""
@@ -257,19 +268,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             ConfigError: a parameter has no possible value.
             CheckpointError: ``path`` is neither an export nor a run, or damaged.
         """
-        if self.on_error not in ("nan", "raise"):
-            raise ConfigError(f"on_error={self.on_error!r}: expected nan or raise.")
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ConfigError(f"batch_size={self.batch_size!r}: expected a whole number, at least 1.")
-        if not isinstance(self.cache, str | Path | None):
-            raise ConfigError(f"cache={self.cache!r}: expected a folder, or None.")
-        check_jobs(self.n_jobs)
-        if self.num_conformers is not None and (
-            not isinstance(self.num_conformers, int) or not 1 <= self.num_conformers <= MAX_CONFORMERS
-        ):
-            raise ConfigError(
-                f"num_conformers={self.num_conformers!r}: expected a whole number from 1 to {MAX_CONFORMERS}, or None."
-            )
+        check_parameters(self.get_params(deep=False))
         device = device_named(self.device)
         if getattr(self, "_loaded", None) != self._chosen:
             self._pretrained = load_pretrained(
@@ -297,7 +296,15 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             num_conformers=number if needs_conformer else 0,
             require_conformer=needs_conformer,
         )
-        return replace(trained_on, conformers=conformers)
+        return replace(trained_on, conformers=conformers, descriptors=self._descriptor_set)
+
+    @property
+    def _descriptor_set(self) -> DescriptorSet:
+        return "rdkit2d" if self.descriptors else "none"
+
+    def _width(self) -> int:
+        """Numbers of a row: the vector's, and one for each descriptor."""
+        return self._load().width + len(descriptor_names(self._descriptor_set))
 
     def _records(self, X: Any) -> list[list[Record]]:
         """The records of every molecule: one, or one for each of its conformers."""
@@ -311,7 +318,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         choices = {"representation": list(pretrained.widths), "readout": self.readout, "num_layers": self.num_layers}
         choices["num_conformers"] = self.num_conformers
         key = fingerprint(pretrained, self._featurize_config(pretrained.featurize), choices)
-        return vector_cache(self.cache, key, pretrained.width)
+        return vector_cache(self.cache, key, self._width())
 
     def _encoding(self) -> Encoding:
         return Encoding(self._load(), device_named(self.device), self.num_conformers is not None, self.batch_size)
