@@ -1,6 +1,6 @@
 """Scikit-learn transformer from molecules to the vectors of an export; needs neither Ray nor DeepSpeed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import InputTags, Tags
 
 from molstream.errors import ConfigError, DataError
 from molstream.preprocessing.config import DescriptorSet, FeaturizeConfig
@@ -23,6 +24,7 @@ from molstream.training.inference.featurizing import Featurize, featurizing
 from molstream.training.inference.inputs import Record, checked, conformer_records, records
 from molstream.training.inference.parameters import check_parameters
 from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
+from molstream.training.metrics.console import progress_when_long
 from molstream.training.models.encoders import Encoders
 
 
@@ -114,6 +116,12 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit, tags.no_validation = False, True
+        tags.input_tags = InputTags(one_d_array=True, two_d_array=False, string=True, allow_nan=True)
+        return tags
+
     def transform(self, X: Any) -> np.ndarray:
         """Compute vectors, float32 [g, d]; row i is of input i, NaN if it failed. Descriptors, if any, come last.
 
@@ -131,17 +139,26 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         molecules = self._records(X)
         vectors = np.full((len(molecules), width), np.nan, np.float32)
         self.failures_: dict[int, str] = {}
-        with self._cached() as cache, self.featurizing(with_keys=False) as featurize_all:
+        done = 0
+        with (
+            self._cached() as cache,
+            self.featurizing(with_keys=False) as featurize_all,
+            progress_when_long("molecules", len(molecules)) as tell,
+        ):
 
             def compute(part: Sequence[Sequence[Record]]) -> list[Vector]:
-                found = self.embed_records([record for molecule in part for record in molecule], featurize_all)
+                records = [record for molecule in part for record in molecule]
+                share = len(part) / len(records)
+                found = self.embed_records(records, featurize_all, lambda number: tell(done + share * number))
                 return found.of_molecules(part)
 
             for row, vector in vectors_of(molecules, cache, compute):
+                done += 1
                 if isinstance(vector, str):
                     self._fail(row, molecules[row][0].text, vector)
                 else:
                     vectors[row] = vector
+        self.failures_ = dict(sorted(self.failures_.items()))
         return vectors
 
     def transform_atoms(self, X: Any) -> list[np.ndarray]:
@@ -169,9 +186,13 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         inputs = [(item, record) for item, group in zip(items, groups, strict=True) for record in group]
         config = replace(self._featurize_config(encoding.pretrained.featurize), descriptors="none")
         found: list[Atoms] = []
-        with featurizing(config, self.n_jobs, self.deadline_s, self.memory_mib, with_keys=False) as featurize_all:
+        with (
+            featurizing(config, self.n_jobs, self.deadline_s, self.memory_mib, with_keys=False) as featurize_all,
+            progress_when_long("molecules", len(inputs)) as tell,
+        ):
             for results in self._featurized([record for _, record in inputs], featurize_all):
                 found += atoms_of([inputs[row] for row in results], list(results.values()), encoding, config)
+                tell(len(found))
         self.failures_ = {}
         molecules = outcomes(groups, [each.smiles for each in found], [each.failure for each in found])
         atoms = []
@@ -206,13 +227,19 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         config = self._featurize_config(self._load().featurize)
         return featurizing(config, self.n_jobs, self.deadline_s, self.memory_mib, with_keys)
 
-    def embed_records(self, raws: Sequence[RawMolecule | Rejection], featurize_all: Featurize) -> Embedded:
+    def embed_records(
+        self,
+        raws: Sequence[RawMolecule | Rejection],
+        featurize_all: Featurize,
+        tell: Callable[[int], None] = lambda number: None,
+    ) -> Embedded:
         """Compute the vectors of records as a file's reader gives them, with the identity of every molecule.
 
         Molecules that fail are in the result, whatever ``on_error`` is.
 
         Args:
             featurize_all: from :meth:`featurizing`.
+            tell: called with the number of records that are done, after every batch.
         """
         encoding = self._encoding()
         found = Embedded.failed(len(raws), self._width())
@@ -227,6 +254,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
                 vectors = encoding.rows(list(samples.values()))
                 described = [sample.descriptors for sample in samples.values()]
                 found.vectors[list(samples)] = np.hstack([vectors, described])
+            tell(max(results) + 1)
         return found
 
     def _featurized(

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -15,6 +15,9 @@ from rich.text import Text
 
 from molstream.pipeline.reports.progress import WIDTH, clock_time
 from molstream.training.metrics.records import Record, eta_text, log_line, losses_text, rates_text
+
+LONG_S = 2.0
+"""Seconds after which a call from Python shows how far it is."""
 
 
 @contextmanager
@@ -52,6 +55,29 @@ def progress(what: str, total: int, interval_s: float = 10.0) -> Iterator[Callab
 
     yield tell
     print(line(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_when_long(what: str, total: int) -> Iterator[Callable[[float], None]]:
+    """Show the progress of a call from Python: a bar on a terminal once it has taken LONG_S, otherwise nothing.
+
+    Args:
+        what: name of the items that are counted.
+        total: number of items.
+
+    Yields:
+        A function that takes the number of items done so far.
+    """
+    started, bars = time.monotonic(), list[Callable[[float], None]]()
+    with ExitStack() as stack:
+
+        def tell(done: float) -> None:
+            if not bars and sys.stderr.isatty() and time.monotonic() - started >= LONG_S:
+                bars.append(stack.enter_context(progress(what, total)))
+            for bar in bars:
+                bar(done)
+
+        yield tell
 
 
 class TrainingProgress:

@@ -39,10 +39,10 @@ def computed(found: MoleculeEmbedder, molecules: list) -> tuple[np.ndarray, int]
     count = 0
     plain = found.embed_records
 
-    def counting(raws, featurize_all):
+    def counting(raws, *arguments):
         nonlocal count
         count += len(raws)
-        return plain(raws, featurize_all)
+        return plain(raws, *arguments)
 
     found.embed_records = counting
     return found.transform(molecules), count
@@ -114,6 +114,7 @@ for start in range(0, 60, 5):
 """
 
 
+@pytest.mark.slow
 def test_several_processes_write_at_once(both, folder):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(both), str(folder)]
