@@ -147,9 +147,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         ):
 
             def compute(part: Sequence[Sequence[Record]]) -> list[Vector]:
-                records = [record for molecule in part for record in molecule]
-                share = len(part) / len(records)
-                found = self.embed_records(records, featurize_all, lambda number: tell(done + share * number))
+                flat = [record for molecule in part for record in molecule]
+                share = len(part) / len(flat)
+                found = self.embed_records(flat, featurize_all, lambda number: tell(done + share * number))
                 return found.of_molecules(part)
 
             for row, vector in vectors_of(molecules, cache, compute):
