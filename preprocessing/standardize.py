@@ -34,6 +34,8 @@ Iodosyl group, iminoiodinane	[#17,#35,#53;+1;$(*-[#6]):1]-[#6,#7,#8;-1:2]>>[*+0:
 """
 """Transformations of a halogen and a neighbour with opposite charges into a double bond, beyond RDKit's own."""
 
+NONMETALS = frozenset(IS_NONMETAL.nonzero()[0].tolist())
+
 MAX_TAUTOMERS = 1000
 """Most tautomers, and most transformations, that are tried for a molecule (RDKit's own limits)."""
 
@@ -232,6 +234,8 @@ def _beside_metals(mol: Chem.Mol) -> Chem.Mol:
     is the only neighbour, as in imines bound by their nitrogen, nothing is left to tell.
     """
     changed = Chem.Mol(mol)
+    if all(_is_nonmetal(mol.GetAtomWithIdx(index)) for index in range(mol.GetNumAtoms())):
+        return changed
     for bond in changed.GetBonds():
         told_by, ends = list(bond.GetStereoAtoms()), (bond.GetBeginAtom(), bond.GetEndAtom())
         metals = [side for side, index in enumerate(told_by) if not _is_nonmetal(changed.GetAtomWithIdx(index))]
@@ -251,7 +255,7 @@ def _beside_metals(mol: Chem.Mol) -> Chem.Mol:
 
 
 def _is_nonmetal(atom: Chem.Atom) -> bool:
-    return bool(IS_NONMETAL[atom.GetAtomicNum()])
+    return atom.GetAtomicNum() in NONMETALS
 
 
 def _normalized(mol: Chem.Mol, unusual: bool) -> Chem.Mol:
