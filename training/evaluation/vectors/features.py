@@ -13,7 +13,8 @@ from molstream.errors import DataError, in_words
 from molstream.preprocessing.fields import RawMolecule, Rejection
 from molstream.training.evaluation.vectors.baselines import describe, ecfp4
 from molstream.training.evaluation.vectors.tasks import Task, require_usable, without
-from molstream.training.inference.embedder import Embedded, MoleculeEmbedder
+from molstream.training.inference.embedded import Embedded
+from molstream.training.inference.embedder import MoleculeEmbedder
 from molstream.training.inference.vector_files import VECTOR
 
 ENCODER, UNTRAINED, ECFP4, DESCRIPTORS = "encoder", "untrained", "ECFP4 counts", "descriptors"
