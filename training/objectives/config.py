@@ -138,6 +138,16 @@ class TargetsConfig:
 
 
 @configuration
+class ShapesConfig:
+    """Predict the shape of a conformer from its vector, by the 3D encoder."""
+
+    weight: PositiveFloat = 1.0
+    """Weight of the objective in the loss."""
+    hidden: Width = 256
+    """Hidden width of the head, which an export drops."""
+
+
+@configuration
 class ObjectiveConfig:
     """What is learned: the objectives of `objective=[a,b]`, whose losses are added by their weights.
 
@@ -152,6 +162,8 @@ class ObjectiveConfig:
     """Regression of RDKit's descriptors; `objective=descriptors`."""
     targets: TargetsConfig | None = None
     """Regression and classification of the dataset's targets; `objective=targets`."""
+    shapes: ShapesConfig | None = None
+    """Regression of a conformer's shape; `objective=shapes`."""
 
     def chosen(self) -> dict[str, Any]:
         """The configuration of every objective that is learned, by name, in the order of the fields.

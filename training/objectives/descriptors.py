@@ -32,7 +32,7 @@ class Descriptors(Prediction):
             raise ConfigError(
                 "objective=descriptors: the dataset has no descriptors. Preprocess with featurize.descriptors=rdkit2d."
             )
-        super().__init__("descriptors", len(table.names), config.hidden, model)
+        super().__init__("descriptors", "descriptors", len(table.names), config.hidden, model)
         self.normalize = NORMALIZATIONS[config.transform](table)
 
     def labels(self, batch: MoleculeBatch) -> tuple[Tensor, Tensor]:

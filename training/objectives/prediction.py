@@ -1,6 +1,6 @@
 """Predicting numbers of molecules from their vectors: heads, what makes numbers comparable, and the loss.
 
-:class:`Descriptors` and :class:`Targets` differ in what they predict.
+:class:`Descriptors`, :class:`Targets` and :class:`Shapes` differ in what they predict.
 """
 
 from abc import abstractmethod
@@ -22,20 +22,31 @@ MAX_DEVIATIONS = 6.0
 class Prediction(Objective):
     """L = mean over encoders, molecules and known labels of the loss of a prediction from the vector.
 
-    Every encoder has a head of two layers on its readout. The mean over molecules is one of means over the known labels
-    of each; a molecule without any counts nothing. The 3D encoder learns from molecules with a conformer only.
+    Every encoder, or some, have a head of two layers on their readout. The mean over molecules is one of means over the
+    known labels of each; a molecule without any counts nothing. The 3D encoder learns from molecules with a conformer
+    only.
 
     Args:
-        field: the stored field with the labels; also the name of the terms.
+        name: of the terms.
+        field: the stored field with the labels, or with what they are computed from.
         count: number of labels, k.
         hidden: hidden width of the heads.
         model: sizes of the encoders.
+        modalities: of the encoders that have a head; all that there are by default.
     """
 
-    def __init__(self, field: str, count: int, hidden: int, model: ModelConfig):
+    def __init__(
+        self,
+        name: str,
+        field: str,
+        count: int,
+        hidden: int,
+        model: ModelConfig,
+        modalities: frozenset[str] | None = None,
+    ):
         super().__init__()
-        self._field = field
-        self.modalities = frozenset(model.encoders())
+        self._name = name
+        self.modalities = frozenset(model.encoders()) if modalities is None else modalities
         self.required_fields = frozenset({"atom_features", "bond_index", "bond_features", field})
         self.heads = nn.ModuleDict(
             {modality: _head(model.readout_width(modality), hidden, count) for modality in sorted(self.modalities)}
@@ -58,7 +69,7 @@ class Prediction(Objective):
             losses = torch.where(known, self.losses(predicted, label), 0.0).sum(1) / known.sum(1).clamp(min=1)
             counted = known.any(1) & batch.has_pos if modality == "3d" else known.any(1)
             loss = graph_mean(losses, counted)
-            terms[f"{self._field} {modality.upper()}"] = Term(1.0 / len(self.heads), loss, {f"{modality}_loss": loss})
+            terms[f"{self._name} {modality.upper()}"] = Term(1.0 / len(self.heads), loss, {f"{modality}_loss": loss})
         return terms
 
 

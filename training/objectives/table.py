@@ -13,6 +13,7 @@ from molstream.training.objectives.config import ObjectiveConfig
 from molstream.training.objectives.descriptors import Descriptors
 from molstream.training.objectives.moleculesde import MoleculeSDE
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
+from molstream.training.objectives.shapes import Shapes
 from molstream.training.objectives.targets import Targets
 
 OBJECTIVES: dict[str, Callable[[Any, ModelConfig, Labels], Objective]] = {
@@ -20,6 +21,7 @@ OBJECTIVES: dict[str, Callable[[Any, ModelConfig, Labels], Objective]] = {
     "moleculesde_paper": PaperMoleculeSDE,
     "descriptors": Descriptors,
     "targets": Targets,
+    "shapes": Shapes,
 }
 """Objective classes by the field of :class:`ObjectiveConfig` with their configuration; they also take the model's, and
 what the dataset offers to predict."""

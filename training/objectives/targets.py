@@ -49,7 +49,7 @@ class Targets(Prediction):
         if not len(columns):
             raise ConfigError(f"{notes[0]} Nothing is left to learn: choose others by objective.targets.columns=[...].")
         table = labels.targets.take(columns)
-        super().__init__("targets", len(columns), config.hidden, model)
+        super().__init__("targets", "targets", len(columns), config.hidden, model)
         self.notes = notes
         self.normalize = NORMALIZATIONS[config.transform](table)
         self.register_buffer("columns", torch.from_numpy(columns), persistent=False)
