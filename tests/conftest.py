@@ -1,6 +1,7 @@
 """Fixtures shared by all rooms' tests."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,11 @@ LONGEST = (
     "test_golden_road",
 )
 """Modules that take longest. A worker takes a whole module at a time: one of these at the end would run alone."""
+
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
