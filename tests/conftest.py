@@ -14,9 +14,14 @@ from tests.support.datasets import REPOSITORY, molecules, molstream, write_csv
 from tests.support.disk import Disk, mounted
 
 LONGEST = (
+    "test_round_trips",
     "test_readme",
     "test_pretrain",
+    "test_elastic",
     "test_append",
+    "test_chaos",
+    "test_one_spelling",
+    "test_submit",
     "test_engine",
     "test_preprocess",
     "test_extensions",
