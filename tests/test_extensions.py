@@ -146,6 +146,7 @@ def test_a_format_is_read(site, tmp_path):
     assert counts["in"] == counts["written"] + counts["duplicates"] == len(SMILES)
 
 
+@pytest.mark.slow
 def test_an_encoder_and_an_objective_are_trained_beside_ours(site, dataset, tmp_path):
     """Each objective is logged by its name, and the noise of the first is what it is without the second."""
     settings = [f"data.path={dataset}", "model=tiny", "steps=3", "data.lanes=2", "data.micro_batch=8"]

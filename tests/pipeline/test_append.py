@@ -272,6 +272,7 @@ def test_a_benchmark_set_may_have_reading_options_of_its_own(tmp_path):
     assert read_manifest(tmp_path / "output").benchmarks == {"odd.csv": 1}
 
 
+@pytest.mark.slow
 def test_a_damaged_table_of_dropped_rows_is_named(tmp_path):
     source = write(tmp_path / "a.csv", ["CCO", "OCC"])
     output = tmp_path / "output"

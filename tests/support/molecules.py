@@ -111,8 +111,9 @@ def paper_tiny(**networks: object) -> ModelConfig:
 
 
 def tiny_model(objective: str) -> ModelConfig:
-    """Configure a narrow model with the networks that an objective needs."""
-    return model_config("paper_tiny" if objective == "moleculesde_paper" else "tiny")
+    """Configure a narrow model with the networks that an objective needs, and no encoder that it does not train."""
+    config = model_config("paper_tiny" if objective == "moleculesde_paper" else "tiny")
+    return replace(config, graph_transformer=None) if objective == "shapes" else config
 
 
 def objective_config(name: str, **values: object) -> ObjectiveConfig:
