@@ -1,6 +1,7 @@
 """Vectors that are kept on disk from one call to the next, in one SQLite file that several processes may use."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import sqlite3
@@ -15,7 +16,6 @@ import numpy as np
 import rdkit
 import torch
 
-import molstream
 from molstream.config import tree_of
 from molstream.errors import DataError, in_words
 from molstream.preprocessing.config import FeaturizeConfig
@@ -58,7 +58,7 @@ def fingerprint(pretrained: PretrainedEncoders, config: FeaturizeConfig, choices
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     rest = {
-        "molstream": molstream.__version__,
+        "molstream": importlib.metadata.version("molstream"),
         "rdkit": rdkit.__version__,
         "schema": SCHEMA_VERSION,
         "model": tree_of(pretrained.model),
