@@ -91,7 +91,8 @@ def write_card(folder: Path) -> Path:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"seconds": seconds, "size": size, "svg": Markup, "number": "{:,}".format}
-    page = environment.from_string((Path(__file__).parent / "templates" / "card.html.jinja").read_text()).render(
+    template = (Path(__file__).parent / "templates" / "card.html.jinja").read_text("utf-8")
+    page = environment.from_string(template).render(
         manifest=manifest,
         name=_name(manifest),
         bytes=sum(shard.bytes for shard in manifest.shards),

@@ -176,7 +176,7 @@ class CheckpointWriter:
             texts = {"state.json": json.dumps(asdict(state), indent=1) + "\n", "config.yaml": config_yaml}
             for name, text in texts.items():
                 files.append(folder / name)
-                files[-1].write_text(text)
+                files[-1].write_text(text, "utf-8")
         for file in files:
             sync(file)
         write_atomically(folder / _sums_name(context.rank), json.dumps(checksums(files)).encode())

@@ -42,8 +42,8 @@ class Decile:
 NEARLY_ALL = 0.9
 """Share of the largest bound above which a contrast has little left to teach."""
 USED_UP = (
-    "the contrast is used up: the molecules of a micro-batch are told apart nearly as well as so few can be, for which "
-    "size and composition suffice. Give it more negatives (data.micro_batch) or a smaller contrastive_coefficient."
+    "the contrast is used up: what a micro-batch holds is told apart nearly as well as so little can be, and size and "
+    "composition suffice for that. Give it more negatives (data.micro_batch) or a smaller contrastive_coefficient."
 )
 
 

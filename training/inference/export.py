@@ -191,4 +191,4 @@ def _write(output: Path, description: dict[str, Any], weights: dict[str, Any], c
             write_safetensors(temporary / WEIGHTS_FILE, weights, {"format": "pt"})
             config = sealed(description, temporary / WEIGHTS_FILE)
             (temporary / CONFIG_FILE).write_bytes(config)
-            (temporary / CARD_FILE).write_text(card(config))
+            (temporary / CARD_FILE).write_bytes(card(config).encode())

@@ -113,5 +113,5 @@ def _inspect_run(path: Path) -> str:
         url = shown(config.checkpoint_url)
         lines.append(f"  checkpoints at {url}, not looked up; see one of them with: molstream inspect {url}/{STEP}")
     if (path / "command.txt").is_file():
-        lines.append(f"  resume with: {(path / 'command.txt').read_text().splitlines()[-1]}")
+        lines.append(f"  resume with: {(path / 'command.txt').read_text('utf-8').splitlines()[-1]}")
     return "\n".join(lines)
