@@ -205,7 +205,7 @@ class RunDirectory:
             write_atomically(self.config_file, to_yaml(config).encode())
         elif (old := self.config()).steps != config.steps:
             write_atomically(self.config_file, to_yaml(replace(old, steps=config.steps)).encode())
-        with (self.path / "command.txt").open("a") as file:
+        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
             file.write(command(context) + "\n")
 
     def log(self, text: str) -> None:
