@@ -98,7 +98,7 @@ def run_ranks(processes: int, arguments: Sequence[str], log: Path) -> str:
         port = server.getsockname()[1]
     job = {"WORLD_SIZE": processes, "LOCAL_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     common = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with log.open("w") as stderr:
+    with log.open("w", encoding="utf-8") as stderr:
         ranks = [
             subprocess.Popen(
                 [sys.executable, *arguments],
@@ -112,7 +112,7 @@ def run_ranks(processes: int, arguments: Sequence[str], log: Path) -> str:
         ]
         printed = [rank.communicate()[0] for rank in ranks]
     if any(rank.returncode for rank in ranks):
-        sys.exit(f"{' '.join(arguments)} failed:\n{log.read_text()}")
+        sys.exit(f"{' '.join(arguments)} failed:\n{log.read_text(encoding='utf-8')}")
     return printed[0]
 
 

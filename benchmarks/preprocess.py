@@ -98,7 +98,7 @@ def job_seconds(file: Path, cores: int, config: FeaturizeConfig, output: Path) -
         f"featurize.conformers.num_conformers={config.conformers.num_conformers}",
     ]
     start = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log) as job:
             peaks = watch(job)
         whole = time.perf_counter() - start
@@ -117,7 +117,7 @@ def watch(job: subprocess.Popen[bytes]) -> dict[str, float]:
         for role, pid in family(job.pid):
             # The process may have ended meanwhile.
             with suppress(OSError):
-                status = Path(f"/proc/{pid}/status").read_text()
+                status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
                 if peak := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
                     peaks[role] = max(peaks.get(role, 0.0), int(peak.group(1)) / 1024)
         time.sleep(LOOK_S)

@@ -235,7 +235,7 @@ def child(path: str) -> None:
     seconds = time.perf_counter() - started
     for _ in steps:
         pass
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     print(json.dumps({"peak_mib": peak, "seconds": seconds}))
 

@@ -183,7 +183,7 @@ def peak_memory_mib(name: str, preset: str, batch: MoleculeBatch, threads: int) 
 
 def high_water_mib() -> float:
     """Peak resident memory of this process in MiB (``getrusage`` would include that of its parent before the exec)."""
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[0]) / 1024
 
 
 def ratio(measured: Measured) -> float:

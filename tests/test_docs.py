@@ -46,7 +46,7 @@ def python(file: Path, wheel: Path) -> str:
         text=True,
         timeout=300,
     )
-    assert result.returncode == 0, f"{file.read_text()}\n{result.stdout}\n{result.stderr}"
+    assert result.returncode == 0, f"{file.read_text(encoding='utf-8')}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
 

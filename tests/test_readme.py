@@ -40,7 +40,7 @@ class Step(NamedTuple):
 def steps(page: Path) -> list[Step]:
     """The bash and Python blocks of a page in their order, each with the block of text behind it."""
     found: list[Step] = []
-    for language, flags, text in BLOCK.findall(page.read_text()):
+    for language, flags, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "text":
             found[-1] = found[-1]._replace(expected=text)
         elif language in ("bash", "python") and "no-test" not in flags:

@@ -25,7 +25,7 @@ def free_memory() -> int:
 def _left_in_groups() -> int:
     """Bytes that the control groups of this process, and those around them, leave it; files in memory can go."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return UNLIMITED
     left = UNLIMITED
@@ -64,7 +64,7 @@ def _left_of_address_space() -> int:
 def _values(file: Path) -> dict[str, int]:
     """The numbers of a file of the kernel with a name and a number in every line; none if it cannot be read."""
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except OSError:
         return {}
     return {name: int(value) for name, value in re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)}

@@ -119,7 +119,7 @@ def _child(shared: int, memory_mib: int) -> None:
     progress = memoryview(mmap.mmap(shared, mmap.PAGESIZE)).cast("q")
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     # If the machine runs out of memory, the system shall kill this process, not the worker that watches it.
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     settings = Settings.from_json(read_frame(source))
     # The first molecule loads tables and shows that the memory suffices.
     encode([sample for sample in [featurize(TRIAL, settings.featurize)] if isinstance(sample, MoleculeSample)])

@@ -292,7 +292,7 @@ class Sandbox:
 def _cpu_seconds(pid: int) -> float:
     """User and system time of a process, 0 if it has ended; fields 14 and 15 of its stat, behind its bracketed name."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS

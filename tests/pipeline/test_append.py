@@ -22,7 +22,7 @@ SETTINGS = ("rows_per_shard=10", "featurize.conformers.force_field=none", "ray.n
 
 
 def write(path: Path, smiles: list[str]) -> Path:
-    path.write_text("smiles\n" + "\n".join(smiles) + "\n")
+    path.write_text("smiles\n" + "\n".join(smiles) + "\n", encoding="utf-8")
     return path
 
 

@@ -59,7 +59,7 @@ def molecules() -> list[str]:
 
 def write_csv(path: Path, smiles: list[str]) -> Path:
     """Write a CSV with the columns smiles and value."""
-    path.write_text("smiles,value\n" + "".join(f"{s},{k / 10}\n" for k, s in enumerate(smiles)))
+    path.write_text("smiles,value\n" + "".join(f"{s},{k / 10}\n" for k, s in enumerate(smiles)), encoding="utf-8")
     return path
 
 

@@ -170,7 +170,7 @@ class Hosts:
 
     def _first_process(self, name: str) -> int:
         pid = self._processes[name].pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
         return int(children[0]) if children else pid
 
     def _ip(self, name: str, words: str) -> None:

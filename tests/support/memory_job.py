@@ -82,7 +82,7 @@ def main() -> None:
     kept = live_bytes() - before
     if context.rank == 0:
         # The minimum, since gloo's threads free sent buffers with a delay on a busy machine.
-        Path(target).write_text(json.dumps({"sizes": sizes, "kept": kept, "step": min(steps[1:])}))
+        Path(target).write_text(json.dumps({"sizes": sizes, "kept": kept, "step": min(steps[1:])}), encoding="utf-8")
     stop_processes()
     end_process(0)
 

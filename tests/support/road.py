@@ -115,7 +115,7 @@ def write_graphs(folder: Path, file: Path) -> None:
     """Write the manifest of the dataset ``graphs``, but for the quantiles of its numbers, which are many."""
     manifest = json.loads((folder / "graphs" / "manifest.json").read_text())
     del manifest["descriptor_statistics"], manifest["target_statistics"]
-    file.write_text(json.dumps(manifest, indent=1) + "\n")
+    file.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def main(folder: Path) -> None:

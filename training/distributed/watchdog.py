@@ -60,7 +60,7 @@ class Watchdog:
         while not self._over.wait(max(0.0, min(1.0, self._deadline - time.monotonic()))):
             if time.monotonic() >= self._deadline:
                 self._stacks.parent.mkdir(exist_ok=True)
-                with self._stacks.open("a") as file:
+                with self._stacks.open("a", encoding="utf-8") as file:
                     file.write(f"{time.strftime('%F %T')} {self._process}, in step {self._step}\n")
                     file.flush()
                     faulthandler.dump_traceback(file)

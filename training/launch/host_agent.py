@@ -101,7 +101,7 @@ class HostAgent:
             environment: variables that are added to this process's own.
             hostfile: content of the hostfile, which is written to a temporary file.
         """
-        self._hostfile = tempfile.NamedTemporaryFile("w", prefix="molstream-hostfile-")  # noqa: SIM115
+        self._hostfile = tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="molstream-hostfile-")  # noqa: SIM115
         self._hostfile.write(hostfile)
         self._hostfile.flush()
         self._job = subprocess.Popen(

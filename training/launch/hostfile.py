@@ -16,12 +16,16 @@ def read_hostfile(path: Path) -> Slots:
     """Read the slots of a hostfile, in the ``deepspeed`` launcher's format: one ``NAME slots=NUMBER`` per line.
 
     Raises:
-        ConfigError: the file is missing, has no host, a malformed line, or a host twice.
+        ConfigError: the file is missing or no text, has no host, a malformed line, or a host twice.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigError(f"--hostfile {path}: {error.strerror}. Give one with lines like 'node1 slots=8'.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--hostfile {path}: expected UTF-8, got {error}. Give lines like 'node1 slots=8'."
+        ) from error
     slots: Slots = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):

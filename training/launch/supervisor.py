@@ -280,8 +280,10 @@ def _environment() -> dict[str, str]:
     for folder in (Path.home(), Path.cwd()):
         file = folder / os.environ.get("DS_ENV_FILE", ".deepspeed_env")
         if file.is_file():
-            lines = (line.partition("=") for line in file.read_text().splitlines() if "=" in line)
-            variables |= {name.strip(): value.strip() for name, _, value in lines}
+            # Surrogates stand for bytes that are no text, as in os.environ.
+            lines = file.read_text("utf-8", "surrogateescape").splitlines()
+            pairs = (line.partition("=") for line in lines if "=" in line)
+            variables |= {name.strip(): value.strip() for name, _, value in pairs}
     return variables
 
 

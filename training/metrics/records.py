@@ -42,7 +42,7 @@ class MetricsWriter:
         with path.open("rb") as file:
             end = _end_of_step(file, path, step)
         os.truncate(path, end)
-        self._file: TextIO = path.open("a")
+        self._file: TextIO = path.open("a", encoding="utf-8")
         self.step = step
         """Step of the newest record."""
 

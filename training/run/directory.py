@@ -216,7 +216,7 @@ class RunDirectory:
     def keep(self, text: str) -> None:
         """Append a line to log.txt; errors of the file system are ignored."""
         # A full disk ends the run when metrics.jsonl is written, with an error of its own.
-        with suppress(OSError), (self.path / "log.txt").open("a") as file:
+        with suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
 

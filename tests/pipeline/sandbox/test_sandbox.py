@@ -184,7 +184,7 @@ with Sandbox(SandboxConfig(), FeaturizeConfig()) as sandbox:
         time.sleep(0.3)
         parent.kill()
     for _ in range(50):
-        if not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text():
+        if not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text(encoding="utf-8"):
             return
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)

@@ -46,10 +46,11 @@ def test_the_number_of_processes_divides_the_lanes_and_is_the_largest():
         ("node1\n", "expected a new host as in 'node1 slots=8'"),
         ("node1 slots=0\n", "line 1"),
         ("# none\n", "names no host"),
+        ("n\xf6de slots=1\n", "hostfile: expected UTF-8, got .*0xf6"),
     ],
 )
 def test_a_hostfile_that_cannot_be_used_is_refused_by_line(tmp_path, text, message):
-    (tmp_path / "hostfile").write_text(text)
+    (tmp_path / "hostfile").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=message):
         read_hostfile(tmp_path / "hostfile")
 

@@ -31,7 +31,7 @@ def undisturbed(dataset, tmp_path_factory):
 
 
 def hostfile(path: Path, slots: dict[str, int]) -> str:
-    path.write_text("".join(f"{name} slots={number}\n" for name, number in slots.items()))
+    path.write_text("".join(f"{name} slots={number}\n" for name, number in slots.items()), encoding="utf-8")
     return str(path)
 
 
