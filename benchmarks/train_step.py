@@ -40,6 +40,7 @@ from molstream.preprocessing.fields import SCHEMA_VERSION, MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import COLLATED_FIELDS, collate
 from molstream.training.evaluation.config import CostConfig
+from molstream.training.models.encoders import EncodedOnce
 from molstream.training.module import PretrainingModule, build_module
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
 
@@ -118,19 +119,32 @@ def disagreement(batch: MoleculeBatch) -> float:
 def our_parts(form: PretrainingModule, batch: MoleculeBatch) -> dict[str, Step]:
     """Split our step into parts: encoders on the batch, the rest on the encoders' outputs as leaves."""
     encoders = form.encoders
-    objective: Any = next(iter(form.objective.parts.values()))
     graph = (batch.x, batch.edge_index, batch.edge_attr, batch.batch)
     geometry = (batch.x[:, 0], batch.pos, batch.batch)
     with torch.no_grad():
         z_2d, z_3d = encoders.encoder_2d(*graph), encoders.encoder_3d(*geometry)
-    z_2d, z_3d = z_2d.requires_grad_(), z_3d.requires_grad_()
-    of_bonds = objective._graph_term if isinstance(objective, PaperMoleculeSDE) else objective._bond_term
+    leaves = EncodedOnce(encoders)
+    leaves._found = {"2d": z_2d.requires_grad_(), "3d": z_3d.requires_grad_()}
     return {
         "2D encoder": lambda: encoders.encoder_2d(*graph).sum(),
         "3D encoder": lambda: encoders.encoder_3d(*geometry).sum(),
-        "2D to 3D": lambda: objective._position_term(batch, z_2d, seeded()).loss,
-        "3D to 2D": lambda: of_bonds(batch, z_3d, seeded()).loss,
-        "contrast": lambda: objective._contrastive_term(batch, encoders, z_2d, z_3d, seeded()).loss,
+        **heads(next(iter(form.objective.parts.values())), batch, leaves),
+    }
+
+
+def heads(objective: Any, batch: MoleculeBatch, leaves: EncodedOnce) -> dict[str, Step]:
+    """The terms of an objective on representations that are there."""
+    if isinstance(objective, PaperMoleculeSDE):
+        z_2d, z_3d = leaves._found.values()
+        return {
+            "2D to 3D": lambda: objective._position_term(batch, z_2d, seeded()).loss,
+            "3D to 2D": lambda: objective._graph_term(batch, z_3d, seeded()).loss,
+            "contrast": lambda: objective._contrastive_term(batch, leaves, z_2d, z_3d, seeded()).loss,
+        }
+    return {
+        "2D to 3D": lambda: objective._position_term(batch, leaves, seeded()).loss,
+        "3D to 2D": lambda: objective._bond_term(batch, leaves, seeded()).loss,
+        "contrast": lambda: objective._contrastive_term(batch, leaves, seeded()).loss,
     }
 
 
