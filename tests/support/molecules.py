@@ -75,7 +75,8 @@ def write_featurized(folder: Path, smiles: Sequence[str]) -> Path:
     raws = [RawMolecule(text, "smiles", "", row, (row / 10,)) for row, text in enumerate(smiles)]
     samples = [sample for raw in raws if isinstance(sample := featurize(raw, FeaturizeConfig()), MoleculeSample)]
     half = len(samples) // 2
-    return write_dataset(folder, [samples[:half], samples[half:]], target_names=("value",))
+    names = {"target_names": ("value",), "descriptor_names": DESCRIPTORS_V1}
+    return write_dataset(folder, [samples[:half], samples[half:]], **names)
 
 
 def with_pos(batch: MoleculeBatch, pos: torch.Tensor) -> MoleculeBatch:

@@ -72,7 +72,7 @@ def write_dataset(
     found = [write_shard(folder, k, container, 8, [encode(samples)]) for k, samples in enumerate(shards)]
     written = tuple(shard for shard in found if shard is not None)
     first = next(chain(*shards))
-    names = tuple(f"d{k}" for k in range(len(first.descriptors)))
+    names = values.get("descriptor_names", tuple(f"d{k}" for k in range(len(first.descriptors))))
     targets = values.get("target_names", ("a", "b"))
     account = Account(sum(map(len, shards)), sum(map(len, shards)), 0, {})
     record = {

@@ -13,7 +13,12 @@ from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.evaluation.conformer_scores import score_conformers
 from molstream.training.inference.generator import MoleculeGenerator
 from molstream.training.inference.trained import Trained
-from molstream.training.models.config import ModelConfig, ScoreTransformerConfig, TransformerConfig
+from molstream.training.models.config import (
+    GraphTransformerConfig,
+    ModelConfig,
+    ScoreTransformerConfig,
+    TransformerConfig,
+)
 from molstream.training.module import PretrainingModule, build_module
 from tests.support.molecules import objective_config
 
@@ -63,7 +68,7 @@ def model() -> ModelConfig:
         hidden=96, num_layers=layers, num_heads=4, feed_forward=288, pair_hidden=32
     )
     return ModelConfig(
-        graph_transformer=trunk(2),
+        graph_transformer=GraphTransformerConfig(**vars(trunk(2))),
         geometry_transformer=trunk(2),
         position_transformer=ScoreTransformerConfig(trunk=trunk(3), readout_hidden=96),
         bond_transformer=ScoreTransformerConfig(trunk=trunk(2), readout_hidden=96),
