@@ -37,7 +37,13 @@ TYPICAL_SMILES = (
     "OC(Cn1cncn1)(Cn1cncn1)c1ccc(F)cc1F",
 )
 """Drugs of 22 to 30 heavy atoms, 25 on average, for which FLOPs are counted."""
-TRUNKS = ("graph_transformer", "geometry_transformer", "position_transformer.trunk", "bond_transformer.trunk")
+TRUNKS = (
+    "graph_transformer",
+    "geometry_transformer",
+    "blend_transformer",
+    "position_transformer.trunk",
+    "bond_transformer.trunk",
+)
 """Dotted paths of the stacks of equal blocks in :class:`molstream.training.models.config.ModelConfig`."""
 
 

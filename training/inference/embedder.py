@@ -23,7 +23,7 @@ from molstream.training.inference.encoding import Encoding
 from molstream.training.inference.featurizing import Featurize, featurizing
 from molstream.training.inference.inputs import Record, checked, conformer_records, records
 from molstream.training.inference.parameters import check_parameters
-from molstream.training.inference.pretrained import PretrainedEncoders, load_pretrained
+from molstream.training.inference.pretrained import SPATIAL, PretrainedEncoders, load_pretrained
 from molstream.training.metrics.console import progress_when_long
 from molstream.training.models.encoders import Encoders
 
@@ -35,8 +35,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     Args:
         path: folder written by ``molstream export``, or a run directory, whose newest checkpoint is used.
-        representation: ``2d`` (graph encoder), ``3d`` (conformer encoder) or ``both``, concatenated; by default all
-            that there are.
+        representation: ``2d`` (bond graph), ``3d`` (conformer) or ``both``: the vectors of two encoders, concatenated,
+            or that of an encoder which sees both at once. By default all modalities that there are, concatenated.
         device: a torch device, or ``auto`` for a GPU if there is one.
         batch_size: number of molecules that are encoded at a time.
         on_error: for molecules that fail, ``nan`` gives a row of NaN, with the reason in ``failures_``; ``raise``
@@ -303,7 +303,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
                 self.path, representation=self.representation, readout=self.readout, num_layers=self.num_layers
             )
             self._loaded = self._chosen
-        if self.num_conformers is not None and "3d" not in self._pretrained.widths:
+        if self.num_conformers is not None and not SPATIAL & self._pretrained.widths.keys():
             raise ConfigError(
                 f"num_conformers={self.num_conformers}: no vector depends on conformers, since only the 2D encoder is "
                 "used. Leave it out, or use another representation."
@@ -317,7 +317,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     def _featurize_config(self, trained_on: FeaturizeConfig) -> FeaturizeConfig:
         """Adapt the training data's featurizer: no conformers for the graph encoder alone, otherwise at least one."""
-        needs_conformer = "3d" in self._load().widths
+        needs_conformer = bool(SPATIAL & self._load().widths.keys())
         number = self.num_conformers or max(1, trained_on.conformers.num_conformers)
         conformers = replace(
             trained_on.conformers,

@@ -11,7 +11,7 @@ from torch import Tensor
 from molstream.preprocessing.fields import MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import collate_samples
-from molstream.training.inference.pretrained import PretrainedEncoders
+from molstream.training.inference.pretrained import SPATIAL, PretrainedEncoders
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Encoding:
     device: torch.device
     """Where they compute."""
     every_conformer: bool
-    """Whether the 3D part is the mean over all conformers of a molecule, or that of the first one."""
+    """Whether what depends on positions is the mean over all conformers of a molecule, or that of the first one."""
     batch_size: int
     """Conformers that are encoded at a time, where all of them are."""
 
@@ -46,20 +46,21 @@ class Encoding:
         batch = collate_samples(samples).to(self.device)
         with torch.inference_mode():
             if self.every_conformer:
-                parts = compute(batch, [name for name in self.pretrained.widths if name != "3d"])
-                parts["3d"] = self._mean(samples, of_atoms)
+                parts = compute(batch, [name for name in self.pretrained.widths if name not in SPATIAL])
+                spatial = [name for name in self.pretrained.widths if name in SPATIAL]
+                parts |= {name: self._mean(name, samples, of_atoms) for name in spatial}
             else:
                 parts = compute(batch)
             return torch.cat(list(parts.values()), dim=1).float().cpu().numpy()
 
-    def _mean(self, samples: Sequence[MoleculeSample], of_atoms: bool) -> Tensor:
-        """The 3D part of rows, each the mean over the conformers of its molecule."""
+    def _mean(self, name: str, samples: Sequence[MoleculeSample], of_atoms: bool) -> Tensor:
+        """A part of rows that depends on positions, each the mean over the conformers of its molecule."""
         sizes = [sample.num_atoms if of_atoms else 1 for sample in samples]
         ends = list(accumulate(sizes))
         totals: Tensor | None = None
         for owners, batch in self._conformers(samples):
             compute = self.pretrained.nodes if of_atoms else self.pretrained.molecules
-            found = compute(batch, ["3d"])["3d"].float()
+            found = compute(batch, [name])[name].float()
             index = torch.cat([torch.arange(ends[k] - sizes[k], ends[k]) for k in owners]).to(self.device)
             totals = found.new_zeros((ends[-1], found.shape[1])) if totals is None else totals
             totals.index_add_(0, index, found)

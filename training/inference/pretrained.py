@@ -14,7 +14,7 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.inference.device import device_named
 from molstream.training.inference.export import CONFIG_FILE, load_export
 from molstream.training.models.config import ModelConfig
-from molstream.training.models.encoders import Encoders, truncate
+from molstream.training.models.encoders import Encoders, encode, truncate
 from molstream.training.models.readout import READOUTS
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RUN_FILE = "config.yaml"
 NUM_ATOM_FEATURES = 9
+SPATIAL = frozenset({"3d", "both"})
+"""Representations that need positions."""
 
 
 class PretrainedEncoders(nn.Module):
@@ -62,13 +64,12 @@ class PretrainedEncoders(nn.Module):
         self.model, self.featurize, self.description = model, featurize, dict(description)
         self.representation, self.readout = representation, readout
         names = offered(model, representation)
-        built = {"2d": encoders.encoder_2d, "3d": encoders.encoder_3d}
-        self.encoders = nn.ModuleDict({name: built[name] for name in names})
+        self.encoders = nn.ModuleDict({name: encoders.encoder(name) for name in names})
         if readout not in (None, *READOUTS):
             raise ConfigError(f"readout={readout!r}: expected one of {', '.join(READOUTS)}, or None.")
-        for name in names:
-            if num_layers is not None:
-                truncate(self._encoder(name), num_layers)
+        if num_layers is not None:
+            for encoder in set(self.encoders.values()):
+                truncate(encoder, num_layers)
         self.widths: dict[str, int] = {name: model.readout_width(name, readout) for name in names}
         self.width: int = sum(self.widths.values())
         self.train(encoders.training)
@@ -77,8 +78,8 @@ class PretrainedEncoders(nn.Module):
         """Compute representations of molecules: those of their atoms, pooled.
 
         Returns:
-            [g, d] for the representation ``2d`` or ``3d``; [g, d2 + d3], the 2D part first, for ``both``;
-            ``{"2d": [g, d2], "3d": [g, d3]}`` for None.
+            [g, d] for the representation ``2d`` or ``3d``; for ``both`` [g, d2 + d3], the 2D part first, or [g, d] of
+            an encoder that sees both at once; ``{"2d": [g, d2], "3d": [g, d3]}`` for None.
 
         Raises:
             DataError: this is no batch of featurized molecules, or one has no positions, which the 3D encoder needs.
@@ -106,16 +107,9 @@ class PretrainedEncoders(nn.Module):
         """
         names = list(self.widths) if names is None else names
         _require_graphs(batch)
-        if "3d" in names:
+        if set(names) & SPATIAL:
             _require_positions(batch)
-        graphs: Any = batch  # the attributes of PyG's batches are unknown to type checkers
-        found = {}
-        for name in names:
-            if name == "2d":
-                found[name] = self._encoder(name)(graphs.x, graphs.edge_index, graphs.edge_attr, graphs.batch)
-            else:
-                found[name] = self._encoder(name)(graphs.x[:, 0], graphs.pos, graphs.batch)
-        return found
+        return {name: encode(self._encoder(name), name, batch) for name in names}
 
     def _readout(self, name: str) -> Callable[[Tensor, Tensor, int], Tensor]:
         return self._encoder(name).readout if self.readout is None else READOUTS[self.readout]
@@ -126,17 +120,20 @@ class PretrainedEncoders(nn.Module):
 
 
 def offered(model: ModelConfig, representation: str | None) -> tuple[str, ...]:
-    """The modalities whose encoders give a representation: ``2d``, ``3d``, ``both``, or None for all of the model's.
+    """The parts of a representation, ``2d``, ``3d``, ``both``, or None for those of all modalities of the model.
+
+    Both are two parts of a model with two encoders, and one part of a model whose encoder sees both at once.
 
     Raises:
         ConfigError: it is unknown, or the model lacks an encoder of it.
     """
     own = tuple(sorted(model.encoders()))
-    choices = {"2d": ("2d",), "3d": ("3d",), "both": ("2d", "3d"), None: own}
+    both = ("both",) if model.joint else ("2d", "3d")
+    choices = {"2d": ("2d",), "3d": ("3d",), "both": both, None: own}
     if representation not in choices:
         raise ConfigError(f"representation={representation!r}: expected 2d, 3d or both.")
     names = choices[representation]
-    if missing := [name for name in names if name not in own]:
+    if missing := [name for name in names if name not in (*own, "both")]:
         raise ConfigError(
             f"representation={representation!r}: the model has no {missing[0].upper()} encoder. It offers "
             f"{' and '.join(own)}."

@@ -121,6 +121,42 @@ class GraphTransformerConfig(TransformerConfig):
 
 
 @configuration
+class BlendTransformerConfig(TransformerConfig):
+    """Sizes of the transformer over bond graph and positions, one encoder of both."""
+
+    readout: Readout = "mean_sum_max"
+    """How atoms are pooled to a molecule; mean_sum_max: the mean, a twentieth of the sum, and the maximum."""
+
+
+@configuration
+class PaperBlendTransformerConfig:
+    """Sizes of the published encoder of MoleBLEND."""
+
+    hidden: Width = 768
+    """Width of the atom representations, a multiple of ``num_heads``."""
+    num_layers: Depth = 12
+    """Number of blocks."""
+    num_heads: Heads = 32
+    """Attention heads; they share ``hidden``."""
+    feed_forward: Width = 768
+    """Hidden width of the feed-forward network."""
+    num_gaussians: Gaussians = 128
+    """Number of learned Gaussians that a distance is expanded in."""
+    attention_dropout: Decay = 0.1
+    """Probability of dropping an attention weight."""
+    activation_dropout: Decay = 0.1
+    """Probability of dropping a hidden unit of the feed-forward network."""
+    path_dropout: Decay = 0.1
+    """Probability of leaving out what the last block adds to a molecule; it grows from 0 at the first one."""
+    readout: Readout = "mean"
+    """How atoms are pooled to a molecule."""
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.num_heads:
+            raise ConfigError(f"hidden={self.hidden}: expected a multiple of num_heads={self.num_heads}.")
+
+
+@configuration
 class ScoreTransformerConfig:
     """Sizes of a score network of our form, of the positions or of the bonds."""
 
@@ -166,7 +202,7 @@ class GraphScoreConfig:
     """Adjacency channels after the last layer."""
 
 
-def _encoder(modality: Literal["2d", "3d"]) -> Any:
+def _encoder(modality: Literal["2d", "3d", "both"]) -> Any:
     return dataclasses.field(default=None, metadata={"encoder": modality})
 
 
@@ -187,6 +223,10 @@ class ModelConfig:
     """3D encoder: PaiNN."""
     geometry_transformer: TransformerConfig | None = _encoder("3d")
     """3D encoder: transformer over the positions."""
+    blend_transformer: BlendTransformerConfig | None = _encoder("both")
+    """One encoder of both: transformer over bond graph and positions; `objective=moleblend` needs such a one."""
+    blend_transformer_paper: PaperBlendTransformerConfig | None = _encoder("both")
+    """The published encoder of MoleBLEND; `model=moleblend_paper`."""
     position_transformer: ScoreTransformerConfig | None = None
     """Score network of the positions given the bond graph; `objective=moleculesde` needs it."""
     bond_transformer: ScoreTransformerConfig | None = None
@@ -202,47 +242,63 @@ class ModelConfig:
     def encoders(self) -> dict[str, str]:
         """The name of the encoder of each modality that has one: ``{"2d": "gin", "3d": "schnet"}``.
 
+        One encoder of both modalities stands for either.
+
         Raises:
             ConfigError: two encoders of one modality.
         """
         found: dict[str, str] = {}
         for each in dataclasses.fields(self):
-            modality = each.metadata.get("encoder")
-            if modality and getattr(self, each.name) is not None:
-                if modality in found:
-                    raise ConfigError(
-                        f"model has two {modality.upper()} encoders, {found[modality]} and {each.name}: set one of "
-                        f"them to null, or choose one by model/encoder_{modality}={each.name}."
-                    )
-                found[modality] = each.name
+            if getattr(self, each.name) is not None:
+                for modality in modalities_of(each):
+                    if modality in found:
+                        raise ConfigError(
+                            f"model has two {modality.upper()} encoders, {found[modality]} and {each.name}: set one of "
+                            f"them to null{_another(each, modality)}."
+                        )
+                    found[modality] = each.name
         return found
 
+    @property
+    def joint(self) -> str | None:
+        """The name of the encoder of both modalities, if there is one."""
+        encoders = self.encoders()
+        return encoders["2d"] if len(encoders) > len(set(encoders.values())) else None
+
+    def encoder_of(self, seen: str) -> str:
+        """The name of the encoder that sees a modality, 2d or 3d, or both at once.
+
+        Raises:
+            ConfigError: the model has none.
+        """
+        name = self.joint if seen == "both" else self.encoders().get(seen)
+        if name is None:
+            known = [f.name for f in dataclasses.fields(self) if modalities_of(f) == (seen,)]
+            choose = f"choose one by model/encoder_{seen}=, of {', '.join(known)}" if known else f"{_PRESETS_OF_BOTH}"
+            what = "encoder of both modalities" if seen == "both" else f"{seen.upper()} encoder"
+            raise ConfigError(f"the model has no {what}: {choose}.")
+        return name
+
     def width(self, modality: str) -> int:
-        """Width of a modality's representations.
+        """Width of a modality's representations of atoms, or of those of both at once.
 
         Raises:
             ConfigError: the model has no encoder of it.
         """
-        if (name := self.encoders().get(modality)) is None:
-            known = [f.name for f in dataclasses.fields(self) if f.metadata.get("encoder") == modality]
-            raise ConfigError(
-                f"the model has no {modality.upper()} encoder: choose one by model/encoder_{modality}=, of "
-                f"{', '.join(known)}."
-            )
-        return getattr(self, name).hidden
+        return getattr(self, self.encoder_of(modality)).hidden
 
     def readout_width(self, modality: str, readout: str | None = None) -> int:
         """Width of a molecule's vector by a modality's encoder: that of its atoms for every part of the readout.
 
         Args:
-            modality: 2d or 3d.
+            modality: 2d, 3d or both.
             readout: name of a readout; the encoder's own by default.
 
         Raises:
             ConfigError: the model has no encoder of it.
         """
-        hidden = self.width(modality)
-        return len(READOUT_PARTS[readout or getattr(self, self.encoders()[modality]).readout]) * hidden
+        encoder = getattr(self, self.encoder_of(modality))
+        return len(READOUT_PARTS[readout or encoder.readout]) * encoder.hidden
 
     @property
     def hidden_2d(self) -> int:
@@ -266,6 +322,19 @@ class ModelConfig:
         return config
 
 
+def modalities_of(network: "dataclasses.Field[Any]") -> tuple[str, ...]:
+    """The modalities that the network of a field of :class:`ModelConfig` encodes; none for a score network."""
+    declared = network.metadata.get("encoder")
+    return ("2d", "3d") if declared == "both" else (declared,) if declared else ()
+
+
+def _another(network: "dataclasses.Field[Any]", modality: str) -> str:
+    """What else a user can do who has two encoders of a modality, the second of them this one."""
+    choice = f", or choose one by model/encoder_{modality}={network.name}"
+    return choice if modalities_of(network) == (modality,) else ""
+
+
+_PRESETS_OF_BOTH = "choose model=moleblend_small or another of model=moleblend_*"
 _PRESETS = (
     "objective=moleculesde goes with model=small, base, large, xl or tiny; objective=moleculesde_paper with "
     "model=paper or paper_tiny (experiment=paper sets both)."

@@ -1,4 +1,4 @@
-"""Table of encoders, and the module of 2D and 3D encoders that is pretrained and exported."""
+"""Table of encoders, and the module of a model's encoders that is pretrained and exported."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from molstream.errors import ConfigError
 from molstream.extensions import extended
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.models.blend_transformer import BlendTransformer, Encoded
+from molstream.training.models.blend_transformer_paper import PaperBlendTransformer
+from molstream.training.models.blending import Blend
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.gin import GIN
 from molstream.training.models.painn import PaiNN
@@ -21,12 +24,16 @@ ENCODERS: dict[str, Callable[[Any], nn.Module]] = {
     "schnet": SchNet,
     "painn": PaiNN,
     "geometry_transformer": GeometryTransformer,
+    "blend_transformer": BlendTransformer,
+    "blend_transformer_paper": PaperBlendTransformer,
 }
-"""Encoder classes by the field of :class:`ModelConfig` with their configuration; the field's metadata says 2D or 3D.
+"""Encoder classes by the field of :class:`ModelConfig` with their configuration; the field's metadata says what of.
 
 2D: ``forward(x, edge_index, edge_attr, batch, generator=None) -> [n, hidden]``. 3D: ``forward(z, pos, batch,
-generator=None) -> [n, hidden]`` with z = atomic number - 1. Both have ``readout(h, batch, num_graphs)``, which pools
-atoms [n, hidden] to molecules, and ``stacks``: the names of their ``ModuleList`` of layers, all of one length.
+generator=None) -> [n, hidden]`` with z = atomic number - 1. Of both: ``forward(x, edge_index, edge_attr, pos, batch,
+sight, generator=None) -> Encoded``, a true attribute ``sees_both``, and ``bias_of_pairs(config)``, a module that makes
+attention biases of what is shown of pairs. All have ``readout(h, batch, num_graphs)``, which pools atoms [n, hidden] to
+molecules, and ``stacks``: the names of their ``ModuleList`` of layers, all of one length.
 """
 
 
@@ -47,8 +54,25 @@ def truncate(encoder: nn.Module, num_layers: int) -> None:
         raise ConfigError(f"num_layers={num_layers}: {type(encoder).__name__} does not say which its layers are.")
 
 
+def encode(encoder: Any, seen: str, batch: Any, generator: torch.Generator | None = None) -> Tensor:
+    """Encode a batch: representations of its atoms, [n, d].
+
+    Args:
+        encoder: of the table.
+        seen: 2d, 3d, or both, which only an encoder of both modalities can see at once.
+        batch: a :class:`MoleculeBatch`, or a PyG batch with its fields.
+        generator: source of dropout masks; none are drawn in evaluation mode.
+    """
+    if getattr(encoder, "sees_both", False):
+        graphs = batch.x, batch.edge_index, batch.edge_attr, batch.pos, batch.batch
+        return encoder(*graphs, seen, generator=generator).nodes
+    if seen == "2d":
+        return encoder(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
+    return encoder(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
+
+
 class Encoders(nn.Module):
-    """The 2D and 3D encoder of a model, which all objectives share and exports contain.
+    """The encoders of a model, which all objectives share and exports contain: a 2D and a 3D one, or one of both.
 
     Raises:
         ConfigError: two encoders of one modality are configured, or none.
@@ -56,10 +80,21 @@ class Encoders(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        chosen = config.encoders()
+        table, names = extended(ENCODERS, "encoders"), config.encoders()
+        built = {
+            names[modality]: table[names[modality]](getattr(config, names[modality])) for modality in sorted(names)
+        }
+        chosen = {} if config.joint else names
         # Any: the encoders share `readout`, and no base class but nn.Module, which does not know it.
-        self.encoder_2d: Any = self._built(chosen.get("2d"), config)
-        self.encoder_3d: Any = self._built(chosen.get("3d"), config)
+        self.encoder_2d: Any = None if config.joint else built.get(chosen.get("2d", ""))
+        self.encoder_3d: Any = None if config.joint else built.get(chosen.get("3d", ""))
+        self.encoder_both: Any = built.get(config.joint or "")
+
+    def encoder(self, seen: str) -> Any:
+        """The encoder of a modality, 2d or 3d, or of both; None if there is none."""
+        if self.encoder_both is not None:
+            return self.encoder_both
+        return {"2d": self.encoder_2d, "3d": self.encoder_3d}.get(seen)
 
     def nodes_2d(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
         """Encode the bond graphs of a batch: representations of its atoms, [n, d].
@@ -68,11 +103,16 @@ class Encoders(nn.Module):
             batch: molecules.
             generator: source of dropout masks; none are drawn in evaluation mode.
         """
-        return self.encoder_2d(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
+        return encode(self.encoder("2d"), "2d", batch, generator)
 
     def nodes_3d(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
         """Encode elements and positions of a batch, [n, d]; arguments as in :meth:`nodes_2d`."""
-        return self.encoder_3d(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
+        return encode(self.encoder("3d"), "3d", batch, generator)
+
+    def blended(self, batch: MoleculeBatch, blend: Blend, generator: torch.Generator | None = None) -> Encoded:
+        """Encode a blend of bond graphs and positions of a batch, by the encoder of both."""
+        graphs = batch.x, batch.edge_index, batch.edge_attr, batch.pos, batch.batch
+        return self.encoder_both(*graphs, blend, generator=generator)
 
     def nodes(self, modality: str, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
         """Encode a batch by the encoder of a modality, 2d or 3d: representations of its atoms, [n, d]."""
@@ -80,20 +120,16 @@ class Encoders(nn.Module):
 
     def molecules(self, modality: str, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
         """The vectors of the molecules of a batch by the encoder of a modality, 2d or 3d: its readout of the atoms."""
-        encoder = self.encoder_2d if modality == "2d" else self.encoder_3d
-        return encoder.readout(self.nodes(modality, batch, generator), batch.batch, batch.num_graphs)
-
-    @staticmethod
-    def _built(name: str | None, config: ModelConfig) -> nn.Module | None:
-        return None if name is None else extended(ENCODERS, "encoders")[name](getattr(config, name))
+        return self.encoder(modality).readout(self.nodes(modality, batch, generator), batch.batch, batch.num_graphs)
 
 
 class EncodedOnce(Encoders):
-    """Encoders of which each runs once, for all that use its representations of the same batch."""
+    """Encoders of which each encodes a modality once, for all that use its representations of the same batch."""
 
     def __init__(self, encoders: Encoders):
         nn.Module.__init__(self)
         self.encoder_2d, self.encoder_3d = encoders.encoder_2d, encoders.encoder_3d
+        self.encoder_both = encoders.encoder_both
         self._found: dict[str, Tensor] = {}
 
     def nodes_2d(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:

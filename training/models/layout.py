@@ -46,6 +46,8 @@ class Layout:
     """int64 [sum of b s^2]: row of each entry (query, key) in a table of pairs, as extended by :meth:`spread`."""
     padding_share: float
     """Share of the entries (query, key) that are padding."""
+    num_rows: int
+    """Rows of a table of pairs: p + 1, or 2p + n of a layout of ordered pairs."""
 
     def pad(self, rows: Tensor) -> list[Tensor]:
         """Convert atom rows [n, ...] to one padded tensor [b, s, ...] per bucket."""
@@ -61,7 +63,8 @@ class Layout:
         """Convert biases of pairs to one attention bias [b, h, s, s] per bucket.
 
         Args:
-            bias: [p + 1, h], a row per unordered pair, used for both directions, then the row of the diagonal.
+            bias: [p + 1, h], a row per unordered pair, used for both directions, then the row of the diagonal; of a
+                layout of ordered pairs [2p + n, h], in the order of :func:`ordered_rows`.
         """
         table = torch.cat([bias, bias.new_full((1, bias.shape[1]), MASKED)]).t()
         counts = [bucket.num_molecules * bucket.size**2 for bucket in self.buckets]
@@ -71,11 +74,25 @@ class Layout:
             for part, bucket in zip(parts, self.buckets, strict=True)
         ]
 
+    def collect(self, parts: Sequence[Tensor]) -> Tensor:
+        """Convert one tensor [b, s, s, ...] per bucket to rows [2p + n, ...] of ordered pairs: undoes :meth:`spread`.
 
-def bucketed(batch: Tensor) -> Layout:
+        The layout must be one of ordered pairs, each of which is one entry.
+        """
+        real = self.row_of_entry < self.num_rows
+        entry = torch.empty(self.num_rows, dtype=torch.long, device=real.device)
+        entry[self.row_of_entry[real]] = real.nonzero().squeeze(1)
+        return torch.cat([part.flatten(0, 2) for part in parts]).index_select(0, entry)
+
+
+def bucketed(batch: Tensor, ordered: bool = False) -> Layout:
     """Compute the layout of a batch from the molecule of each atom, ``batch`` (int64 [n], ascending).
 
     Synchronises with the device once, to read the sizes of the molecules.
+
+    Args:
+        batch: molecule of each atom.
+        ordered: whether a pair has a row for each direction, and each atom one to itself; see :func:`ordered_rows`.
     """
     _, molecule, size_on_device = torch.unique_consecutive(batch, return_inverse=True, return_counts=True)
     size = size_on_device.cpu()
@@ -86,15 +103,31 @@ def bucketed(batch: Tensor) -> Layout:
     first_atom, first_pair = size.cumsum(0) - size, (size * (size - 1) // 2).cumsum(0) - size * (size - 1) // 2
     first_slot = torch.empty_like(size)
     first_slot[order] = padded[order].cumsum(0) - padded[order]
-    plan = torch.stack([size, padded, first_atom, first_pair])[:, order].to(batch.device, non_blocking=True)
+    ordering = torch.stack([size, padded, first_atom, first_pair])[:, order].to(batch.device, non_blocking=True)
+    sizes, slots, atoms, rows = ordering.unbind()
+    num_pairs = int((size * (size - 1) // 2).sum())
     shift = (first_slot - first_atom).to(batch.device, non_blocking=True)
     return Layout(
         buckets=tuple(Bucket(*pair) for pair in zip(torch.bincount(bucket).tolist(), limits.tolist(), strict=True)),
-        atom_of_slot=_atoms(*plan[:3]),
+        atom_of_slot=_atoms(sizes, slots, atoms),
         slot_of_atom=torch.arange(batch.numel(), device=batch.device) + shift[molecule],
-        row_of_entry=_pair_rows(plan[0], plan[1], plan[3]),
+        row_of_entry=(
+            _ordered_pair_rows(sizes, slots, atoms, rows, num_pairs)
+            if ordered
+            else _pair_rows(sizes, slots, rows, num_pairs)
+        ),
         padding_share=_padding_share(size, padded),
+        num_rows=2 * num_pairs + batch.numel() if ordered else num_pairs + 1,
     )
+
+
+def ordered_rows(pairs: Tensor, num_atoms: int) -> Tensor:
+    """The atoms (i, j) of each row of a table of ordered pairs, int64 [2, 2p + n].
+
+    First the unordered ``pairs`` [2, p] with i < j, then the same with i > j, then each of n atoms with itself.
+    """
+    itself = torch.arange(num_atoms, device=pairs.device).expand(2, -1)
+    return torch.cat([pairs, pairs.flip(0), itself], dim=1)
 
 
 def padding_share(size: Tensor) -> float:
@@ -144,13 +177,31 @@ def _atoms(size: Tensor, padded: Tensor, first_atom: Tensor) -> Tensor:
     return first_atom[molecule] + torch.minimum(rank, size[molecule] - 1)
 
 
-def _pair_rows(size: Tensor, padded: Tensor, first_pair: Tensor) -> Tensor:
+def _pair_rows(size: Tensor, padded: Tensor, first_pair: Tensor, num_pairs: int) -> Tensor:
     """Row of each entry, from [g] in bucket order: p pairs, then the row of the diagonal, then that of padding."""
-    molecule, rank = expand(padded**2)
-    num_pairs = int((size * (size - 1) // 2).sum())
-    query, key = rank // padded[molecule], rank % padded[molecule]
+    molecule, query, key = _entries(padded)
     size = size[molecule]
-    low, high = torch.minimum(query, key), torch.maximum(query, key)
-    row = first_pair[molecule] + low * (2 * size - low - 1) // 2 + high - low - 1
+    row = first_pair[molecule] + _rank_of_pair(query, key, size)
     row = torch.where((query == key) | (query >= size), num_pairs, row)
     return torch.where(key >= size, num_pairs + 1, row)
+
+
+def _ordered_pair_rows(size: Tensor, padded: Tensor, first_atom: Tensor, first_pair: Tensor, num_pairs: int) -> Tensor:
+    """Row of each entry, from [g] in bucket order: the rows of :func:`ordered_rows`, then that of padding."""
+    molecule, query, key = _entries(padded)
+    num_rows = 2 * num_pairs + int(size.sum())
+    row = first_pair[molecule] + _rank_of_pair(query, key, size[molecule]) + torch.where(query < key, 0, num_pairs)
+    row = torch.where(query == key, 2 * num_pairs + first_atom[molecule] + query, row)
+    return torch.where(torch.maximum(query, key) >= size[molecule], num_rows, row)
+
+
+def _entries(padded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Molecule, query and key of each entry, from padded sizes [g]."""
+    molecule, rank = expand(padded**2)
+    return molecule, rank // padded[molecule], rank % padded[molecule]
+
+
+def _rank_of_pair(query: Tensor, key: Tensor, size: Tensor) -> Tensor:
+    """Number of each pair of different atoms among the pairs of its molecule of ``size`` atoms."""
+    low, high = torch.minimum(query, key), torch.maximum(query, key)
+    return low * (2 * size - low - 1) // 2 + high - low - 1

@@ -101,8 +101,8 @@ def compared_rows(
     kept = batch.has_pos[batch.batch]
     if level == "molecule":
         kept = batch.has_pos
-        z_2d = encoders.encoder_2d.readout(z_2d, batch.batch, batch.num_graphs)
-        z_3d = encoders.encoder_3d.readout(z_3d, batch.batch, batch.num_graphs)
+        z_2d = encoders.encoder("2d").readout(z_2d, batch.batch, batch.num_graphs)
+        z_3d = encoders.encoder("3d").readout(z_3d, batch.batch, batch.num_graphs)
     rows = kept.nonzero().squeeze(1)
     return z_2d.index_select(0, rows), z_3d.index_select(0, rows)
 

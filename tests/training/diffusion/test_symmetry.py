@@ -18,21 +18,29 @@ from molstream.training.diffusion.graph_score import GraphScore
 from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
 from molstream.training.diffusion.position_transformer import PositionTransformer
 from molstream.training.diffusion.score_trunk import NoiseLevel
+from molstream.training.models.blending import Sight
 from molstream.training.models.config import ModelConfig, PaiNNConfig
-from molstream.training.models.encoders import ENCODERS
+from molstream.training.models.encoders import ENCODERS, encode
 from molstream.training.models.graph import extended_edges, molecule_pairs
 from molstream.training.models.relations import topology
 from molstream.training.models.stereo import CHIRALITY, CLOCKWISE, COUNTERCLOCKWISE
-from molstream.training.models.symmetry import Symmetry
+from molstream.training.models.symmetry import INVARIANT, Symmetry
 from molstream.training.objectives.moleculesde_paper import dense_graph
 from tests.support.molecules import AWKWARD, DRUGS, model_config, molecule_batch, permuted, rotation, seeded, with_pos
 
 SIZES = {
     name: getattr(model_config(preset), name)
-    for preset in ("paper_tiny", "tiny")
+    for preset in ("paper_tiny", "tiny", "moleblend_tiny", "moleblend_paper_tiny")
     for name in tree_of(model_config(preset))
 } | {"painn": PaiNNConfig(hidden=64, num_interactions=2, num_gaussians=11, cutoff=4.0)}
 """Narrow networks of every kind."""
+OF_BOTH: tuple[tuple[str, Sight], ...] = (
+    ("blend_transformer", "2d"),
+    ("blend_transformer", "3d"),
+    ("blend_transformer", "both"),
+    ("blend_transformer_paper", "3d"),
+)
+"""Encoders and what they see. Of bonds the published form reads one path, which the order of atoms selects."""
 WIDTH = 64
 MODALITIES = {field.name: field.metadata.get("encoder") for field in fields(ModelConfig)}
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-11}
@@ -63,6 +71,13 @@ def encoder_3d(name: str) -> Subject:
         encoder.symmetry,
         lambda batch: no_pairs(encoder(batch.x[:, 0], batch.pos, batch.batch)),
     )
+
+
+def encoder_of_both(name: str, sight: Sight) -> Subject:
+    """Positions enter unless only the bond graph is seen."""
+    encoder = ENCODERS[name](SIZES[name])
+    symmetry = INVARIANT if sight == "2d" else encoder.symmetry
+    return Subject(nn.ModuleList([encoder]), symmetry, lambda batch: no_pairs(encode(encoder, sight, batch)))
 
 
 def position_score(variant: str, kept: tuple[int, ...] = (0, 1, 2)) -> Subject:
@@ -151,6 +166,7 @@ def no_pairs(rows: torch.Tensor) -> Outputs:
 SUBJECTS = {
     **{f"2d-{name}": lambda name=name: encoder_2d(name) for name in ENCODERS if MODALITIES[name] == "2d"},
     **{f"3d-{name}": lambda name=name: encoder_3d(name) for name in ENCODERS if MODALITIES[name] == "3d"},
+    **{f"{sight}-{name}": lambda name=name, sight=sight: encoder_of_both(name, sight) for name, sight in OF_BOTH},
     **{f"position_score-{name}": lambda name=name: position_score(name) for name in EDGE_ATTRIBUTES},
     "graph_score": graph_score,
     "position_transformer": position_transformer,
@@ -197,6 +213,18 @@ def test_permuting_atoms_permutes_the_output(name):
         shuffled, order = permuted(batch, seeded(1))
         rows, pairs = subject.run(batch)
         errors[dtype] = error(subject.run(shuffled), (rows[order], pairs[order][:, order]))
+    assert_rounding_only(errors)
+
+
+@pytest.mark.parametrize("sight", ["2d", "both"])
+def test_the_published_form_does_not_depend_on_the_order_of_atoms_without_rings(sight):
+    """A pair then has one path."""
+    subject, errors = encoder_of_both("blend_transformer_paper", sight), {}
+    for dtype in TOLERANCE:
+        batch = prepared(subject, dtype, ["CCO", "CC(C)CC(=O)OCC(F)(F)Cl", "CCCCCCCCC(CC)CN", "CC(=O)[O-].[Na+]"])
+        shuffled, order = permuted(batch, seeded(1))
+        rows, pairs = subject.run(batch)
+        errors[dtype] = error(subject.run(shuffled), (rows[order], pairs))
     assert_rounding_only(errors)
 
 

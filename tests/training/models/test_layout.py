@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from rdkit import Chem, RDLogger
 
 from molstream.training.models.graph import molecule_pairs
-from molstream.training.models.layout import MASKED, MAX_PADDING_SHARE, bucket_limits, bucketed, padding_share
+from molstream.training.models.layout import (
+    MASKED,
+    MAX_PADDING_SHARE,
+    bucket_limits,
+    bucketed,
+    ordered_rows,
+    padding_share,
+)
 
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=9)
 
@@ -104,3 +111,23 @@ def test_real_batches_are_padded_by_less_than_a_tenth_in_few_buckets(shared_data
         layout = bucketed(batch_of(sizes))
         assert layout.padding_share <= MAX_PADDING_SHARE < 0.1
         assert len(layout.buckets) <= most
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES)
+def test_both_directions_of_a_pair_and_every_atom_with_itself_have_rows(sizes):
+    batch = batch_of(sizes)
+    layout, pairs = bucketed(batch, ordered=True), molecule_pairs(batch)
+    rows = ordered_rows(pairs, len(batch))
+    number = {tuple(pair): row for row, pair in enumerate(rows.T.tolist())}
+    assert len(number) == layout.num_rows == sum(size**2 for size in sizes)
+    bias = torch.arange(2.0 * layout.num_rows).view(-1, 2)
+    padded, spread = layout.pad(torch.arange(len(batch))), layout.spread(bias)
+    for molecules, heads in zip(padded, spread, strict=True):
+        for molecule, tables in zip(molecules.tolist(), heads, strict=True):
+            size = len(set(molecule))
+            for a, b in itertools.product(range(len(molecule)), repeat=2):
+                real = a < size and b < size
+                expected = bias[number[molecule[a], molecule[b]]] if real else torch.full((2,), MASKED)
+                assert torch.equal(tables[:, a, b], expected)
+    assert torch.equal(layout.collect([heads.permute(0, 2, 3, 1) for heads in spread]), bias)
