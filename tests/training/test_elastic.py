@@ -117,6 +117,11 @@ def test_labels_are_learned_five_ways_in_the_same_run(labelled, tmp_path, stage)
     assert {f"train/{name}/{part}_loss" for name in ("descriptors", "targets") for part in ("2d", "3d")} < record.keys()
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_blend_is_learned_five_ways_in_the_same_run(dataset, tmp_path, stage):
+    five_ways(dataset, tmp_path, stage, "model=moleblend_tiny", "objective=[moleculesde,moleblend]", "data.lanes=4")
+
+
 def five_ways(dataset: Path, tmp_path: Path, stage: int, *more: str) -> None:
     """Do a run by one, two and four processes, by fewer and fewer, and by two that are killed; they are the same."""
     for world_size in (1, 2, 4):
@@ -129,7 +134,8 @@ def five_ways(dataset: Path, tmp_path: Path, stage: int, *more: str) -> None:
     assert losses[-20:].mean() < 0.9 * losses[:20].mean()
     others = {way: curve(tmp_path / way) for way in ("2", "4", "4-2-1", "2-killed")}
     folder = Path(os.environ.get("MOLSTREAM_PLOTS", tmp_path))
-    name = f"five_ways_zero_{stage}{'_labels' if more else ''}.svg"
+    objectives = next((word.partition("=")[2] for word in more if word.startswith("objective=")), "moleculesde")
+    name = f"five_ways_zero_{stage}_{objectives.strip('[]').replace(',', '_')}.svg"
     plot_differences(folder / name, losses, {way: found for way, (found, _) in others.items()})
     last = load_checkpoint(tmp_path / "1" / "checkpoints" / name_of(STEPS))
     for way, (found, same) in others.items():

@@ -20,6 +20,7 @@ from molstream.training.data.config import DataConfig
 from molstream.training.data.datasets import open_data, require_fields
 from molstream.training.data.labels import Labels
 from molstream.training.data.stream import LaneStream
+from molstream.training.evaluation.blend_diagnostics import BlendDiagnosis
 from molstream.training.evaluation.config import DiagnoseConfig
 from molstream.training.evaluation.diagnostics import NUM_DECILES, Diagnosis, diagnose, require_comparable
 from molstream.training.inference.device import device_named
@@ -87,7 +88,9 @@ def _batches(data: Mixture, order: StepOrder, count: int, trained: Trained) -> I
 
 def tables(found: Diagnosis) -> list[Table]:
     """Format the diagnostics as tables for a terminal."""
-    return [_summary(found), _deciles(found), _gradients(found)]
+    deciles = [_deciles(found)] if found.deciles else []
+    blend = [] if found.blend is None else [_recovered(found.blend), _distances(found.blend)]
+    return [_summary(found), *deciles, *blend, _gradients(found)]
 
 
 def _summary(found: Diagnosis) -> Table:
@@ -112,6 +115,28 @@ def _deciles(found: Diagnosis) -> Table:
     for number, row in enumerate(zip(*found.deciles.values(), strict=True)):
         cells = ["-" if decile.loss is None else f"{decile.loss:.4f}" for decile in row]
         table.add_row(f"{number / NUM_DECILES:.1f} to {(number + 1) / NUM_DECILES:.1f}", *cells)
+    return table
+
+
+def _recovered(found: BlendDiagnosis) -> Table:
+    shown = ", ".join(f"{name} {share:.1%}" for name, share in found.shown.items())
+    table = Table(title="relations that were not shown, and are predicted", caption=f"shown: {shown}")
+    for name in ("relation", "predicted", "most frequent class", "most frequent given what is shown", "of"):
+        table.add_column(name, justify="left" if name == "relation" else "right")
+    for name, accuracy in (("path length", found.path_length), ("path bonds", found.path_bonds)):
+        if accuracy is not None:
+            shares = (accuracy.predicted, accuracy.majority, accuracy.given_shown)
+            table.add_row(name, *(f"{share:.2%}" for share in shares), f"{accuracy.count:,}")
+    return table
+
+
+def _distances(found: BlendDiagnosis) -> Table:
+    table = Table(title="mean absolute error of distances that were not shown, in angstrom")
+    for name in ("distance", "predicted", "mean given the path length", "of"):
+        table.add_column(name, justify="left" if name == "distance" else "right")
+    rows = {**found.distance_by_angstrom, **({} if found.distance is None else {"all": found.distance})}
+    for name, error in rows.items():
+        table.add_row(name, f"{error.predicted:.3f}", f"{error.given_length:.3f}", f"{error.count:,}")
     return table
 
 

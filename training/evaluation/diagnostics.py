@@ -17,12 +17,14 @@ from torch import Tensor
 from molstream.errors import ConfigError, DataError
 from molstream.randomness import keyed_seed
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.evaluation.blend_diagnostics import BlendDiagnosis, BlendRecorder
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import segment_mean
 from molstream.training.module import PretrainingModule
 from molstream.training.objectives.base import Term
 from molstream.training.objectives.contrastive import info_nce
+from molstream.training.objectives.moleblend import MoleBLEND
 
 NUM_DECILES = 10
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -70,6 +72,8 @@ class Diagnosis:
     compares, of molecules' representations without one; mean over batches."""
     largest_bound: float
     """Largest possible value of the bound in nats: the logarithm of the number of compared rows in a batch."""
+    blend: BlendDiagnosis | None = None
+    """What MoleBLEND recovers of what it was not shown; None without `objective=moleblend`."""
     warnings: list[str] = field(default_factory=list)
     """What should be changed, a sentence each."""
 
@@ -179,6 +183,8 @@ def diagnose(
     pairs: list[tuple[Tensor, Tensor]] = []
     compared: list[tuple[Tensor, Tensor]] = []
     contrasted = False
+    blends = [part for part in module.objective.parts.values() if isinstance(part, MoleBLEND)]
+    recorder = BlendRecorder()
     for number, batch in enumerate(batches):
         if int(batch.has_pos.sum()) >= 2:
             generator = torch.Generator(batch.pos.device).manual_seed(keyed_seed(seed, number))
@@ -190,6 +196,8 @@ def diagnose(
             norms.append(gradient_norms(terms, module.encoders))
             with torch.no_grad():
                 pairs.append(representations(batch, module.encoders))
+                for part in blends:
+                    recorder.add(part.recover(batch, module.encoders, generator), batch.has_pos)
             contrasts = [term.compared for term in terms.values() if term.compared is not None]
             x, y = contrasts[0] if contrasts else pairs[-1]
             compared.append((x.detach(), y.detach()))
@@ -216,6 +224,7 @@ def diagnose(
         effective_rank={"2D": effective_rank(x), "3D": effective_rank(y)},
         information_bound=bound,
         largest_bound=largest,
+        blend=recorder.diagnosis() if blends else None,
         warnings=[USED_UP] if bound > NEARLY_ALL * largest and contrasted else [],
     )
 

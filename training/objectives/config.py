@@ -1,15 +1,18 @@
 """The configuration of the objectives: a run learns every one that is configured."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from molstream.config import PositiveInt, configuration
+from molstream.config import Decay, PositiveInt, configuration
 from molstream.errors import ConfigError
 from molstream.training.diffusion.config import SDEConfig
 from molstream.training.models.config import Width
 
+Probability = Annotated[float, Field(ge=0, le=1)]
+SUM_TOLERANCE = 1e-6
+"""Largest difference of the sum of probabilities from 1, which decimals need."""
 Contrastive = Literal["ebm_nce", "ebm_nce_shift", "info_nce"]
 CrossModal = Literal["ebm_nce", "ebm_nce_shift", "info_nce", "predictive"]
 Level = Literal["atom", "molecule"]
@@ -100,6 +103,62 @@ class PaperMoleculeSDEConfig:
 
 
 @configuration
+class BlendConfig:
+    """What an encoder is shown of a molecule: one relation of every two atoms, drawn at random."""
+
+    path_length: NonNegativeFloat = 0.2
+    """Probability of the number of bonds on a shortest path; the three sum to 1."""
+    path_bonds: NonNegativeFloat = 0.2
+    """Probability of the bonds along it."""
+    distance: NonNegativeFloat = 0.6
+    """Probability of the distance in space; of a molecule without a conformer the other two are shown in proportion."""
+    surroundings: Probability = 0.6
+    """Probability that an atom's surroundings in space are shown, in place of its features in the bond graph."""
+    pairs: Literal["ordered", "unordered"] = "ordered"
+    """Whether the two directions of a pair are drawn one by one (56 % then show two relations), or once."""
+
+    def __post_init__(self) -> None:
+        if abs(sum(self.probabilities()) - 1.0) > SUM_TOLERANCE:
+            raise ConfigError(
+                f"objective.moleblend.blend: path_length={self.path_length}, path_bonds={self.path_bonds} and distance="
+                f"{self.distance} are probabilities of what is shown of two atoms: expected a sum of 1."
+            )
+
+    def probabilities(self) -> tuple[float, float, float]:
+        """Of the relations, in the order of ``RELATIONS``."""
+        return self.path_length, self.path_bonds, self.distance
+
+
+@configuration
+class MoleBLENDConfig:
+    """MoleBLEND: predict path lengths, bonds along paths, distances and noise from a blend of them."""
+
+    weight: PositiveFloat = 1.0
+    """Weight of the objective in the loss."""
+    blend: BlendConfig = BlendConfig()
+    """What is shown."""
+    loss_on: Literal["all", "hidden"] = "all"
+    """Pairs that are predicted: all, or of every relation those of which another one was shown."""
+    geometry: Literal["distance", "direction"] = "distance"
+    """What is predicted of positions: distances, or, as the released code does, the direction from atom to atom in the
+    frame of the file, which nothing that is shown determines."""
+    position_noise: NonNegativeFloat = 0.2
+    """Standard deviation of what is added to each coordinate, in angstrom."""
+    noise_coefficient: PositiveFloat = 6.0
+    """Weight of the loss of the noise."""
+    geometry_coefficient: PositiveFloat = 0.5
+    """Weight of the loss of distances, or directions."""
+    path_length_coefficient: PositiveFloat = 0.1
+    """Weight of the loss of path lengths."""
+    path_bonds_coefficient: PositiveFloat = 0.1
+    """Weight of the loss of the bonds along paths."""
+    pair_rank: Width = 32
+    """Entries of the two factors of a pair that the heads multiply; an export drops the heads."""
+    attention_dropout: Decay = 0.0
+    """Probability of dropping an attention weight in the head of the noise."""
+
+
+@configuration
 class DescriptorsConfig:
     """Predict RDKit's descriptors of a molecule from its vector, by every encoder of the model."""
 
@@ -158,6 +217,8 @@ class ObjectiveConfig:
     """MoleculeSDE in our form; `objective=moleculesde`."""
     moleculesde_paper: PaperMoleculeSDEConfig | None = None
     """MoleculeSDE as published; `objective=moleculesde_paper`."""
+    moleblend: MoleBLENDConfig | None = None
+    """MoleBLEND; `objective=moleblend`."""
     descriptors: DescriptorsConfig | None = None
     """Regression of RDKit's descriptors; `objective=descriptors`."""
     targets: TargetsConfig | None = None

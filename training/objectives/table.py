@@ -11,6 +11,7 @@ from molstream.training.objectives.base import Objective
 from molstream.training.objectives.combined import CombinedObjective
 from molstream.training.objectives.config import ObjectiveConfig
 from molstream.training.objectives.descriptors import Descriptors
+from molstream.training.objectives.moleblend import MoleBLEND
 from molstream.training.objectives.moleculesde import MoleculeSDE
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
 from molstream.training.objectives.shapes import Shapes
@@ -19,6 +20,7 @@ from molstream.training.objectives.targets import Targets
 OBJECTIVES: dict[str, Callable[[Any, ModelConfig, Labels], Objective]] = {
     "moleculesde": MoleculeSDE,
     "moleculesde_paper": PaperMoleculeSDE,
+    "moleblend": MoleBLEND,
     "descriptors": Descriptors,
     "targets": Targets,
     "shapes": Shapes,
@@ -40,8 +42,11 @@ def build_objective(config: ObjectiveConfig, model: ModelConfig, labels: Labels)
     trained = frozenset().union(*(part.modalities for part in parts.values()))
     for modality, encoder in model.encoders().items():
         if modality not in trained:
+            advice = f"leave it out by model/encoder_{modality}=none, or add a term that trains it"
+            if model.joint:
+                advice = "add a term that trains it, or choose an encoder of one modality"
             raise ConfigError(
                 f"model.{encoder}, the {modality.upper()} encoder, is trained by no term of objective="
-                f"{','.join(parts)}: leave it out by model/encoder_{modality}=none, or add a term that trains it."
+                f"{','.join(parts)}: {advice}."
             )
     return CombinedObjective(parts, {name: settings.weight for name, settings in chosen.items()})
