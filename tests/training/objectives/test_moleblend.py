@@ -233,3 +233,18 @@ def test_sixteen_molecules_are_learned_by_heart():
         objective(batch, encoders, seeded(step)).loss.backward()
         optimizer.step()
     assert objective(batch, encoders, seeded(0)).metrics["path_length"] < 0.01
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_low_precision_changes_losses_by_rounding(preset, precision):
+    objective, encoders = build(preset, torch.float32)
+    batch = molecule_batch([*DRUGS[:6], *AWKWARD, *ODD])
+    expected = objective(batch, encoders, seeded(1)).metrics
+    with torch.autocast("cpu", precision):
+        output = objective(batch, encoders, seeded(1))
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
+    for name in ("noise", "distance", "path_length", "path_bonds"):
+        torch.testing.assert_close(output.metrics[name], expected[name], rtol=0.02, atol=0.0)
+    assert all(torch.isfinite(p.grad).all() for p in [*objective.parameters(), *encoders.parameters()])
