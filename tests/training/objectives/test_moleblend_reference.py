@@ -165,7 +165,8 @@ def test_gaussians_of_one_pair():
     d = (padded.pos[0, 0] - padded.pos[0, 1]).norm().item()
     z = d * (gaussian.mul.weight[carbon] + gaussian.mul.weight[oxygen]).item()
     z += (gaussian.bias.weight[carbon] + gaussian.bias.weight[oxygen]).item()
-    mean, width = gaussian.means[3].item(), gaussian.widths[3].item() + 0.01
+    mean, width = z + 0.3, 0.5 + 0.01
+    gaussian.means.data[3], gaussian.widths.data[3] = mean, -0.5
     density = math.exp(-((z - mean) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
     psi = gaussian.psi(padded, padded.pos)
     assert psi[0, 0, 1, 3].item() == pytest.approx(density, rel=1e-5)
@@ -252,6 +253,13 @@ def test_losses_of_heads_that_know_nothing():
     errors = [abs(math.log(2) - (pos[i] - pos[j]).norm().item()) for i in range(4) for j in range(4) if i != j]
     huber = [error**2 / 2 if error < 1 else error - 0.5 for error in errors]
     assert terms["distance"].item() == pytest.approx(sum(huber) / 12)
+
+
+def test_pairs_without_a_path_are_no_part_of_the_2d_losses():
+    padded = padded_of("[Na+].[Cl-]")
+    terms = small()(padded, draw(padded, seeded()))[1]
+    assert terms["spd"] == terms["edge"] == 0
+    assert terms["distance"] > 0
 
 
 def test_the_loss_is_the_weighted_sum():
