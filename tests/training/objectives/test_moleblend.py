@@ -225,14 +225,22 @@ def test_objectives_share_the_encoder():
 
 @pytest.mark.slow
 def test_sixteen_molecules_are_learned_by_heart():
-    objective, encoders = build(dtype=torch.float32)
-    batch = molecule_batch(DRUGS[:16])
-    optimizer = torch.optim.Adam([*objective.parameters(), *encoders.parameters()], lr=3e-3)
-    for step in range(600):
+    """With weights of about one: the published ones leave path lengths a thousandth of the gradient's square."""
+    weights = {"noise_coefficient": 0.3, "path_length_coefficient": 1.0, "path_bonds_coefficient": 1.0}
+    objective, encoders = build("moleblend_mini", torch.float32, **weights)
+    batch, steps = molecule_batch(DRUGS[:16]), 1500
+    parameters = [*objective.parameters(), *encoders.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
+    for step in range(steps):
         optimizer.zero_grad()
         objective(batch, encoders, seeded(step)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-    assert objective(batch, encoders, seeded(0)).metrics["path_length"] < 0.01
+        schedule.step()
+    with torch.no_grad():
+        found = [objective(batch, encoders, seeded(seed)).metrics for seed in range(steps, steps + 10)]
+    assert sum(metrics["path_length"] for metrics in found) / len(found) < 0.01
 
 
 @pytest.mark.parametrize("preset", PRESETS)
