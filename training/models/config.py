@@ -82,6 +82,26 @@ class PaiNNConfig:
 
 
 @configuration
+class ComENetConfig:
+    """Sizes of ComENet, a 3D encoder."""
+
+    hidden: Width = 256
+    """Width of the atom representations."""
+    middle: Width = 64
+    """Width between the two linear maps that make a filter of an edge's features."""
+    num_blocks: Depth = 4
+    """Number of blocks, each with a convolution by angles and one by torsions."""
+    num_dense: Depth = 3
+    """Number of dense layers at the end of a block."""
+    cutoff: PositiveFloat = 8.0
+    """Largest distance of interacting atoms, in angstrom."""
+    chirality: bool = False
+    """Whether torsions keep their sign, so that mirror images of a chiral molecule differ."""
+    readout: Readout = "mean"
+    """How atoms are pooled to a molecule."""
+
+
+@configuration
 class TransformerConfig:
     """Sizes of a transformer encoder, of the bond graph or of the positions."""
 
@@ -221,6 +241,8 @@ class ModelConfig:
     """3D encoder: SchNet."""
     painn: PaiNNConfig | None = _encoder("3d")
     """3D encoder: PaiNN."""
+    comenet: ComENetConfig | None = _encoder("3d")
+    """3D encoder: ComENet."""
     geometry_transformer: TransformerConfig | None = _encoder("3d")
     """3D encoder: transformer over the positions."""
     blend_transformer: BlendTransformerConfig | None = _encoder("both")

@@ -12,6 +12,7 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.models.blend_transformer import BlendTransformer, Encoded
 from molstream.training.models.blend_transformer_paper import PaperBlendTransformer
 from molstream.training.models.blending import Blend
+from molstream.training.models.comenet import ComENet
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.gin import GIN
 from molstream.training.models.painn import PaiNN
@@ -23,6 +24,7 @@ ENCODERS: dict[str, Callable[[Any], nn.Module]] = {
     "graph_transformer": GraphTransformer,
     "schnet": SchNet,
     "painn": PaiNN,
+    "comenet": ComENet,
     "geometry_transformer": GeometryTransformer,
     "blend_transformer": BlendTransformer,
     "blend_transformer_paper": PaperBlendTransformer,

@@ -19,7 +19,7 @@ from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, Positio
 from molstream.training.diffusion.position_transformer import PositionTransformer
 from molstream.training.diffusion.score_trunk import NoiseLevel
 from molstream.training.models.blending import Sight
-from molstream.training.models.config import ModelConfig, PaiNNConfig
+from molstream.training.models.config import ComENetConfig, ModelConfig, PaiNNConfig
 from molstream.training.models.encoders import ENCODERS, encode
 from molstream.training.models.graph import extended_edges, molecule_pairs
 from molstream.training.models.relations import topology
@@ -32,7 +32,10 @@ SIZES = {
     name: getattr(model_config(preset), name)
     for preset in ("paper_tiny", "tiny", "moleblend_tiny", "moleblend_paper_tiny")
     for name in tree_of(model_config(preset))
-} | {"painn": PaiNNConfig(hidden=64, num_interactions=2, num_gaussians=11, cutoff=4.0)}
+} | {
+    "painn": PaiNNConfig(hidden=64, num_interactions=2, num_gaussians=11, cutoff=4.0),
+    "comenet": ComENetConfig(hidden=64, middle=16, num_blocks=2, cutoff=5.0),
+}
 """Narrow networks of every kind."""
 OF_BOTH: tuple[tuple[str, Sight], ...] = (
     ("blend_transformer", "2d"),
@@ -64,8 +67,8 @@ def encoder_2d(name: str) -> Subject:
     return Subject(nn.ModuleList([encoder]), encoder.symmetry, run)
 
 
-def encoder_3d(name: str) -> Subject:
-    encoder = ENCODERS[name](SIZES[name])
+def encoder_3d(name: str, **changes: object) -> Subject:
+    encoder = ENCODERS[name](replace(SIZES[name], **changes))
     return Subject(
         nn.ModuleList([encoder]),
         encoder.symmetry,
@@ -166,6 +169,7 @@ def no_pairs(rows: torch.Tensor) -> Outputs:
 SUBJECTS = {
     **{f"2d-{name}": lambda name=name: encoder_2d(name) for name in ENCODERS if MODALITIES[name] == "2d"},
     **{f"3d-{name}": lambda name=name: encoder_3d(name) for name in ENCODERS if MODALITIES[name] == "3d"},
+    "3d-comenet-chirality": lambda: encoder_3d("comenet", chirality=True),
     **{f"{sight}-{name}": lambda name=name, sight=sight: encoder_of_both(name, sight) for name, sight in OF_BOTH},
     **{f"position_score-{name}": lambda name=name: position_score(name) for name in EDGE_ATTRIBUTES},
     "graph_score": graph_score,
