@@ -262,8 +262,8 @@ class ComENet(nn.Module):
     of edges are at least float32 in every precision of the network; messages are summed in float32. Linear layers start
     xavier-uniform with zero biases. Every feature is zero at the cutoff, but the choice of the nearest neighbours is
     not continuous: where two of them change their order, or are equally near and the lowest atom number decides, the
-    output jumps. One atom alone is normalised to the same row whatever its element, as long as the scales of the means
-    are 1, their initial value.
+    output jumps. The normalisation removes what the atoms of a molecule share: an atom alone has the same row whatever
+    its element, as long as the scales of the means are 1, their initial value; and bfloat16 costs some 5 %.
 
     Deviations: angles that are undefined are masked (the original takes the first edge of the batch for a missing
     neighbour); torsions are folded to [0, pi] by their absolute values (the original adds pi to negative ones, which

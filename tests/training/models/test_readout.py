@@ -39,7 +39,12 @@ def test_gradients_of_the_maximum_are_those_of_torch_geometric():
     torch.testing.assert_close(*found)
 
 
-CASES = [("tiny", {}), ("paper_tiny", {}), ("tiny", {"geometry_transformer": None, "painn": {"hidden": 16}})]
+CASES = [
+    ("tiny", {}),
+    ("paper_tiny", {}),
+    ("tiny", {"geometry_transformer": None, "painn": {"hidden": 16}}),
+    ("tiny", {"geometry_transformer": None, "comenet": {"hidden": 16}}),
+]
 
 
 @pytest.mark.parametrize(("preset", "changes"), CASES)
