@@ -24,6 +24,8 @@ from benchmarks.reference.moleblend_graph import (
 )
 from tests.support.molecules import AWKWARD, DRUGS, molecule_batch, num_parameters, rotation, seeded
 
+pytestmark = pytest.mark.slow  # It changes only when its specification is read again.
+
 CHAIN = "C" * 25
 SMALL, LARGE = "C=CC=O", DRUGS[0]
 
