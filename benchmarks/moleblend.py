@@ -9,20 +9,28 @@ turns in float32, without dropout; our own form, at the sizes of `--model`, is a
         [--model moleblend_mini]
 """
 
-import argparse
 import multiprocessing
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from preprocess import ZINC
 from reference.moleblend import ReferenceMoleBLEND
 from reference.moleblend_graph import collate
 from reference.moleblend_parameters import as_draws, as_reference
 from torch import nn
-from train_step import Forms, Measured, Step, high_water_mib, load_batch, seconds, seeded, taking_turns
+from train_step import (
+    Forms,
+    Measured,
+    Step,
+    describe,
+    high_water_mib,
+    load_batch,
+    options_of,
+    seconds,
+    seeded,
+    taking_turns,
+)
 
 from molstream.compose import compose
 from molstream.training.data.batch import MoleculeBatch
@@ -116,23 +124,9 @@ def ratio(measured: Measured) -> float:
 
 def main() -> None:
     """Run the comparison and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", nargs="?", type=Path, default=ZINC, help="default: ZINC250k next to the repository")
-    parser.add_argument("--molecules", type=int, default=128)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--model", default="moleblend_mini", help="preset of our form")
-    options = parser.parse_args()
-    if not options.input.exists():
-        parser.error(f"{options.input} does not exist: give a dataset or a file of SMILES")
-    torch.set_num_threads(options.threads)
+    options = options_of(__doc__, 128, 3, "moleblend_mini")
     batch = load_batch(options.input, options.molecules)
-    counts = batch.ptr.diff()
-    print(
-        f"{batch.num_graphs} molecules of {options.input.name}, {counts.float().mean():.1f} atoms each, at most "
-        f"{int(counts.max())}; {options.threads} threads; largest difference in float64 {disagreement(batch):.1e}",
-        flush=True,
-    )
+    describe(options, batch, disagreement(batch))
     found = forms(options.model)
     published = found["published"]
     assert isinstance(published, PretrainingModule)

@@ -212,26 +212,36 @@ def formatted(measured: Measured) -> str:
     return f"{times}; reference / faithful {ratio(measured):.2f}"
 
 
-def main() -> None:
-    """Run the comparison and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options_of(description: str | None, molecules: int, turns: int, preset: str) -> argparse.Namespace:
+    """Read the command line, by these defaults, and set the number of threads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", nargs="?", type=Path, default=ZINC, help="default: ZINC250k next to the repository")
-    parser.add_argument("--molecules", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--molecules", type=int, default=molecules)
+    parser.add_argument("--pairs", type=int, default=turns)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--model", default="small", help="preset of the corrected form")
+    parser.add_argument("--model", default=preset, help="preset of our own form")
     options = parser.parse_args()
     if not options.input.exists():
         parser.error(f"{options.input} does not exist: give a dataset or a file of SMILES")
     torch.set_num_threads(options.threads)
-    batch = load_batch(options.input, options.molecules)
+    return options
+
+
+def describe(options: argparse.Namespace, batch: MoleculeBatch, difference: float) -> None:
+    """Print what is compared, and how far the forms are apart in float64."""
     counts = batch.ptr.diff()
     print(
         f"{batch.num_graphs} molecules of {options.input.name}, {counts.float().mean():.1f} atoms each, at most "
-        f"{int(counts.max())}; {options.threads} threads; largest difference in float64 {disagreement(batch):.1e}",
+        f"{int(counts.max())}; {options.threads} threads; largest difference in float64 {difference:.1e}",
         flush=True,
     )
 
+
+def main() -> None:
+    """Run the comparison and print the figures."""
+    options = options_of(__doc__, 256, 5, "small")
+    batch = load_batch(options.input, options.molecules)
+    describe(options, batch, disagreement(batch))
     forms = build_forms(options.model)
     whole = taking_turns({name: step_of(form, batch) for name, form in forms.items()}, forms, options.pairs)
     for turn in range(options.pairs):

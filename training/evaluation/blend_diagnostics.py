@@ -27,11 +27,12 @@ class Accuracy:
     count: int
     """Number of classes to predict."""
     predicted: float
-    """By the model."""
+    """Share that the model predicts right."""
     majority: float
-    """By the most frequent class."""
+    """Share that always saying the most frequent class gets right."""
     given_shown: float
-    """By the most frequent class among all pairs that are shown the same: the same bonds, length, or distance."""
+    """Share that the most frequent class among all pairs of which the same is shown (the same bonds, length, or
+    distance) gets right."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class DistanceError:
     count: int
     """Number of distances."""
     predicted: float
-    """Of the model."""
+    """Error of the model's predictions."""
     given_length: float
-    """Of the mean distance of pairs with as many bonds between them."""
+    """Error of predicting the mean distance of the pairs with as many bonds between them."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ class BlendDiagnosis:
     shown: dict[str, float]
     """Share of the pairs that each relation was shown of, and of the atoms that surroundings were shown of."""
     path_length: Accuracy | None
-    """None if all was shown."""
+    """Accuracy of the lengths of paths; None if all were shown."""
     path_bonds: Accuracy | None
-    """Likewise."""
+    """Accuracy of the bonds along paths; None if all were shown."""
     distance: DistanceError | None
-    """Of all distances; None if all were shown, or directions are predicted."""
+    """Error of all distances; None if all were shown, or directions are predicted."""
     distance_by_angstrom: dict[str, DistanceError]
-    """By the true distance, in steps of one angstrom."""
+    """Errors by the true distance, in steps of one angstrom."""
 
 
 class BlendRecorder:

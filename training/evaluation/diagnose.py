@@ -89,8 +89,9 @@ def _batches(data: Mixture, order: StepOrder, count: int, trained: Trained) -> I
 def tables(found: Diagnosis) -> list[Table]:
     """Format the diagnostics as tables for a terminal."""
     deciles = [_deciles(found)] if found.deciles else []
-    blend = [] if found.blend is None else [_recovered(found.blend), _distances(found.blend)]
-    return [_summary(found), *deciles, *blend, _gradients(found)]
+    blend = [] if found.blend is None else [_recovered(found.blend)]
+    distances = [_distances(found.blend)] if found.blend and found.blend.distance else []
+    return [_summary(found), *deciles, *blend, *distances, _gradients(found)]
 
 
 def _summary(found: Diagnosis) -> Table:
@@ -134,8 +135,8 @@ def _distances(found: BlendDiagnosis) -> Table:
     table = Table(title="mean absolute error of distances that were not shown, in angstrom")
     for name in ("distance", "predicted", "mean given the path length", "of"):
         table.add_column(name, justify="left" if name == "distance" else "right")
-    rows = {**found.distance_by_angstrom, **({} if found.distance is None else {"all": found.distance})}
-    for name, error in rows.items():
+    assert found.distance is not None
+    for name, error in {**found.distance_by_angstrom, "all": found.distance}.items():
         table.add_row(name, f"{error.predicted:.3f}", f"{error.given_length:.3f}", f"{error.count:,}")
     return table
 

@@ -128,7 +128,7 @@ def offered(model: ModelConfig, representation: str | None) -> tuple[str, ...]:
         ConfigError: it is unknown, or the model lacks an encoder of it.
     """
     own = tuple(sorted(model.encoders()))
-    both = ("both",) if model.joint else ("2d", "3d")
+    both = ("both",) if model.encoder_both else ("2d", "3d")
     choices = {"2d": ("2d",), "3d": ("3d",), "both": both, None: own}
     if representation not in choices:
         raise ConfigError(f"representation={representation!r}: expected 2d, 3d or both.")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from molstream.training.models.blending import Blend, Sight
+from molstream.training.models.blending import Blend, Modality
 from molstream.training.models.config import BlendTransformerConfig
 from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
 from molstream.training.models.graph import segment_sum
@@ -91,7 +91,7 @@ class Surroundings(nn.Module):
         envelope = cosine_envelope(distance.clamp(max=CHIRAL_RADIUS), CHIRAL_RADIUS).unsqueeze(1)
         basis = gaussian_basis(distance, CHIRAL_RADIUS, NUM_CHIRAL_GAUSSIANS) * envelope
         density = segment_sum(basis, i, z.numel()) + segment_sum(basis, j, z.numel())
-        # A root: a dense surrounding is not so much more than a thin one.
+        # The root keeps crowded atoms of large molecules in the range of the others.
         density = torch.sqrt(density + 1.0) - 1.0
         handedness = self.chirality(z, geometry).to(self.handedness.weight.dtype)
         return self.handedness(handedness) + self.density(density.to(self.density.weight.dtype))
@@ -101,7 +101,7 @@ class BlendTransformer(nn.Module):
     """Encoder of both modalities: atom representations [n, hidden], with attention biased by relations of atoms.
 
     Elements are always shown. The bond graph is seen through the other features of atoms, path lengths and the bonds
-    along paths; positions through the surroundings of atoms and distances. Without blending all that the sight has is
+    along paths; positions through the surroundings of atoms and distances. Without blending, all of what is shown is
     added up; in a blend, every pair has one relation and every atom one kind of features.
 
     Under motions of positions it behaves as :class:`~.transformer.GeometryTransformer`, and where it sees no positions
@@ -137,7 +137,7 @@ class BlendTransformer(nn.Module):
         edge_attr: Tensor,
         pos: Tensor,
         batch: Tensor,
-        sight: Sight | Blend,
+        shown: Modality | Blend,
         generator: torch.Generator | None = None,
     ) -> Encoded:
         """Atom representations, and the relations that attention was biased by.
@@ -146,39 +146,39 @@ class BlendTransformer(nn.Module):
             x: int64 [n, 9] OGB atom features; without the bond graph only the element is read.
             edge_index: int64 [2, e] directed bonds, both directions of each.
             edge_attr: int64 [e, 3] OGB bond features.
-            pos: [n, 3] positions in angstrom; not read if the sight is 2d.
+            pos: [n, 3] positions in angstrom; not read if 2d is shown.
             batch: int64 [n] molecule of each atom, ascending.
-            sight: what is seen.
+            shown: a modality, or a blend.
             generator: source of the dropout masks.
         """
-        rows: dict[str, list[Tensor]] = {"atoms": [], "pairs": []}
-        if sight != "3d":
+        atoms, pairs = [], []
+        if shown != "3d":
             degree = torch.bincount(edge_index[1], minlength=x.shape[0]).clamp(max=NUM_DEGREES - 1)
-            rows["atoms"].append(self.features(torch.cat([x[:, 1:], degree.unsqueeze(1)], dim=1)))
+            atoms.append(self.features(torch.cat([x[:, 1:], degree.unsqueeze(1)], dim=1)))
             paths = topology(edge_index, edge_attr, batch)
-            rows["pairs"] += [self.path_lengths(paths), self.path_bonds(paths)]
-        if sight != "2d":
+            pairs += [self.path_lengths(paths), self.path_bonds(paths)]
+        if shown != "2d":
             geometry = pair_vectors(pos, batch)
-            rows["atoms"].append(self.surroundings(x[:, 0], geometry))
-            rows["pairs"].append(self.distances(x[:, 0], geometry))
-        of_atoms, relation = _shown(rows["atoms"], rows["pairs"], sight)
+            atoms.append(self.surroundings(x[:, 0], geometry))
+            pairs.append(self.distances(x[:, 0], geometry))
+        of_atoms, relation = _shown(atoms, pairs, shown)
         layout = bucketed(batch, ordered=True)
         return Encoded(self.trunk(self.element(x[:, 0]) + of_atoms, relation, layout, generator), relation)
 
 
-def _shown(atoms: list[Tensor], pairs: list[Tensor], sight: Sight | Blend) -> tuple[Tensor, Tensor]:
+def _shown(atoms: list[Tensor], pairs: list[Tensor], shown: Modality | Blend) -> tuple[Tensor, Tensor]:
     """Features [n, d] of atoms and relations [2p + n, c]: the sum of all, or the choice of a blend.
 
     Args:
         atoms: [n, d] each, features in the bond graph before those in space.
         pairs: [p + 1, c] each, in the order of RELATIONS.
-        sight: what is seen.
+        shown: a modality, or a blend.
     """
     num_atoms, count = len(atoms[0]), len(pairs[0]) - 1
     of_pair = torch.arange(count, device=pairs[0].device)
     row = torch.cat([of_pair, of_pair, of_pair.new_full((num_atoms,), count)])
-    if isinstance(sight, Blend):
+    if isinstance(shown, Blend):
         graph, space = atoms
-        chosen = torch.where(sight.surroundings.unsqueeze(1), space, graph)
-        return chosen, torch.cat(pairs).index_select(0, sight.relation * (count + 1) + row)
+        chosen = torch.where(shown.surroundings.unsqueeze(1), space, graph)
+        return chosen, torch.cat(pairs).index_select(0, shown.relation * (count + 1) + row)
     return sum(atoms[1:], atoms[0]), sum(pairs[1:], pairs[0]).index_select(0, row)

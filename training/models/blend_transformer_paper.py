@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from molstream.training.models.blend_transformer import Encoded
-from molstream.training.models.blending import Blend, Sight
+from molstream.training.models.blending import Blend, Modality
 from molstream.training.models.config import PaperBlendTransformerConfig
+from molstream.training.models.gin import ATOM_VOCABULARY_SIZES, BOND_VOCABULARY_SIZES
 from molstream.training.models.graph import in_float32, molecule_pairs, segment_sum
 from molstream.training.models.layers import dropout, in_blocks
 from molstream.training.models.layout import Layout, bucketed, ordered_rows
@@ -25,7 +26,9 @@ from molstream.training.models.symmetry import INVARIANT, Symmetry
 
 NUM_VALUES = 512
 """Rows of a table for every feature of atoms and bonds."""
-NUM_ATOM_FEATURES, NUM_BOND_FEATURES = 9, 3
+NUM_ATOM_FEATURES, NUM_BOND_FEATURES = len(ATOM_VOCABULARY_SIZES), len(BOND_VOCABULARY_SIZES)
+FIRST_ELEMENT, SECOND_ELEMENT, NUM_ELEMENTS = 3, 3 + NUM_VALUES, 3 * NUM_VALUES
+"""Rows of the elements of a pair's atoms in the tables of Gaussians, and number of rows."""
 UNREACHABLE = 510
 """Length of the path between fragments."""
 MAX_HOPS, NUM_HOP_MATRICES = 5, 128
@@ -75,12 +78,12 @@ class Gaussians(nn.Module):
 
     def __init__(self, count: int):
         super().__init__()
-        self.scale, self.shift = (nn.Embedding(NUM_BOND_FEATURES * NUM_VALUES, 1, padding_idx=0) for _ in range(2))
+        self.scale, self.shift = (nn.Embedding(NUM_ELEMENTS, 1, padding_idx=0) for _ in range(2))
         self.mean, self.width = (nn.Parameter(torch.empty(count)) for _ in range(2))
 
     def forward(self, distance: Tensor, elements: Tensor) -> Tensor:
         """Compute the features of distances [m], angstrom, between atoms of ``elements`` [2, m] (atomic number - 1)."""
-        kinds = elements.T + torch.tensor([3, NUM_VALUES + 3], device=elements.device)
+        kinds = elements.T + torch.tensor([FIRST_ELEMENT, SECOND_ELEMENT], device=elements.device)
         affine = self.scale(kinds).sum(1) * distance.unsqueeze(1) + self.shift(kinds).sum(1)
         width = self.width.abs() + 0.01
         return torch.exp(-0.5 * ((affine - self.mean) / width).square()) / (math.sqrt(2.0 * PI) * width)
@@ -126,9 +129,11 @@ class PostNormBlock(nn.Module):
         self, x: Tensor, bias: list[Tensor], layout: Layout, molecule: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """New rows [m, d] of tokens, from the biases of every bucket."""
-        x = self.norm_attention(x + self._kept(self._attention(x, bias, layout, generator), molecule, generator))
+        x = self.norm_attention(
+            x + self._kept(self._attention(x, bias, layout, generator), layout, molecule, generator)
+        )
         wide = dropout(F.gelu(self.widen(x)), self.config.activation_dropout, self.training, generator)
-        return self.norm(x + self._kept(self.narrow(wide), molecule, generator))
+        return self.norm(x + self._kept(self.narrow(wide), layout, molecule, generator))
 
     def _attention(self, x: Tensor, bias: list[Tensor], layout: Layout, generator: torch.Generator | None) -> Tensor:
         rows = self.qkv(x).unflatten(1, (3, self.config.num_heads, -1)).unbind(1)
@@ -141,10 +146,10 @@ class PostNormBlock(nn.Module):
             mixed.append((share @ v).transpose(1, 2))
         return self.out(layout.unpad(mixed).flatten(1))
 
-    def _kept(self, branch: Tensor, molecule: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _kept(self, branch: Tensor, layout: Layout, molecule: Tensor, generator: torch.Generator | None) -> Tensor:
         """Stochastic depth: a branch that is left out for whole molecules."""
-        of_molecules = branch.new_ones((int(molecule[-1]) + 1, 1))
-        kept = dropout(of_molecules, self.path_dropout, self.training, generator)
+        count = sum(bucket.num_molecules for bucket in layout.buckets)
+        kept = dropout(branch.new_ones((count, 1)), self.path_dropout, self.training, generator)
         return branch * kept[molecule]
 
 
@@ -187,14 +192,14 @@ class PaperBlendTransformer(nn.Module):
         edge_attr: Tensor,
         pos: Tensor,
         batch: Tensor,
-        sight: Sight | Blend,
+        shown: Modality | Blend,
         generator: torch.Generator | None = None,
     ) -> Encoded:
         """Atom representations, and the bias of attention; arguments as those of :class:`BlendTransformer`."""
         pairs, num_atoms = molecule_pairs(batch), len(x)
         rows = ordered_rows(pairs, num_atoms)
         atoms, biases = [], []
-        if sight != "3d":
+        if shown != "3d":
             degree = torch.bincount(edge_index[1], minlength=num_atoms).clamp(max=NUM_VALUES - 2) + 1
             atoms.append(self.degree_in(degree) + self.degree_out(degree))
             paths = floyd_warshall_paths(edge_index, batch, pairs, MAX_HOPS)
@@ -202,13 +207,13 @@ class PaperBlendTransformer(nn.Module):
             length = torch.where(length < 0, UNREACHABLE, length)
             bonds = F.pad(paths.bonds, (0, 0, 0, num_atoms), value=-1)
             biases += [self.paths.of_lengths(length), self.paths.of_bonds(length, bonds, edge_attr)]
-        if sight != "2d":
+        if shown != "2d":
             bias, surroundings = self.space(x[:, 0], pos, rows)
             atoms.append(surroundings)
             biases.append(bias)
-        if isinstance(sight, Blend):
-            of_atoms = torch.where(sight.surroundings.unsqueeze(1), atoms[1], atoms[0])
-            bias = torch.stack(biases)[sight.relation, torch.arange(len(biases[0]), device=batch.device)]
+        if isinstance(shown, Blend):
+            of_atoms = torch.where(shown.surroundings.unsqueeze(1), atoms[1], atoms[0])
+            bias = torch.stack(biases)[shown.relation, torch.arange(len(biases[0]), device=batch.device)]
         else:
             of_atoms, bias = sum(atoms[1:], atoms[0]), sum(biases[1:], biases[0])
         offsets = 2 + NUM_VALUES * torch.arange(NUM_ATOM_FEATURES, device=x.device)

@@ -14,8 +14,8 @@ from molstream.training.models.layout import ordered_rows
 RELATIONS = ("path length", "path bonds", "distance")
 """Relations of two atoms: number of bonds on a shortest path, the bonds along it, and the distance in space."""
 PATH_LENGTH, PATH_BONDS, DISTANCE = range(3)
-Sight = Literal["2d", "3d", "both"]
-"""What an encoder of both modalities sees without blending: the bond graph, elements and positions, or all of it."""
+Modality = Literal["2d", "3d", "both"]
+"""What an encoder of both modalities is shown without blending: the bond graph, elements and positions, or all."""
 
 
 class Blend(NamedTuple):

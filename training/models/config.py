@@ -282,7 +282,7 @@ class ModelConfig:
         return found
 
     @property
-    def joint(self) -> str | None:
+    def encoder_both(self) -> str | None:
         """The name of the encoder of both modalities, if there is one."""
         encoders = self.encoders()
         return encoders["2d"] if len(encoders) > len(set(encoders.values())) else None
@@ -293,7 +293,7 @@ class ModelConfig:
         Raises:
             ConfigError: the model has none.
         """
-        name = self.joint if seen == "both" else self.encoders().get(seen)
+        name = self.encoder_both if seen == "both" else self.encoders().get(seen)
         if name is None:
             known = [f.name for f in dataclasses.fields(self) if modalities_of(f) == (seen,)]
             choose = f"choose one by model/encoder_{seen}=, of {', '.join(known)}" if known else f"{_PRESETS_OF_BOTH}"

@@ -33,7 +33,7 @@ ENCODERS: dict[str, Callable[[Any], nn.Module]] = {
 
 2D: ``forward(x, edge_index, edge_attr, batch, generator=None) -> [n, hidden]``. 3D: ``forward(z, pos, batch,
 generator=None) -> [n, hidden]`` with z = atomic number - 1. Of both: ``forward(x, edge_index, edge_attr, pos, batch,
-sight, generator=None) -> Encoded``, a true attribute ``sees_both``, and ``bias_of_pairs(config)``, a module that makes
+shown, generator=None) -> Encoded``, a true attribute ``sees_both``, and ``bias_of_pairs(config)``, a module that makes
 attention biases of what is shown of pairs. All have ``readout(h, batch, num_graphs)``, which pools atoms [n, hidden] to
 molecules, and ``stacks``: the names of their ``ModuleList`` of layers, all of one length.
 """
@@ -56,21 +56,25 @@ def truncate(encoder: nn.Module, num_layers: int) -> None:
         raise ConfigError(f"num_layers={num_layers}: {type(encoder).__name__} does not say which its layers are.")
 
 
-def encode(encoder: Any, seen: str, batch: Any, generator: torch.Generator | None = None) -> Tensor:
+def encode(encoder: Any, modality: str, batch: Any, generator: torch.Generator | None = None) -> Tensor:
     """Encode a batch: representations of its atoms, [n, d].
 
     Args:
         encoder: of the table.
-        seen: 2d, 3d, or both, which only an encoder of both modalities can see at once.
+        modality: 2d, 3d, or both, which only an encoder of both modalities takes at once.
         batch: a :class:`MoleculeBatch`, or a PyG batch with its fields.
         generator: source of dropout masks; none are drawn in evaluation mode.
     """
     if getattr(encoder, "sees_both", False):
-        graphs = batch.x, batch.edge_index, batch.edge_attr, batch.pos, batch.batch
-        return encoder(*graphs, seen, generator=generator).nodes
-    if seen == "2d":
+        return _encoded(encoder, modality, batch, generator).nodes
+    if modality == "2d":
         return encoder(batch.x, batch.edge_index, batch.edge_attr, batch.batch, generator=generator)
     return encoder(batch.x[:, 0], batch.pos, batch.batch, generator=generator)
+
+
+def _encoded(encoder: Any, shown: str | Blend, batch: Any, generator: torch.Generator | None) -> Encoded:
+    """What an encoder of both modalities makes of what it is shown of a batch."""
+    return encoder(batch.x, batch.edge_index, batch.edge_attr, batch.pos, batch.batch, shown, generator=generator)
 
 
 class Encoders(nn.Module):
@@ -82,21 +86,18 @@ class Encoders(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        table, names = extended(ENCODERS, "encoders"), config.encoders()
-        built = {
-            names[modality]: table[names[modality]](getattr(config, names[modality])) for modality in sorted(names)
-        }
-        chosen = {} if config.joint else names
+        names, table = config.encoders(), extended(ENCODERS, "encoders")
+        built = {name: table[name](getattr(config, name)) for _, name in sorted(names.items())}
         # Any: the encoders share `readout`, and no base class but nn.Module, which does not know it.
-        self.encoder_2d: Any = None if config.joint else built.get(chosen.get("2d", ""))
-        self.encoder_3d: Any = None if config.joint else built.get(chosen.get("3d", ""))
-        self.encoder_both: Any = built.get(config.joint or "")
+        self.encoder_both: Any = built.pop(config.encoder_both or "", None)
+        self.encoder_2d: Any = built.get(names.get("2d", ""))
+        self.encoder_3d: Any = built.get(names.get("3d", ""))
 
-    def encoder(self, seen: str) -> Any:
+    def encoder(self, modality: str) -> Any:
         """The encoder of a modality, 2d or 3d, or of both; None if there is none."""
         if self.encoder_both is not None:
             return self.encoder_both
-        return {"2d": self.encoder_2d, "3d": self.encoder_3d}.get(seen)
+        return {"2d": self.encoder_2d, "3d": self.encoder_3d}.get(modality)
 
     def nodes_2d(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
         """Encode the bond graphs of a batch: representations of its atoms, [n, d].
@@ -113,8 +114,7 @@ class Encoders(nn.Module):
 
     def blended(self, batch: MoleculeBatch, blend: Blend, generator: torch.Generator | None = None) -> Encoded:
         """Encode a blend of bond graphs and positions of a batch, by the encoder of both."""
-        graphs = batch.x, batch.edge_index, batch.edge_attr, batch.pos, batch.batch
-        return self.encoder_both(*graphs, blend, generator=generator)
+        return _encoded(self.encoder_both, blend, batch, generator)
 
     def nodes(self, modality: str, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
         """Encode a batch by the encoder of a modality, 2d or 3d: representations of its atoms, [n, d]."""

@@ -43,7 +43,7 @@ def build_objective(config: ObjectiveConfig, model: ModelConfig, labels: Labels)
     for modality, encoder in model.encoders().items():
         if modality not in trained:
             advice = f"leave it out by model/encoder_{modality}=none, or add a term that trains it"
-            if model.joint:
+            if model.encoder_both:
                 advice = "add a term that trains it, or choose an encoder of one modality"
             raise ConfigError(
                 f"model.{encoder}, the {modality.upper()} encoder, is trained by no term of objective="

@@ -18,7 +18,7 @@ from molstream.training.diffusion.graph_score import GraphScore
 from molstream.training.diffusion.position_score import EDGE_ATTRIBUTES, PositionScore
 from molstream.training.diffusion.position_transformer import PositionTransformer
 from molstream.training.diffusion.score_trunk import NoiseLevel
-from molstream.training.models.blending import Sight
+from molstream.training.models.blending import Modality
 from molstream.training.models.config import ComENetConfig, ModelConfig, PaiNNConfig
 from molstream.training.models.encoders import ENCODERS, encode
 from molstream.training.models.graph import extended_edges, molecule_pairs
@@ -37,7 +37,7 @@ SIZES = {
     "comenet": ComENetConfig(hidden=64, middle=16, num_blocks=2, cutoff=5.0),
 }
 """Narrow networks of every kind."""
-OF_BOTH: tuple[tuple[str, Sight], ...] = (
+OF_BOTH: tuple[tuple[str, Modality], ...] = (
     ("blend_transformer", "2d"),
     ("blend_transformer", "3d"),
     ("blend_transformer", "both"),
@@ -76,11 +76,11 @@ def encoder_3d(name: str, **changes: object) -> Subject:
     )
 
 
-def encoder_of_both(name: str, sight: Sight) -> Subject:
+def encoder_of_both(name: str, modality: Modality) -> Subject:
     """Positions enter unless only the bond graph is seen."""
     encoder = ENCODERS[name](SIZES[name])
-    symmetry = INVARIANT if sight == "2d" else encoder.symmetry
-    return Subject(nn.ModuleList([encoder]), symmetry, lambda batch: no_pairs(encode(encoder, sight, batch)))
+    symmetry = INVARIANT if modality == "2d" else encoder.symmetry
+    return Subject(nn.ModuleList([encoder]), symmetry, lambda batch: no_pairs(encode(encoder, modality, batch)))
 
 
 def position_score(variant: str, kept: tuple[int, ...] = (0, 1, 2)) -> Subject:
@@ -170,7 +170,10 @@ SUBJECTS = {
     **{f"2d-{name}": lambda name=name: encoder_2d(name) for name in ENCODERS if MODALITIES[name] == "2d"},
     **{f"3d-{name}": lambda name=name: encoder_3d(name) for name in ENCODERS if MODALITIES[name] == "3d"},
     "3d-comenet-chirality": lambda: encoder_3d("comenet", chirality=True),
-    **{f"{sight}-{name}": lambda name=name, sight=sight: encoder_of_both(name, sight) for name, sight in OF_BOTH},
+    **{
+        f"{modality}-{name}": lambda name=name, modality=modality: encoder_of_both(name, modality)
+        for name, modality in OF_BOTH
+    },
     **{f"position_score-{name}": lambda name=name: position_score(name) for name in EDGE_ATTRIBUTES},
     "graph_score": graph_score,
     "position_transformer": position_transformer,
@@ -220,10 +223,10 @@ def test_permuting_atoms_permutes_the_output(name):
     assert_rounding_only(errors)
 
 
-@pytest.mark.parametrize("sight", ["2d", "both"])
-def test_the_published_form_does_not_depend_on_the_order_of_atoms_without_rings(sight):
+@pytest.mark.parametrize("modality", ["2d", "both"])
+def test_the_published_form_does_not_depend_on_the_order_of_atoms_without_rings(modality):
     """A pair then has one path."""
-    subject, errors = encoder_of_both("blend_transformer_paper", sight), {}
+    subject, errors = encoder_of_both("blend_transformer_paper", modality), {}
     for dtype in TOLERANCE:
         batch = prepared(subject, dtype, ["CCO", "CC(C)CC(=O)OCC(F)(F)Cl", "CCCCCCCCC(CC)CN", "CC(=O)[O-].[Na+]"])
         shuffled, order = permuted(batch, seeded(1))

@@ -8,6 +8,7 @@ import torch
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.labels import Labels
 from molstream.training.evaluation.blend_diagnostics import BIN, BlendRecorder
+from molstream.training.evaluation.diagnose import tables
 from molstream.training.evaluation.diagnostics import diagnose
 from molstream.training.models.blending import DISTANCE, PATH_BONDS, PATH_LENGTH
 from molstream.training.models.encoders import Encoders
@@ -128,5 +129,9 @@ def test_a_diagnosis_has_it_where_moleblend_is_learned():
     assert found.blend is not None
     assert found.blend.path_length.count > 0
     assert found.gradient_norm["noise"].keys() == {"encoder_both"}
+    titles = [str(table.title) for table in tables(found)]
+    assert any("angstrom" in title for title in titles)
+    module = build_module(tiny_model("moleblend"), objective_config("moleblend", geometry="direction"), 0).eval()
+    assert not any("angstrom" in str(table.title) for table in tables(diagnose(module, batches, seed=0)))
     module = build_module(tiny_model("moleculesde"), objective_config("moleculesde"), 0).eval()
     assert diagnose(module, batches, seed=0).blend is None

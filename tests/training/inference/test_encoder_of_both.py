@@ -14,7 +14,7 @@ from tests.support.datasets import DRUGS
 from tests.support.exports import BOTH, write_export
 from tests.support.molecules import model_config
 
-SIGHTS = ["2d", "3d", "both"]
+REPRESENTATIONS = ["2d", "3d", "both"]
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +28,17 @@ def batch(joint):
     return collate_samples([featurize(smiles, config) for smiles in DRUGS[:6]])
 
 
-@pytest.mark.parametrize("sight", SIGHTS)
-def test_one_set_of_weights_gives_vectors_of_either_and_of_both(joint, batch, sight):
-    embedder = MoleculeEmbedder(joint, representation=sight)
+@pytest.mark.parametrize("modality", REPRESENTATIONS)
+def test_one_set_of_weights_gives_vectors_of_either_and_of_both(joint, batch, modality):
+    embedder = MoleculeEmbedder(joint, representation=modality)
     vectors = embedder.transform(DRUGS[:6])
-    model = load_pretrained(joint, representation=sight)
-    encoder = model.encoders[sight]
-    nodes = encode(encoder, sight, batch)
+    model = load_pretrained(joint, representation=modality)
+    encoder = model.encoders[modality]
+    nodes = encode(encoder, modality, batch)
     expected = encoder.readout(nodes, batch.batch, batch.num_graphs).detach()
     np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-5)
     assert vectors.shape == (6, 192)
-    assert embedder.get_feature_names_out()[0] == f"molecule_{sight}_0"
+    assert embedder.get_feature_names_out()[0] == f"molecule_{modality}_0"
     found = model(batch)
     assert isinstance(found, torch.Tensor)
     np.testing.assert_allclose(found.detach(), vectors, rtol=1e-4, atol=1e-5)
@@ -85,5 +85,5 @@ def test_both_at_once_needs_a_conformer_and_averages_over_several(joint, batch):
 def test_two_encoders_have_both_one_after_the_other(tmp_path):
     pair = write_export(tmp_path / "pair", BOTH)
     both = MoleculeEmbedder(pair, representation="both").transform(["CCO"])
-    parts = [MoleculeEmbedder(pair, representation=sight).transform(["CCO"]) for sight in ("2d", "3d")]
+    parts = [MoleculeEmbedder(pair, representation=modality).transform(["CCO"]) for modality in ("2d", "3d")]
     np.testing.assert_allclose(both, np.concatenate(parts, axis=1), rtol=1e-5)

@@ -34,8 +34,8 @@ def shown(relation, surroundings):
     return Blend(relations, torch.full((BATCH.num_nodes,), surroundings))
 
 
-def seen(module, sight, batch=BATCH):
-    return encode(module, sight, with_pos(batch, batch.pos.double()))
+def seen(module, modality, batch=BATCH):
+    return encode(module, modality, with_pos(batch, batch.pos.double()))
 
 
 def disturbed(batch, *, positions=False, bonds=False, elements=False):
@@ -55,18 +55,18 @@ def disturbed(batch, *, positions=False, bonds=False, elements=False):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_each_sight_sees_what_it_should(preset):
+def test_each_modality_sees_what_it_should(preset):
     module = encoder(preset)
-    whole = {sight: seen(module, sight) for sight in ("2d", "3d", "both")}
-    for sight, nodes in whole.items():
+    whole = {modality: seen(module, modality) for modality in ("2d", "3d", "both")}
+    for modality, nodes in whole.items():
         assert torch.isfinite(nodes).all()
-        moved = torch.equal(seen(module, sight, disturbed(BATCH, positions=True)), nodes)
-        assert moved == (sight == "2d"), sight
-        assert not torch.equal(seen(module, sight, disturbed(BATCH, elements=True)), nodes)
+        moved = torch.equal(seen(module, modality, disturbed(BATCH, positions=True)), nodes)
+        assert moved == (modality == "2d"), modality
+        assert not torch.equal(seen(module, modality, disturbed(BATCH, elements=True)), nodes)
     assert not torch.allclose(whole["2d"], whole["3d"])
     assert not torch.allclose(whole["both"], whole["3d"])
-    for sight in ("2d", "both"):
-        assert not torch.equal(seen(module, sight, disturbed(BATCH, bonds=True)), whole[sight])
+    for modality in ("2d", "both"):
+        assert not torch.equal(seen(module, modality, disturbed(BATCH, bonds=True)), whole[modality])
 
 
 def test_positions_are_seen_without_bonds_and_features_that_follow_from_them():
@@ -97,9 +97,9 @@ def test_what_is_not_shown_gets_no_gradient(preset, relation):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_molecule_does_not_depend_on_its_batch(preset):
     module, first = encoder(preset), molecule_batch(DRUGS[:1])
-    for sight in ("2d", "3d", "both"):
-        alone = seen(module, sight, first)
-        torch.testing.assert_close(alone, seen(module, sight)[: len(alone)], rtol=1e-9, atol=1e-11)
+    for modality in ("2d", "3d", "both"):
+        alone = seen(module, modality, first)
+        torch.testing.assert_close(alone, seen(module, modality)[: len(alone)], rtol=1e-9, atol=1e-11)
 
 
 def test_the_order_of_atoms_does_not_matter_in_a_blend():

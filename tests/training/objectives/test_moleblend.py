@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.labels import Labels
+from molstream.training.diffusion.bond_transformer import NUM_BOND_CLASSES, NUM_CHARGE_CLASSES
 from molstream.training.models.blending import DISTANCE, PATH_BONDS, PATH_LENGTH
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import molecule_pairs
@@ -221,6 +222,22 @@ def test_objectives_share_the_encoder():
     output.loss.backward()
     assert {"moleblend/noise", "moleblend/path_length", "moleculesde/position_score"} <= output.metrics.keys()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in encoders.parameters())
+
+
+def test_a_shared_encoder_is_generated_from():
+    model = model_config("moleblend_tiny")
+    config = ObjectiveConfig(moleblend=MoleBLENDConfig(), moleculesde=MoleculeSDEConfig(projection=16))
+    objective, encoders = build_objective(config, model, Labels.unknown()).eval(), Encoders(model).eval()
+    batch = molecule_batch(DRUGS[:4])
+    time = torch.tensor(0.5)
+    with torch.no_grad():
+        [of_positions] = objective.conformer_distribution(batch, encoders).score((batch.pos,), time)
+        pairs = molecule_pairs(batch.batch).shape[1]
+        bonds = torch.zeros(pairs, NUM_BOND_CLASSES), torch.zeros(batch.num_nodes, NUM_CHARGE_CLASSES)
+        scores = objective.bond_distribution(batch, encoders).score(bonds, time)
+    assert of_positions.shape == batch.pos.shape
+    assert [score.shape for score in scores] == [part.shape for part in bonds]
+    assert all(torch.isfinite(score).all() for score in (of_positions, *scores))
 
 
 @pytest.mark.slow

@@ -83,11 +83,11 @@ def test_losses_and_gradients_are_the_references(geometry, loss_on):
         assert_equal(gradients[name], parameter.grad, name)
 
 
-@pytest.mark.parametrize("sight", ["2d", "3d", "both"])
-def test_what_is_seen_without_blending_is_the_references(sight):
+@pytest.mark.parametrize("modality", ["2d", "3d", "both"])
+def test_what_is_seen_without_blending_is_the_references(modality):
     ours, reference = both(MoleBLENDConfig())
     batch = in_double([True] * len(in_double().has_pos))
-    nodes = encode(ours.encoders.encoder_both, sight, batch)
+    nodes = encode(ours.encoders.encoder_both, modality, batch)
     padded = collate(batch)
-    expected, _ = reference.transfer(padded, sight)
-    assert_equal(nodes, expected[padded.mask], sight)
+    expected, _ = reference.transfer(padded, modality)
+    assert_equal(nodes, expected[padded.mask], modality)
