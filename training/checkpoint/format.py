@@ -218,8 +218,12 @@ def write_safetensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str
     Raises:
         OSError: the file cannot be written; safetensors itself reports that without a number.
     """
+    file.touch()
+    # safetensors makes files that only their owner can read; checkpoints and exports are shared as the umask says.
+    permissions = file.stat().st_mode
     try:
         save_file(tensors, file, metadata)
+        file.chmod(permissions)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

@@ -68,6 +68,16 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert (tmp_path / name_of(3) / "config.yaml").read_text() == "seed: 0\n"
 
 
+def test_who_may_read_new_files_may_read_a_checkpoint(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save(tmp_path, 3)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / name_of(3)).iterdir()}
+    assert set(modes.values()) == {0o640}, modes
+
+
 def kept(folder: Path) -> list[int]:
     return [int(path.name[-8:]) for path in checkpoints(folder)]
 
