@@ -19,7 +19,7 @@ from molstream.training.inference.atoms import Atoms, atoms_of
 from molstream.training.inference.cache import VectorCache, fingerprint, vector_cache, vectors_of
 from molstream.training.inference.device import device_named
 from molstream.training.inference.embedded import Embedded, Vector, outcomes
-from molstream.training.inference.encoding import Encoding
+from molstream.training.inference.encoding import Encoding, content
 from molstream.training.inference.featurizing import Featurize, featurizing
 from molstream.training.inference.inputs import Record, checked, conformer_records, records
 from molstream.training.inference.parameters import check_parameters
@@ -243,6 +243,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         """
         encoding = self._encoding()
         found = Embedded.failed(len(raws), self._width())
+        seen: dict[bytes, int] = {}
         for results in self._featurized(raws, featurize_all):
             samples = {row: result for row, result in results.items() if isinstance(result, MoleculeSample)}
             for row, result in results.items():
@@ -250,10 +251,13 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
                     found.failures[row] = f"{result.stage}: {result.reason}: {result.detail}"
                 else:
                     found.smiles[row], found.keys[row] = result.smiles, result.key
-            if samples:
-                vectors = encoding.rows(list(samples.values()))
-                described = [sample.descriptors for sample in samples.values()]
-                found.vectors[list(samples)] = np.hstack([vectors, described])
+            # What is equal is encoded once: the place in a batch moves the last bits of a vector.
+            first = {row: seen.setdefault(content(sample), row) for row, sample in samples.items()}
+            new = [row for row in first if first[row] == row]
+            if new:
+                vectors = encoding.rows([samples[row] for row in new])
+                found.vectors[new] = np.hstack([vectors, [samples[row].descriptors for row in new]])
+            found.vectors[list(first)] = found.vectors[list(first.values())]
             tell(max(results) + 1)
         return found
 

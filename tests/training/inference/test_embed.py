@@ -52,6 +52,15 @@ def test_any_spelling_and_any_batch_give_the_same_vector(embedder, export):
     assert len(np.unique(vectors.round(3), axis=0)) == len(smiles)
 
 
+def test_spellings_of_one_molecule_have_one_vector_wherever_they_are_in_a_call(export):
+    spelled = [Chem.MolToSmiles(Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O"), doRandom=True) for _ in range(9)]
+    others = [text for text in SMILES if Chem.MolFromSmiles(text)][:4]
+    mixed = [text for each in spelled for text in (each, *others)]
+    vectors = MoleculeEmbedder.from_pretrained(export, batch_size=7).transform(mixed)
+    assert len(np.unique(vectors[::5], axis=0)) == 1
+    assert len(np.unique(vectors[1::5], axis=0)) == 1
+
+
 def test_parts_are_the_halves_of_both(embedder, export):
     both = embedder.transform(["CCO", "CCN"])
     graph = MoleculeEmbedder.from_pretrained(export, representation="2d").transform(["CCO", "CCN"])
