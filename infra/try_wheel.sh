@@ -3,14 +3,13 @@
 # First without extras: the import, the embedder, `molstream embed`, `--help` of every command. Then with the extra
 # `preprocess`: `molstream preprocess`. Fetches about a gigabyte; tests/test_wheel.py does the same without a network.
 #
-#   bash infra/try_wheel.sh EXPORT [FOLDER]
+#   bash infra/try_wheel.sh [FOLDER]
 #
-# EXPORT is a folder that `molstream export` wrote. FOLDER, a new one, is kept if it is given.
+# FOLDER, a new one, is kept if it is given.
 set -euo pipefail
 repository="$(cd "$(dirname "$0")/.." && pwd)"
-export_folder="$(cd "$1" && pwd)"
-if [ $# -gt 1 ]; then
-  mkdir -p "$2" && folder="$(cd "$2" && pwd)"
+if [ $# -gt 0 ]; then
+  mkdir -p "$1" && folder="$(cd "$1" && pwd)"
 else
   folder="$(mktemp -d)" && trap 'rm -rf "$folder"' EXIT
 fi
@@ -32,18 +31,18 @@ mkdir training preprocessing
 touch training/__init__.py preprocessing/__init__.py pipeline.py
 printf 'smiles\nCCO\nc1ccccc1O\nCC(=O)Oc1ccccc1C(=O)O\n' > molecules.csv
 
-"$bin/python" - "$export_folder" <<'PROGRAM'
+"$bin/python" - <<'PROGRAM'
 import sys
 
 import molstream
 
-vectors = molstream.MoleculeEmbedder.from_pretrained(sys.argv[1]).transform(["CCO", "c1ccccc1O"])
+vectors = molstream.MoleculeEmbedder().transform(["CCO", "c1ccccc1O"])
 assert vectors.shape[0] == 2
 assert molstream.__file__.startswith(sys.prefix), molstream.__file__
 assert not {"training", "pipeline", "preprocessing"} & sys.modules.keys()
 print("the embedder gives vectors of", vectors.shape[1], "numbers")
 PROGRAM
-"$bin/molstream" embed export="$export_folder" input=molecules.csv output=vectors.parquet
+"$bin/molstream" embed input=molecules.csv output=vectors.parquet
 commands="$("$bin/python" -c 'from molstream.cli.main import COMMANDS; print(*COMMANDS)')"
 for command in $commands; do
   "$bin/molstream" "$command" --help > /dev/null

@@ -37,9 +37,7 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> None:
     from molstream.training.evaluation.vectors.evaluate import evaluate_vectors
     from molstream.training.evaluation.vectors.results import tables
 
-    source = Path(config.export).resolve()
-    folder = source if (source / "config.yaml").is_file() else source.parent
-    output = Path(config.output) if config.output else folder / "eval.json"
+    output = Path(config.output) if config.output else _folder(config.export) / "eval.json"
     with _interrupted_by_sigterm(), claimed(output):
         result = evaluate_vectors(config)
         _write(result, output)
@@ -51,6 +49,16 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> None:
         console.print(table)
         for line in folding["sentences"]:
             print(line)
+
+
+def _folder(export: str) -> Path:
+    """Where the results of an export or run belong."""
+    from molstream.training.shipped import SHIPPED
+
+    if export in SHIPPED:
+        return Path()
+    source = Path(export).resolve()
+    return source if (source / "config.yaml").is_file() else source.parent
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from molstream.errors import CheckpointError
 from molstream.training.checkpoint.exported import CONFIG_FILE, WEIGHTS_FILE, read_config, read_weights, require_intact
 from molstream.training.checkpoint.format import ANOTHER, MARKER, load_checkpoint
 from molstream.training.checkpoint.store import local_folder
+from molstream.training.shipped import SHIPPED, located
 
 
 class Form(NamedTuple):
@@ -87,7 +88,7 @@ def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tens
 
     Args:
         own: weights of the new module; they are kept for what an export does not contain.
-        source: folder of a checkpoint or export, or URL of a checkpoint.
+        source: folder of a checkpoint or export, URL of a checkpoint, or name of an encoder that travels in molstream.
 
     Returns:
         Weights by name, and a phrase that says what was loaded, for the log.
@@ -95,7 +96,7 @@ def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tens
     Raises:
         CheckpointError: ``source`` is neither a checkpoint nor an export, or does not match the model.
     """
-    path = local_folder(source)
+    path = located(source, "init_from") if source in SHIPPED else local_folder(source)
     if (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file():
         config, tensors = read_config(path), read_weights(path)
         require_intact(path, config)

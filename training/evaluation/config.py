@@ -13,6 +13,7 @@ from molstream.training.engine.config import Precision
 from molstream.training.extended import ModelConfig, ObjectiveConfig
 from molstream.training.inference.config import Representation
 from molstream.training.models.config import Readout
+from molstream.training.shipped import MINI
 
 
 def listed(value: Any) -> Any:
@@ -42,8 +43,8 @@ class EvaluateVectorsConfig(InputConfig):
     """Compare frozen vectors with what costs nothing, by 5 x 5 cross-validation: the encoder, the same encoder
     untrained, ECFP4 counts, RDKit's descriptors, and the encoder's vectors joined to them."""
 
-    export: str
-    """Export folder, or a run, whose newest checkpoint is taken."""
+    export: str = MINI
+    """Export folder, or a run, whose newest checkpoint is taken; by default the encoder that travels in molstream."""
     tasks: list[str | dict[str, Any]] = field(default_factory=list)
     """Names of built-in sets (freesolv, esol, lipo, bbbp, bace, tox21, sider, clintox, qm7, hiv), whose files are in
     data_dir; or files of your own, `{input: ..., target: ..., kind: ..., name: ..., ...}`, with reading options."""
@@ -73,7 +74,8 @@ class EvaluateVectorsConfig(InputConfig):
     """Vectors of other encoders for the same table: `.npy` or `.parquet` with a row for each record of the one task's
     file; or `{NAME: FILE, ...}`; of several tasks `{NAME: FOLDER, ...}` with TASK.npy or TASK.parquet in it."""
     output: str | None = None
-    """JSON file for the results; by default `eval.json` in the run, or in the export's parent folder."""
+    """JSON file for the results; by default `eval.json` in the run, or in the export's parent folder; in this folder
+    for the encoder that travels in molstream."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed of folds, forests and untrained weights."""
     num_cpus: PositiveInt | None = None

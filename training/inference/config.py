@@ -10,6 +10,7 @@ from molstream.errors import ConfigError
 from molstream.pipeline.config import ReadConfig, SandboxConfig
 from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.models.config import Readout
+from molstream.training.shipped import MINI
 
 VECTOR_FILES = (".parquet", ".csv", ".npy")
 """Suffixes of the files that vectors are written to."""
@@ -37,8 +38,6 @@ class ExportConfig:
 class EmbedConfig(ReadConfig):
     """Compute one vector per record of molecule files."""
 
-    export: str
-    """Export folder."""
     input: Any
     """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; a list of these; or `-`, which
     is stdin, with its `format`."""
@@ -47,6 +46,8 @@ class EmbedConfig(ReadConfig):
     columns of the input, then source, row, canonical_smiles, inchikey, failure (empty where there is none) and the
     vector (empty where it failed); an input's column that has such a name is called input_NAME. The last has the
     vectors alone, NaN where it failed; failures are then listed in NAME.failures.parquet."""
+    export: str = MINI
+    """Export folder; by default the encoder that travels in molstream."""
     target_columns: list[str] = field(default_factory=list)
     """Columns (SDF data items, JSON keys) of the input that are written as numbers; others are as they were read."""
     representation: Representation | None = None

@@ -26,6 +26,7 @@ from molstream.training.inference.parameters import check_parameters
 from molstream.training.inference.pretrained import SPATIAL, PretrainedEncoders, load_pretrained
 from molstream.training.metrics.console import progress_when_long
 from molstream.training.models.encoders import Encoders
+from molstream.training.shipped import MINI
 
 
 class MoleculeEmbedder(TransformerMixin, BaseEstimator):
@@ -34,7 +35,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
     Molecules are featurized exactly like the training data, so that all SMILES of a molecule give the same vector.
 
     Args:
-        path: folder written by ``molstream export``, or a run directory, whose newest checkpoint is used.
+        path: folder written by ``molstream export``, or a run directory, whose newest checkpoint is used; by default
+            the encoder that travels in molstream.
         representation: ``2d`` (bond graph), ``3d`` (conformer) or ``both``: the vectors of two encoders, concatenated,
             or that of an encoder which sees both at once. By default all modalities that there are, concatenated.
         device: a torch device, or ``auto`` for a GPU if there is one.
@@ -64,7 +66,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path = MINI,
         representation: str | None = None,
         device: str = "auto",
         batch_size: int = 256,
@@ -93,7 +95,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         self.descriptors = descriptors
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **options: Any) -> "MoleculeEmbedder":
+    def from_pretrained(cls, path: str | Path = MINI, **options: Any) -> "MoleculeEmbedder":
         """Create an embedder and load its model at once, so that a damaged export raises here.
 
         Raises:

@@ -16,6 +16,7 @@ from molstream.training.inference.export import CONFIG_FILE, load_export
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.encoders import Encoders, encode, truncate
 from molstream.training.models.readout import READOUTS
+from molstream.training.shipped import MINI, located
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch
@@ -142,7 +143,7 @@ def offered(model: ModelConfig, representation: str | None) -> tuple[str, ...]:
 
 
 def load_pretrained(
-    source: str | Path,
+    source: str | Path = MINI,
     *,
     representation: str | None = None,
     step: int | None = None,
@@ -162,7 +163,8 @@ def load_pretrained(
     be fine-tuned after ``.train()``. Weights are loaded strictly: every name and shape must match.
 
     Args:
-        source: folder that ``molstream export`` wrote, or a run directory of ``molstream pretrain``.
+        source: folder that ``molstream export`` wrote, or a run directory of ``molstream pretrain``; by default the
+            encoder that travels in molstream.
         representation: ``2d`` loads the graph encoder alone, ``3d`` the conformer encoder alone; with these and with
             ``both`` the module returns one tensor, with None a dict of all encoders that there are.
         step: step of a run's checkpoint; by default the newest intact one. If the run keeps an EMA of its weights
@@ -178,7 +180,7 @@ def load_pretrained(
         ConfigError: the representation, readout or device is unknown, the model lacks such an encoder or layer, or a
             step is given for an export.
     """
-    folder, where = Path(source), device_named(device)
+    folder, where = located(source, "the encoder"), device_named(device)
     if (folder / CONFIG_FILE).is_file():
         if step is not None:
             raise ConfigError(

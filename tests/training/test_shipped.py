@@ -1,0 +1,55 @@
+"""The encoder that travels in the package: found by its name, whole, described, and the one where none is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from molstream import MoleculeEmbedder, load_pretrained
+from molstream.compose import compose
+from molstream.config import tree_of
+from molstream.errors import ConfigError
+from molstream.training.config import PretrainConfig
+from molstream.training.shipped import MINI, located
+from tests.support.datasets import DRUGS, molstream
+
+FOLDER = located(MINI, "export")
+MOST_BYTES = 10_000_000
+
+
+def test_it_is_small_whole_and_described():
+    files = sorted(path.name for path in FOLDER.iterdir())
+    assert files == ["README.md", "config.json", "model.safetensors"]
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= MOST_BYTES
+    config = json.loads((FOLDER / "config.json").read_text())
+    experiment = compose("pretrain", PretrainConfig, ["experiment=mini", "data.path=dataset", "run_dir=run"])
+    assert config["purpose"] == "pretrained"
+    assert config["model"] == {"graph_transformer": tree_of(experiment.model.graph_transformer)}
+    assert config["training"]["objective"] == tree_of(experiment.objective)
+    assert config["training"]["steps"] == experiment.steps
+    card = (FOLDER / "README.md").read_text()
+    assert "## Sources" in card
+    assert "CC BY-SA 3.0" in card
+    # Its own evaluation, of these weights: `molstream export` puts no other into a card.
+    assert "mean of R2 and ROC-AUC: encoder against untrained: better by" in card
+
+
+def test_it_is_the_encoder_where_none_is_named(tmp_path):
+    vectors = MoleculeEmbedder().transform(DRUGS[:4])
+    assert vectors.shape == (4, 480)
+    assert (MoleculeEmbedder(MINI).transform(DRUGS[:4]) == vectors).all()
+    assert load_pretrained(representation="2d").width == 480
+    (tmp_path / "drugs.smi").write_text("\n".join(DRUGS[:4]) + "\n")
+    molstream("embed", f"input={tmp_path / 'drugs.smi'}", f"output={tmp_path / 'drugs.npy'}")
+    np.testing.assert_allclose(np.load(tmp_path / "drugs.npy"), vectors, rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_of_its_name_makes_the_name_unclear(tmp_path, monkeypatch, export):
+    monkeypatch.chdir(tmp_path)
+    Path(MINI).symlink_to(export)
+    with pytest.raises(ConfigError, match=r"a folder here. Give ./molstream-mini for the folder"):
+        MoleculeEmbedder().transform(["CCO"])
+    width = MoleculeEmbedder(export).transform(["CCO"]).shape[1]
+    assert MoleculeEmbedder(f"./{MINI}").transform(["CCO"]).shape[1] == width
+    assert MoleculeEmbedder(Path(MINI)).transform(["CCO"]).shape[1] == width
