@@ -35,7 +35,7 @@ step "evaluate: frozen vectors on FreeSolv, 5 x 5 cross-validation"
 molstream evaluate vectors export="$out/encoder" input="$molecules/freesolv.csv" target=expt \
   "vectors={molstream-mini: $out/mini.parquet}" output="$out/run/eval.json"
 printf '%s\n' 'encoder: what this demo trained, for seconds on a few hundred batches.' \
-  'molstream-mini: the encoder that travels in molstream, trained for hours on half a million molecules.'
+  'molstream-mini: the encoder that travels in molstream, trained for hours on 400,000 molecules.'
 
 step "report"
 molstream report "$out/run" embeddings="$out/freesolv.parquet" output="$out/report.html"
