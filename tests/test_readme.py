@@ -158,7 +158,14 @@ def test_the_demo_ends_with_a_table_and_a_report(tmp_path):
     assert f"{counts['written']:,}" in result.stdout
     assert "loss before -> after" in result.stdout
     assert "embeddings written" in result.stdout
-    for part in ("encoder against untrained: ", "ECFP4 counts", "scaffold folds", "was trained for seconds"):
+    told = (
+        "encoder against untrained: ",
+        "ECFP4 counts",
+        "scaffold folds",
+        "molstream-mini + descriptors",
+        "for seconds",
+    )
+    for part in told:
         assert part in result.stdout
     assert str(tmp_path / "demo" / "report.html") in result.stdout
     assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000

@@ -13,6 +13,7 @@ from molstream.errors import ConfigError
 from molstream.training.config import PretrainConfig
 from molstream.training.shipped import MINI, located
 from tests.support.datasets import DRUGS, molstream
+from tests.support.processes import REPOSITORY
 
 FOLDER = located(MINI, "export")
 MOST_BYTES = 10_000_000
@@ -33,6 +34,11 @@ def test_it_is_small_whole_and_described():
     assert "CC BY-SA 3.0" in card
     # Its own evaluation, of these weights: `molstream export` puts no other into a card.
     assert "mean of R2 and ROC-AUC: encoder against untrained: better by" in card
+
+
+def test_its_vectors_are_those_it_was_shipped_with():
+    golden = np.load(REPOSITORY / "tests" / "golden" / "molstream_mini.npy")
+    np.testing.assert_allclose(MoleculeEmbedder().transform(DRUGS[: len(golden)]), golden, rtol=1e-4, atol=1e-4)
 
 
 def test_it_is_the_encoder_where_none_is_named(tmp_path):
