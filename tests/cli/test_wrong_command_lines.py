@@ -69,10 +69,10 @@ USAGE_LINES = [
     # Missing keys, and keys without a value.
     ("pretrain", "run_dir is missing", "run_dir=VALUE"),
     ("preprocess input=CSV", "output is missing"),
-    ("embed input=a output=b", "export is missing"),
+    ("embed input=a", "output is missing"),
     ("evaluate", "expected vectors or conformers or bonds", "got nothing"),
     ("evaluate export=EXPORT", "expected vectors or conformers or bonds, then key=value", "got 'export=EXPORT'"),
-    ("evaluate vectors", "export is missing"),
+    ("evaluate vectors", "give either tasks=[...]", "input=FILE target=COLUMN"),
     ("evaluate vectors export=EXPORT", "give either tasks=[...]", "input=FILE target=COLUMN"),
     ("evaluate vectors export=EXPORT input=CSV", "target is missing"),
     ("evaluate vectors export=EXPORT tasks=[eso,freesolv]", "'eso' is no built-in set. Did you mean 'esol'"),
