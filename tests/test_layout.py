@@ -104,8 +104,8 @@ def test_every_imported_package_is_declared_and_every_declared_one_is_imported()
     for name, file in imports():
         for distribution in {each.lower().replace("_", "-") for each in providers.get(name, [name])}:
             used.setdefault(distribution, set()).add(file)
-    # What two of them bring and offer as their own interface.
-    brought = {"markupsafe": "jinja2", "requests": "mlflow-skinny"}
+    # What some of them bring and offer as their own interface.
+    brought = {"markupsafe": "jinja2", "requests": "mlflow-skinny", "httpx2": "huggingface-hub"}
     assert {brought.get(name, name) for name in used} - base - optional == set()
     assert base - used.keys() == set()
     # fsspec imports s3fs by the protocol of a URL, torch.utils.tensorboard imports tensorboard.

@@ -42,8 +42,9 @@ class PretrainConfig:
     seed: NonNegativeInt = 0
     """Random seed of weights, order, noise and masks."""
     init_from: str | None = None
-    """Export or checkpoint (its folder, or its URL) whose weights start a new run, weights only, step 0; molstream-mini
-    is the encoder that travels in molstream."""
+    """Export or checkpoint (its folder, or its URL) whose weights start a new run, weights only, step 0; `org/name` or
+    `hf://org/name@REVISION` of Hugging Face, `mlflow://NAME/REVISION`; molstream-mini is the encoder that travels in
+    molstream."""
     log_every: PositiveInt = free(default=10)
     """Steps between log lines."""
     save_every: PositiveInt = free(default=200)

@@ -2,6 +2,7 @@
 
 import math
 import time
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from molstream.config import to_yaml
-from molstream.errors import TrainingError
+from molstream.errors import CheckpointError, TrainingError
 from molstream.io.files import write_atomically
 from molstream.pipeline.order.lanes import lanes_of_rank
 from molstream.pipeline.order.mixture import Mixture
@@ -151,9 +152,23 @@ class Trainer:
             return state.step
         if self.config.init_from is not None:
             weights, loaded = initial_weights(self.engine.weights(), self.config.init_from)
+            self._require_everywhere(loaded)
             self.engine.load(weights, {}, {}, self.engine.progress)
             self._say(f"new run from {self.config.init_from}: {loaded}")
         return 0
+
+    def _require_everywhere(self, loaded: str) -> None:
+        """Check that all processes have loaded the same initial weights (collective).
+
+        Raises:
+            CheckpointError: the export at a hub or URL changed while the processes downloaded it.
+        """
+        own = zlib.crc32(loaded.encode())
+        if self.context.broadcast(own) != own:
+            raise CheckpointError(
+                f"init_from={self.config.init_from} changed while the processes loaded it: this one has {loaded}, the "
+                "first one something else. Run the same command again, or name a commit or version."
+            )
 
     def _announce(self, done: int, last: int) -> None:
         data = self.config.data

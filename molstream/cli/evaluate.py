@@ -53,9 +53,10 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> None:
 
 def _folder(export: str) -> Path:
     """Where the results of an export or run belong."""
+    from molstream.training.hubs.source import is_remote
     from molstream.training.shipped import SHIPPED
 
-    if export in SHIPPED:
+    if export in SHIPPED or is_remote(export):
         return Path()
     source = Path(export).resolve()
     return source if (source / "config.yaml").is_file() else source.parent

@@ -9,6 +9,7 @@ from molstream.config import configuration
 EXAMPLES = (
     "molstream inspect datasets/mine",
     "molstream inspect runs/mine/checkpoints/step_00000200",
+    "molstream inspect hf://org/name",
 )
 
 
@@ -17,7 +18,8 @@ class InspectConfig:
     """Print what a dataset, run, checkpoint or export holds, on one screen of text."""
 
     path: str
-    """Folder, shard of a dataset, or the URL of a dataset or checkpoint, the only one that is contacted."""
+    """Folder, shard of a dataset, or the URL of a dataset, checkpoint or export (`hf://org/name`, `mlflow://NAME`,
+    s3://...), the only one that is contacted; of such an export the configuration and the card are downloaded alone."""
 
 
 def inspect(config: InspectConfig) -> None:

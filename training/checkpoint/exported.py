@@ -21,7 +21,12 @@ from molstream.training.checkpoint.format import ANOTHER, checksums, read_safete
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
 """Format versions that can be loaded; 1 also has the sizes of unused networks, 1 and 2 have no checksums."""
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, EVALUATION_FILE = "config.json", "model.safetensors", "README.md", "eval.json"
+REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+EXPORT_FILES = (*REQUIRED_FILES, CARD_FILE, EVALUATION_FILE)
+"""All that an export can have."""
+LIBRARY = "molstream"
+"""What config.json says of the library, in every version."""
 FILES, FINGERPRINT = "files", "fingerprint"
 """Keys of config.json: size and SHA-256 of the weights' file, and the SHA-256 of everything else in config.json."""
 VERSIONS = {"format_version": int, "featurizer": {"schema_version": int}}

@@ -7,10 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from molstream.errors import CheckpointError
-from molstream.training.checkpoint.exported import CONFIG_FILE, WEIGHTS_FILE, read_config, read_weights, require_intact
+from molstream.training.checkpoint.exported import (
+    CONFIG_FILE,
+    FINGERPRINT,
+    WEIGHTS_FILE,
+    read_config,
+    read_weights,
+    require_intact,
+)
 from molstream.training.checkpoint.format import ANOTHER, MARKER, load_checkpoint
-from molstream.training.checkpoint.store import local_folder
-from molstream.training.shipped import SHIPPED, located
+from molstream.training.checkpoint.store import is_checkpoint_url, local_folder
+from molstream.training.hubs.base import Located
+from molstream.training.hubs.source import resolved
 
 
 class Form(NamedTuple):
@@ -88,21 +96,26 @@ def initial_weights(own: dict[str, Tensor], source: str) -> tuple[dict[str, Tens
 
     Args:
         own: weights of the new module; they are kept for what an export does not contain.
-        source: folder of a checkpoint or export, URL of a checkpoint, or name of an encoder that travels in molstream.
+        source: folder or URL of a checkpoint, or an export as :func:`~molstream.training.hubs.source.resolved` finds
+            it.
 
     Returns:
         Weights by name, and a phrase that says what was loaded, for the log.
 
     Raises:
         CheckpointError: ``source`` is neither a checkpoint nor an export, or does not match the model.
+        ConfigError: access to it is denied.
+        RemoteError: its hub does not answer.
     """
-    path = located(source, "init_from") if source in SHIPPED else local_folder(source)
+    is_checkpoint = is_checkpoint_url(source)
+    path, address = Located(local_folder(source), source) if is_checkpoint else resolved(source, "init_from")
     if (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file():
         config, tensors = read_config(path), read_weights(path)
         require_intact(path, config)
         encoders = {f"encoders.{name}": tensor for name, tensor in tensors.items()}
         given = {name: tensor for name, tensor in own.items() if not name.startswith("encoders.")} | encoders
-        loaded = f"the {len(encoders)} tensors of an export's encoders; heads are new"
+        mark = str(config.get(FINGERPRINT, "of an old format"))[:12]
+        loaded = f"the {len(encoders)} tensors of the encoders of an export ({address}, {mark}); heads are new"
     elif (path / MARKER).is_file():
         given = load_checkpoint(path).weights
         loaded = f"all {len(given)} tensors of a checkpoint"

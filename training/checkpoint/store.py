@@ -246,6 +246,11 @@ def open_store(url: str | None, folder: Path) -> CheckpointStore:
     return RemoteStore(url, _scratch(f"{url}\n{folder.resolve()}"), f"{socket.gethostname()}-{os.getpid()}")
 
 
+def is_checkpoint_url(name: str) -> bool:
+    """Whether ``name`` is a URL that ends as those of checkpoints do."""
+    return is_url(name) and is_name(name.rstrip("/").rpartition("/")[2])
+
+
 def local_folder(name: str) -> Path:
     """Return a local folder for a path or the URL of a checkpoint, which is downloaded.
 

@@ -44,7 +44,10 @@ class EvaluateVectorsConfig(InputConfig):
     untrained, ECFP4 counts, RDKit's descriptors, and the encoder's vectors joined to them."""
 
     export: str = MINI
-    """Export folder, or a run, whose newest checkpoint is taken; by default the encoder that travels in molstream."""
+    """Export: a folder, `org/name` of Hugging Face, `mlflow://NAME` or a URL; or a run, whose newest checkpoint is
+    taken; by default the encoder that travels in molstream."""
+    revision: str | None = None
+    """Branch, tag or commit of Hugging Face, version or alias of MLflow; by default the newest one."""
     tasks: list[str | dict[str, Any]] = field(default_factory=list)
     """Names of built-in sets (freesolv, esol, lipo, bbbp, bace, tox21, sider, clintox, qm7, hiv), whose files are in
     data_dir; or files of your own, `{input: ..., target: ..., kind: ..., name: ..., ...}`, with reading options."""
@@ -75,7 +78,7 @@ class EvaluateVectorsConfig(InputConfig):
     file; or `{NAME: FILE, ...}`; of several tasks `{NAME: FOLDER, ...}` with TASK.npy or TASK.parquet in it."""
     output: str | None = None
     """JSON file for the results; by default `eval.json` in the run, or in the export's parent folder; in this folder
-    for the encoder that travels in molstream."""
+    for the encoder that travels in molstream and for those of hubs."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed of folds, forests and untrained weights."""
     num_cpus: PositiveInt | None = None

@@ -7,6 +7,7 @@ from pydantic import NonNegativeInt
 
 from molstream.config import PositiveInt, configuration
 from molstream.errors import ConfigError
+from molstream.io.remote import is_url
 from molstream.pipeline.config import ReadConfig, SandboxConfig
 from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.models.config import Readout
@@ -32,6 +33,22 @@ class ExportConfig:
     sources: str | None = None
     """Markdown file for the card, about the molecules' sources and their licences. An evaluation of the same weights,
     `eval.json` in the run, is put there unasked."""
+    push: str | None = None
+    """Where the export is brought to: `hf://org/name` (`hf://org/name@BRANCH`), `mlflow://NAME`, or a URL, as
+    s3://bucket/prefix. What is there already is not sent again."""
+    push_private: bool = True
+    """Whether a repository of Hugging Face is private: a new one is made so, and one that is public is refused."""
+    push_tag: str | None = None
+    """Tag of Hugging Face or alias of MLflow for what is pushed."""
+
+    def __post_init__(self) -> None:
+        if self.push is None and (self.push_tag is not None or not self.push_private):
+            raise ConfigError("push_tag and push_private belong to push=URL: give that, or leave them out.")
+        if self.push is not None and not is_url(self.push):
+            raise ConfigError(
+                f"push={self.push}: expected a URL, hf://org/name, mlflow://NAME or s3://bucket/prefix. A folder is "
+                "given as output=FOLDER."
+            )
 
 
 @configuration
@@ -47,7 +64,10 @@ class EmbedConfig(ReadConfig):
     vector (empty where it failed); an input's column that has such a name is called input_NAME. The last has the
     vectors alone, NaN where it failed; failures are then listed in NAME.failures.parquet."""
     export: str = MINI
-    """Export folder; by default the encoder that travels in molstream."""
+    """Export: a folder, `org/name` of Hugging Face, `mlflow://NAME` or a URL, as s3://bucket/prefix; by default the
+    encoder that travels in molstream."""
+    revision: str | None = None
+    """Branch, tag or commit of Hugging Face, version or alias of MLflow; by default the newest one."""
     target_columns: list[str] = field(default_factory=list)
     """Columns (SDF data items, JSON keys) of the input that are written as numbers; others are as they were read."""
     representation: Representation | None = None

@@ -48,6 +48,7 @@ def embed_file(config: EmbedConfig) -> tuple[int, int]:
     """
     embedder = MoleculeEmbedder.from_pretrained(
         config.export,
+        revision=config.revision,
         representation=config.representation,
         readout=config.readout,
         num_layers=config.num_layers,

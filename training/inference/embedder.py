@@ -35,8 +35,9 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
     Molecules are featurized exactly like the training data, so that all SMILES of a molecule give the same vector.
 
     Args:
-        path: folder written by ``molstream export``, or a run directory, whose newest checkpoint is used; by default
-            the encoder that travels in molstream.
+        path: folder written by ``molstream export``, or a run directory, whose newest checkpoint is used; or an export
+            at a hub or URL, as ``org/name``, ``mlflow://model-name`` or ``s3://bucket/prefix``, which is downloaded
+            once (:func:`~molstream.load_pretrained` has the rules); by default the encoder that travels in molstream.
         representation: ``2d`` (bond graph), ``3d`` (conformer) or ``both``: the vectors of two encoders, concatenated,
             or that of an encoder which sees both at once. By default all modalities that there are, concatenated.
         device: a torch device, or ``auto`` for a GPU if there is one.
@@ -59,6 +60,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         descriptors: whether RDKit's 200 descriptors follow the vector (``DESCRIPTORS_V1`` of
             ``molstream/preprocessing/descriptors.py``), unscaled; NaN where RDKit has no value, such as partial charges
             of a molecule with a metal. They take 3 ms per molecule.
+        revision: branch, tag or commit of Hugging Face, version or alias of MLflow; by default the newest one.
 
     Attributes:
         failures_: {row: reason} of the last ``transform``.
@@ -79,6 +81,7 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         num_conformers: int | None = None,
         cache: str | Path | None = None,
         descriptors: bool = False,
+        revision: str | None = None,
     ):
         self.path = path
         self.representation = representation
@@ -93,13 +96,16 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         self.num_conformers = num_conformers
         self.cache = cache
         self.descriptors = descriptors
+        self.revision = revision
 
     @classmethod
     def from_pretrained(cls, path: str | Path = MINI, **options: Any) -> "MoleculeEmbedder":
         """Create an embedder and load its model at once, so that a damaged export raises here.
 
         Raises:
-            CheckpointError: ``path`` is neither an export nor a run, or damaged.
+            CheckpointError: ``path`` is neither an export nor a run, or damaged; a hub has no such export or revision.
+            ConfigError: an option has no possible value, or a hub denies access.
+            RemoteError: a hub does not answer.
         """
         embedder = cls(path, **options)
         embedder._load()
@@ -306,7 +312,11 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
         device = device_named(self.device)
         if getattr(self, "_loaded", None) != self._chosen:
             self._pretrained = load_pretrained(
-                self.path, representation=self.representation, readout=self.readout, num_layers=self.num_layers
+                self.path,
+                revision=self.revision,
+                representation=self.representation,
+                readout=self.readout,
+                num_layers=self.num_layers,
             )
             self._loaded = self._chosen
         if self.num_conformers is not None and not SPATIAL & self._pretrained.widths.keys():
@@ -318,8 +328,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
     @property
     def _chosen(self) -> tuple[Any, ...]:
-        """What the loaded encoders depend on: the path, and the last arguments of :class:`PretrainedEncoders`."""
-        return self.path, self.representation, self.readout, self.num_layers
+        """What the loaded encoders depend on: their source, and the last arguments of :class:`PretrainedEncoders`."""
+        return (self.path, self.revision), self.representation, self.readout, self.num_layers
 
     def _featurize_config(self, trained_on: FeaturizeConfig) -> FeaturizeConfig:
         """Adapt the training data's featurizer: no conformers for the graph encoder alone, otherwise at least one."""

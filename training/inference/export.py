@@ -15,9 +15,11 @@ from molstream.io.locks import claimed
 from molstream.io.reading import read_bounded, read_json
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.training.checkpoint.exported import (
+    CARD_FILE,
     CONFIG_FILE,
     FINGERPRINT,
     FORMAT_VERSION,
+    LIBRARY,
     WEIGHTS_FILE,
     check_schema,
     read_config,
@@ -34,8 +36,6 @@ from molstream.training.inference.config import ExportConfig
 from molstream.training.inference.featurizing import model_featurizer
 from molstream.training.memory import on_meta, require_room
 from molstream.training.models.encoders import Encoders
-
-CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def export_run(config: ExportConfig) -> Path:
     check_schema(run.path, dataset["schema_version"])
     description = {
         "format_version": FORMAT_VERSION,
-        "library": "molstream",
+        "library": LIBRARY,
         "purpose": config.purpose,
         "model": _encoders_of(pretrain.model),
         "featurizer": {

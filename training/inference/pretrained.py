@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from molstream.errors import CheckpointError, ConfigError, DataError
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.hubs.source import resolved
 from molstream.training.inference.device import device_named
 from molstream.training.inference.export import CONFIG_FILE, load_export
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.encoders import Encoders, encode, truncate
 from molstream.training.models.readout import READOUTS
-from molstream.training.shipped import MINI, located
+from molstream.training.shipped import MINI
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch
@@ -145,6 +146,7 @@ def offered(model: ModelConfig, representation: str | None) -> tuple[str, ...]:
 def load_pretrained(
     source: str | Path = MINI,
     *,
+    revision: str | None = None,
     representation: str | None = None,
     step: int | None = None,
     device: str = "cpu",
@@ -163,8 +165,11 @@ def load_pretrained(
     be fine-tuned after ``.train()``. Weights are loaded strictly: every name and shape must match.
 
     Args:
-        source: folder that ``molstream export`` wrote, or a run directory of ``molstream pretrain``; by default the
-            encoder that travels in molstream.
+        source: folder that ``molstream export`` wrote, or a run directory of ``molstream pretrain``; an export at a
+            hub or URL, which is downloaded once: ``org/name`` or ``hf://org/name`` (Hugging Face),
+            ``mlflow://model-name``, ``s3://bucket/prefix``, ``https://...``; by default the encoder that travels in
+            molstream. A folder that exists goes before a repository of its name.
+        revision: branch, tag or commit of Hugging Face, version or alias of MLflow; by default the newest one.
         representation: ``2d`` loads the graph encoder alone, ``3d`` the conformer encoder alone; with these and with
             ``both`` the module returns one tensor, with None a dict of all encoders that there are.
         step: step of a run's checkpoint; by default the newest intact one. If the run keeps an EMA of its weights
@@ -177,10 +182,12 @@ def load_pretrained(
 
     Raises:
         CheckpointError: ``source`` is neither an export nor a run, is damaged, of another version, or has no such step.
-        ConfigError: the representation, readout or device is unknown, the model lacks such an encoder or layer, or a
-            step is given for an export.
+        ConfigError: the representation, readout or device is unknown, the model lacks such an encoder or layer, a step
+            is given for an export or a revision for a folder, or a hub denies access.
+        RemoteError: a hub does not answer.
     """
-    folder, where = located(source, "the encoder"), device_named(device)
+    where = device_named(device)
+    folder, _ = resolved(source, "the encoder", revision)
     if (folder / CONFIG_FILE).is_file():
         if step is not None:
             raise ConfigError(

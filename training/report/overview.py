@@ -1,6 +1,7 @@
 """Text overview of a dataset, run, checkpoint or export."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,9 +9,11 @@ from molstream.errors import DataError
 from molstream.io.remote import Retries, exists, shown
 from molstream.pipeline.reports.inspect import inspect_dataset, inspect_shard
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
+from molstream.training.checkpoint.exported import CARD_FILE, CONFIG_FILE, FILES, WEIGHTS_FILE, read_config
 from molstream.training.checkpoint.format import MARKER, damage, load_checkpoint, name_of
-from molstream.training.checkpoint.store import local_folder
-from molstream.training.inference.export import CONFIG_FILE, load_export
+from molstream.training.checkpoint.store import is_checkpoint_url, local_folder
+from molstream.training.hubs.source import is_hub, resolved
+from molstream.training.inference.export import load_export
 from molstream.training.metrics.records import read_metrics
 from molstream.training.run.directory import RunDirectory
 from molstream.training.run.history import read_launches
@@ -20,14 +23,19 @@ STEP = "step_NNNNNNNN"
 
 
 def overview_at(url: str) -> str:
-    """Describe the dataset or checkpoint at a URL.
+    """Describe the dataset, checkpoint or export at a URL.
 
     Raises:
         DataError: the server does not answer, or the dataset is damaged.
-        CheckpointError: there is neither, or the checkpoint is damaged.
+        CheckpointError: there is none of them, or it is damaged.
+        ConfigError: a hub denies access.
     """
+    if is_hub(url):
+        return _look_at_export(url)
     if Retries().call(lambda: exists(f"{url.rstrip('/')}/{MANIFEST}")):
         return inspect_dataset(url)
+    if not is_checkpoint_url(url) and Retries().call(lambda: exists(f"{url.rstrip('/')}/{CONFIG_FILE}")):
+        return _look_at_export(url)
     return overview(local_folder(url))
 
 
@@ -89,6 +97,30 @@ def _inspect_export(path: Path) -> str:
             f"  training {json.dumps(export.config['training'])}",
         ]
     )
+
+
+def _look_at_export(url: str) -> str:
+    """Describe an export by its configuration and its card alone, however large its weights are."""
+    folder, address = resolved(url, "path", files=(CONFIG_FILE, CARD_FILE))
+    config = read_config(folder)
+    size = config[FILES][WEIGHTS_FILE]["bytes"] / 2**20 if FILES in config else None
+    lines = [
+        f"export {address}: purpose {config['purpose']}, weights of "
+        f"{'unknown size' if size is None else f'{size:.1f} MiB'}, which were not downloaded",
+        f"  encoders {', '.join(config['model'])}",
+        f"  featurizer {json.dumps(config['featurizer']['config'])}",
+        f"  training {json.dumps(config['training'])}",
+    ]
+    if (folder / CARD_FILE).is_file():
+        lines += ["  card:", *(f"    {line}" for line in _beginning((folder / CARD_FILE).read_text("utf-8")))]
+    return "\n".join(lines)
+
+
+def _beginning(card: str) -> list[str]:
+    """What a model card says before its first section, without its metadata."""
+    metadata = re.match(r"---\n.*?\n---\n", card, re.DOTALL)
+    text = card[metadata.end() :] if metadata else card
+    return [line for line in text.partition("\n## ")[0].splitlines() if line.strip()]
 
 
 def _inspect_run(path: Path) -> str:

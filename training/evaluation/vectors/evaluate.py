@@ -52,6 +52,7 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> dict[str, Any]:
     files = _files(config.vectors, wanted)
     embedder = MoleculeEmbedder.from_pretrained(
         config.export,
+        revision=config.revision,
         representation=config.representation,
         readout=config.readout,
         num_layers=config.num_layers,
@@ -76,6 +77,7 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> dict[str, Any]:
     return {
         "evaluation": "vectors",
         "export": config.export,
+        "revision": config.revision,
         "export_fingerprint": embedder.description.get(FINGERPRINT),
         "dataset_fingerprint": embedder.description["training"]["dataset_fingerprint"],
         "representation": config.representation,
