@@ -26,24 +26,24 @@ class MLflowServer:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self._port}"
-        self._folder = folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the server, with the same address and database after a restart."""
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
-        command += ["--port", str(self._port), "--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
-        command += ["--default-artifact-root", str(self._folder / "artifacts")]
-        log = (self._folder / "server.log").open("ab")
+        command += ["--port", str(self._port), "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        command += ["--default-artifact-root", str(self.folder / "artifacts")]
+        log = (self.folder / "server.log").open("ab")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self._process = subprocess.Popen(
-            command, cwd=self._folder, env=environment, stdout=log, stderr=log, start_new_session=True
+            command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         deadline = time.monotonic() + 300
         while not self._answers():
-            assert self._process.poll() is None, (self._folder / "server.log").read_text()
-            assert time.monotonic() < deadline, (self._folder / "server.log").read_text()
+            assert self._process.poll() is None, (self.folder / "server.log").read_text()
+            assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
             time.sleep(0.2)
 
     def kill(self) -> None:

@@ -10,10 +10,11 @@ from molstream.io.remote import is_url, shown
 from molstream.training.checkpoint.exported import EXPORT_FILES
 from molstream.training.hubs.base import Hub, Located
 from molstream.training.hubs.hugging_face import HuggingFaceHub
+from molstream.training.hubs.mlflow import MLflowHub
 from molstream.training.hubs.urls import UrlHub
 from molstream.training.shipped import SHIPPED, located
 
-HUBS: dict[str, Callable[[str, str | None], Hub]] = {"hf": HuggingFaceHub}
+HUBS: dict[str, Callable[[str, str | None], Hub]] = {"hf": HuggingFaceHub, "mlflow": MLflowHub}
 """Hubs by scheme, built from URL and revision; every other scheme is one of fsspec."""
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """What the name of a repository of Hugging Face looks like."""

@@ -6,7 +6,7 @@ import pytest
 
 from molstream.io.remote import Retries
 from molstream.training.checkpoint.exported import CARD_FILE
-from molstream.training.hubs import cache, hugging_face, urls
+from molstream.training.hubs import cache, hugging_face, mlflow, urls
 from tests.support.exports import write_export
 
 FAST = Retries(attempts=3, first_wait_s=0.01, longest_wait_s=0.02)
@@ -18,9 +18,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
-    for module in (cache, hugging_face):
+    for module in (cache, hugging_face, mlflow):
         monkeypatch.setattr(module, "RETRIES", FAST)
-    for module in (urls, hugging_face):
+    for module in (urls, hugging_face, mlflow):
         monkeypatch.setattr(module, "PUSH_RETRIES", FAST)
     return folder
 

@@ -1,13 +1,11 @@
 """Logger for an MLflow tracking server, whose address is in MLFLOW_TRACKING_URI."""
 
-import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from molstream.errors import ConfigError
+from molstream.io.mlflow import require_server, set_defaults
 from molstream.training.metrics.loggers.base import LoggerError, RunDescription, kinds
 from molstream.training.metrics.records import NOT_METRICS, Record
 
@@ -18,16 +16,6 @@ RUN_TAG = "molstream.run"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 MAX_METRICS, MAX_PARAMETERS, MAX_VALUE = 1000, 100, 6000
 """The server's limits: metrics and parameters per request, characters per parameter."""
-ENVIRONMENT = {
-    # The client's own retries would block a request for minutes and log the address.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # A training job connects to the user's server only.
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-"""Defaults of the client's environment variables; the user's environment takes precedence."""
-
 T = TypeVar("T")
 
 
@@ -49,24 +37,10 @@ class MLflowLogger:
 
     @staticmethod
     def check() -> None:
-        if importlib.util.find_spec("mlflow") is None:
-            raise ConfigError("log.loggers names mlflow, which is not installed: pip install 'molstream[mlflow]'.")
-        address = os.environ.get("MLFLOW_TRACKING_URI")
-        if not address:
-            raise ConfigError(
-                "log.loggers names mlflow, but MLFLOW_TRACKING_URI is not set: export the tracking server's address."
-            )
-        if address.startswith("file:") or not ("://" in address or address.startswith("databricks")):
-            # MLflow has no more than maintenance for this store and refuses it when the first record comes.
-            raise ConfigError(
-                f"MLFLOW_TRACKING_URI={address} is a folder, which MLflow does not write to any more. Export the "
-                "address of a server, as `mlflow server --backend-store-uri sqlite:///mlflow.db` prints it, or of a "
-                "database: sqlite:////FOLDER/mlflow.db."
-            )
+        require_server("log.loggers names")
 
     def open(self, run_id: str, step: int) -> int:
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        set_defaults()
         from mlflow.entities import Param, RunTag
         from mlflow.tracking import MlflowClient
 
