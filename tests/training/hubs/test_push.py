@@ -225,7 +225,8 @@ def test_the_command_pushes_what_it_exports_and_prints_the_commit(hub, small_run
         assert out.splitlines() == [f"{tmp_path}/encoder", f"hf://{NAME}@{commit}"]
         assert (f"hf://{NAME} has this export already: nothing was pushed" in err) is not is_first
     assert hub.repositories[NAME].tags == {"v1": commit}
-    assert main(["export", f"run_dir={small_run}", f"output={tmp_path}/other", "push=s3://bucket/x", "push_tag=v1"]) == 2
+    words = ["export", f"run_dir={small_run}", f"output={tmp_path}/other", "push=s3://bucket/x", "push_tag=v1"]
+    assert main(words) == 2
     assert "push_tag=v1: s3://bucket/x has no tags" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
     assert main(["embed", f"export={NAME}", "revision=v9", "input=a.smi", f"output={tmp_path}/a.npy"]) == 1
