@@ -1,0 +1,107 @@
+"""A push that is killed at any moment: no half of a model ever loads, and the same push finishes it."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from molstream import load_pretrained
+from molstream.errors import CheckpointError
+from molstream.training.hubs.source import push_target
+from tests.support.hub_server import TOKEN, HubServer, hub_serving
+from tests.support.object_store import Store, serving
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("huggingface_hub")
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from molstream.training.hubs.source import push_target
+push_target(sys.argv[1], True, None).push(Path(sys.argv[2]), True, None)
+"""
+
+
+@pytest.fixture
+def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with hub_serving(home / "hf") as server:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with serving(tmp_path_factory.mktemp("moto")) as store:
+        store.put("made", b"")
+        yield store
+
+
+def started(url: str, folder: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, url, str(folder)])
+
+
+def loaded(url: str, exports: tuple[Path, Path]) -> int | None:
+    """Which of two exports loads from a URL; None if it is an error."""
+    try:
+        found = load_pretrained(url).state_dict()
+    except CheckpointError:
+        return None
+    for number, folder in enumerate(exports):
+        expected = load_pretrained(folder).state_dict()
+        if all(torch.equal(tensor, expected[name]) for name, tensor in found.items()):
+            return number
+    pytest.fail(f"what loads from {url} is neither of the exports")
+
+
+@pytest.mark.parametrize("moment", range(1, 11))
+def test_killed_at_a_request_to_hugging_face(hub, exports, moment):
+    """At odd moments the server still does what it was asked for, at even ones it does not."""
+    url = "hf://org/encoder"
+    hub.part_bytes = 60_000
+    push_target(url, True, None).push(exports[0], True, None)
+    start, reached, killed = len(hub.asked), threading.Event(), threading.Event()
+
+    def answer(method: str, path: str) -> int | None:
+        if len(hub.asked) - start < moment:
+            return None
+        reached.set()
+        killed.wait(60)
+        return None if moment % 2 else 500
+
+    hub.answer_with = answer
+    process = started(url, exports[1])
+    try:
+        assert reached.wait(300)
+    finally:
+        process.kill()
+        process.wait()
+        killed.set()
+    hub.answer_with = lambda method, path: None
+    assert loaded(url, exports) in (0, 1)
+    done = push_target(url, True, None).push(exports[1], True, None)
+    assert loaded(url, exports) == loaded(done.address, exports) == 1
+    assert not push_target(url, True, None).push(exports[1], True, None).changed
+
+
+@pytest.mark.parametrize("moment", range(1, 11))
+def test_killed_at_a_request_to_an_object_store(server, exports, moment):
+    url = f"s3://data/killed-{moment}"
+    push_target(url, True, None).push(exports[0], True, None)
+
+    def requests() -> int:
+        return server.log.read_text().count(f"/data/killed-{moment}/")
+
+    start, process = requests(), started(url, exports[1])
+    while process.poll() is None and requests() - start < moment:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert loaded(url, exports) in (0, 1, None)
+    push_target(url, True, None).push(exports[1], True, None)
+    assert loaded(url, exports) == 1
+    assert not push_target(url, True, None).push(exports[1], True, None).changed
