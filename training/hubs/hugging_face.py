@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from molstream.errors import CheckpointError, ConfigError, DataError, MolstreamError, RemoteError, in_words
 from molstream.io.credentials import redacted
+from molstream.io.hashing import file_sha256
 from molstream.training.checkpoint.exported import CONFIG_FILE, EXPORT_FILES, WEIGHTS_FILE
 from molstream.training.hubs.base import (
     PUSH_RETRIES,
@@ -198,13 +200,15 @@ class HuggingFaceHub(Hub):
     def _client(self) -> "HfApi":
         from huggingface_hub import HfApi
 
+        # Of requests that fail it logs the address, which for large files gives access to the storage.
+        logging.getLogger("huggingface_hub.utils._http").addFilter(_without_signatures)
         return HfApi(library_name="molstream", library_version=importlib.metadata.version("molstream"))
 
     @contextmanager
     def _in_words(self, done: str) -> Iterator[None]:
         """Convert the client's exceptions to errors that name the repository, and never the token."""
         from httpx2 import HTTPError
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, XetDownloadError
 
         try:
             yield
@@ -216,14 +220,12 @@ class HuggingFaceHub(Hub):
             raise ConfigError(f"{self.where}: the token has characters that no token has. {LOGIN}.") from None
         except json.JSONDecodeError:
             raise RemoteError(f"{self.where} cannot be {done}: the server gives an answer that is no JSON.") from None
-        except (HTTPError, OSError, RuntimeError) as error:
+        except (HTTPError, OSError, RuntimeError, XetDownloadError) as error:
             # The client looks into its cache before it gives up, and says that there is nothing; and an upload that
             # failed is a RuntimeError. The cause is what keeps it from the hub.
+            cause = error.__cause__
             is_outer = isinstance(error, LocalEntryNotFoundError | RuntimeError)
-            cause = error.__cause__ if is_outer and error.__cause__ else error
-            if not isinstance(cause, HTTPError | OSError):
-                raise
-            raise self._said(cause, done) from None
+            raise self._said(cause if is_outer and isinstance(cause, Exception) else error, done) from None
         except ValueError as error:
             # Metadata of the card that the hub does not accept.
             raise DataError(f"{self.where} cannot be {done}: {self._safe(error)}.") from None
@@ -306,12 +308,18 @@ class HuggingFaceHub(Hub):
         return redacted(re.sub(r"\?[^\s)]+=[^\s)]+", "", text.replace(token, "...") if token else text))
 
 
+def _without_signatures(record: logging.LogRecord) -> bool:
+    """Has a line of a log show no address that gives access; keeps every line."""
+    record.msg, record.args = redacted(record.getMessage()), ()
+    return True
+
+
 def _is_same(file: Path, there: Any) -> bool:
     """Whether the repository has this very file."""
     if there is None or there.size != file.stat().st_size:
         return False
-    content = file.read_bytes()
     if there.lfs is not None:
-        return there.lfs.sha256 == hashlib.sha256(content).hexdigest()
+        return there.lfs.sha256 == file_sha256(file)
     # What git calls a blob.
+    content = file.read_bytes()
     return there.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

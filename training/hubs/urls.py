@@ -54,7 +54,8 @@ class UrlHub(Hub):
         """Upload what differs. config.json is removed first and written last: without it, there is no export."""
         self.check(private, tag)
         config, there = (folder / CONFIG_FILE).read_bytes(), self._read(CONFIG_FILE)
-        if there is not None:
+        # A file system, unlike an object store, can have the beginning of what a push that was killed wrote.
+        if there is not None and not config.startswith(there):
             require_ours(_parsed(there), self.where)
         is_same = there == config and PUSH_RETRIES.call(lambda: exists(self._at(WEIGHTS_FILE)))
         changed = not is_same

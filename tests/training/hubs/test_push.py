@@ -146,7 +146,7 @@ def test_a_card_whose_metadata_the_hub_refuses_is_said(hub, exports, tmp_path):
 
 
 @pytest.mark.parametrize("status", [500, 429])
-def test_whatever_request_fails_the_same_push_finishes_it(hub, exports, status):
+def test_whatever_request_fails_the_same_push_finishes_it(hub, exports, status, caplog):
     """Requests fail for ever from the first, second, ... on; then the server is well again."""
     push(exports[0])
     hub.part_bytes = 60_000
@@ -170,6 +170,8 @@ def test_whatever_request_fails_the_same_push_finishes_it(hub, exports, status):
         allowed += 1
     hub.answer_with = lambda method, path: None
     assert allowed >= 10
+    assert f"HTTP Error {status}" in caplog.text
+    assert "SECRET" not in caplog.text
     assert done.changed
     assert same_weights(f"hf://{NAME}", exports[1])
 
@@ -188,6 +190,15 @@ def test_requests_that_fail_once_do_not_end_a_push(hub, exports, monkeypatch):
     assert push(exports[0]).changed
     hub.answer_with = lambda method, path: None
     assert same_weights(f"hf://{NAME}", exports[0])
+
+
+def test_a_hub_without_the_storage_that_the_client_wants_is_an_error(hub, exports, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    found = refusal(exports[0])
+    assert isinstance(found, RemoteError)
+    assert f"hf://{NAME} cannot be written" in str(found)
 
 
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub, exports, monkeypatch):

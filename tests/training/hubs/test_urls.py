@@ -235,6 +235,17 @@ def test_what_is_no_export_is_not_overwritten(server, exports):
         pushed("s3://data/theirs", exports[0])
 
 
+def test_a_configuration_of_which_a_part_was_written_is_no_obstacle(exports, tmp_path):
+    url = f"file://{tmp_path}/half"
+    pushed(url, exports[0])
+    for size in (0, 100):
+        (tmp_path / "half" / CONFIG_FILE).write_bytes((exports[0] / CONFIG_FILE).read_bytes()[:size])
+        with pytest.raises(CheckpointError, match=r"half/config.json cannot be "):
+            load_pretrained(url)
+        assert pushed(url, exports[0])
+        assert same_weights(url, exports[0])
+
+
 def test_options_that_a_url_does_not_have_are_refused(tmp_path):
     hub = UrlHub("s3://data/options")
     with pytest.raises(ConfigError, match="push_tag=v1: s3://data/options has no tags"):
