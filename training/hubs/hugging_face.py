@@ -303,7 +303,7 @@ class HuggingFaceHub(Hub):
         """What the client says, without the token and without what signs an address."""
         from huggingface_hub import get_token
 
-        text, token = in_words(problem), get_token()
+        text, token = re.sub(r"Bearer [^\s']+", "Bearer ...", in_words(problem)), get_token()
         # The end of a long address is not known as one.
         return redacted(re.sub(r"\?[^\s)]+=[^\s)]+", "", text.replace(token, "...") if token else text))
 

@@ -177,6 +177,8 @@ def test_every_refusal_is_one_sentence_that_says_what_to_do(hub, exports, monkey
     told(ConfigError, "the server answers 401 (Invalid credentials in Authorization header)")
     monkeypatch.setenv("HF_TOKEN", "hf_\u20acSECRET")
     told(ConfigError, "the token has characters that no token has")
+    monkeypatch.setenv("HF_TOKEN", "hf_\x0bSECRET")
+    told(RemoteError, "Bearer ...")
     monkeypatch.delenv("HF_TOKEN")
     for status, part in ((500, "the server answers 500"), (429, "the server answers 429"), (503, "answers 503")):
         hub.answer_with = lambda method, path, status=status: status

@@ -220,6 +220,26 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub, exports, monkeypat
     assert same_weights(f"hf://{NAME}", exports[1])
 
 
+def test_two_pushes_at_a_time_are_never_mixed(hub, exports, tmp_path):
+    """Another export arrives after this push has seen what differs, the card alone, and before its commit."""
+    push(exports[0])
+    folder = tmp_path / "export"
+    shutil.copytree(exports[0], folder)
+    (folder / CARD_FILE).write_text("other")
+    repository, theirs = hub.repositories[NAME], {file.name: file.read_bytes() for file in exports[1].iterdir()}
+
+    def answer(method: str, path: str) -> None:
+        if "/commit/" in path and theirs:
+            repository.commit("main", dict(theirs))
+            theirs.clear()
+
+    hub.answer_with = answer
+    assert push(folder).changed
+    assert not theirs
+    assert same_weights(f"hf://{NAME}", exports[0])
+    assert repository.commits[repository.branches["main"]][CARD_FILE] == b"other"
+
+
 def test_options_without_a_push_and_a_push_to_a_folder_are_refused():
     with pytest.raises(ConfigError, match="belong to push=URL"):
         ExportConfig(run_dir="runs/mine", push_tag="v1")
