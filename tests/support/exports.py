@@ -46,5 +46,5 @@ def write_export(
     }
     folder.mkdir(parents=True)
     write_safetensors(folder / WEIGHTS_FILE, encoders.state_dict(), {"format": "pt"})
-    (folder / CONFIG_FILE).write_bytes(sealed(description, folder / WEIGHTS_FILE))
+    (folder / CONFIG_FILE).write_bytes(sealed(description, folder))
     return folder

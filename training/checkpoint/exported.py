@@ -1,12 +1,14 @@
-"""Files of an export: model.safetensors, and a config.json that is sealed with their checksums and with its own.
+"""Files of an export: model.safetensors, and a config.json that is sealed with checksums, those of files of weights and
+its own.
 
-The seal is for damage, not for forgers: a flipped bit anywhere in the two files is refused, also one that leaves valid
+The seal is for damage, not for forgers: a flipped bit anywhere in these files is refused, also one that leaves valid
 JSON or a finite weight behind.
 """
 
 import hashlib
 import json
 import sys
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,25 @@ from molstream.io.reading import mismatch, parse_json
 from molstream.preprocessing.fields import SAME_MOLECULE_VERSIONS, SAME_RECORD_VERSIONS, SCHEMA_VERSION
 from molstream.training.checkpoint.format import ANOTHER, checksums, read_safetensors
 
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (1, 2, 3)
-"""Format versions that can be loaded; 1 also has the sizes of unused networks, 1 and 2 have no checksums."""
+FORMAT_VERSION = 4
+READABLE_VERSIONS = (1, 2, 3, 4)
+"""Format versions that can be loaded; 1 also has the sizes of unused networks, 1 and 2 have no checksums, and from 4 on
+there can be files beside the weights."""
+SEALED_SINCE = 3
+"""The first format version with checksums."""
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, EVALUATION_FILE = "config.json", "model.safetensors", "README.md", "eval.json"
+HEADS_FILE = "heads.safetensors"
 REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
-EXPORT_FILES = (*REQUIRED_FILES, CARD_FILE, EVALUATION_FILE)
+ENCODER_FILES = (*REQUIRED_FILES, CARD_FILE, EVALUATION_FILE)
+"""What the encoders of an export need, and what is said of them."""
+SEALED_FILES = (WEIGHTS_FILE, HEADS_FILE)
+"""Files with a checksum in config.json; all but the first are optional."""
+EXPORT_FILES = tuple(dict.fromkeys((*ENCODER_FILES, *SEALED_FILES)))
 """All that an export can have."""
 LIBRARY = "molstream"
 """What config.json says of the library, in every version."""
 FILES, FINGERPRINT = "files", "fingerprint"
-"""Keys of config.json: size and SHA-256 of the weights' file, and the SHA-256 of everything else in config.json."""
+"""Keys of config.json: size and SHA-256 of the sealed files, and the SHA-256 of everything else in config.json."""
 VERSIONS = {"format_version": int, "featurizer": {"schema_version": int}}
 """What the config.json of every version has."""
 CONFIG = {
@@ -38,7 +48,8 @@ CONFIG = {
     "training": {"objective": dict, "dataset_fingerprint": str},
 }
 """What of the config.json of a readable version is used."""
-SEAL = {FINGERPRINT: str, FILES: {WEIGHTS_FILE: {"bytes": int, "sha256": str}}}
+CHECKSUM = {"bytes": int, "sha256": str}
+SEAL = {FINGERPRINT: str, FILES: {WEIGHTS_FILE: CHECKSUM}}
 """What the config.json of a version with checksums has besides."""
 
 
@@ -68,14 +79,16 @@ def _warn_of_schema(source: Path, schema: int) -> None:
     )
 
 
-def sealed(description: dict[str, Any], weights: Path) -> bytes:
+def sealed(description: dict[str, Any], folder: Path) -> bytes:
     """The content of a config.json.
 
     Args:
         description: what it says of the model.
-        weights: the file of the weights, complete.
+        folder: with the complete files of an export.
     """
-    return _written({**description, FILES: checksums([weights])})
+    return _written(
+        {**description, FILES: checksums(folder / name for name in SEALED_FILES if (folder / name).exists())}
+    )
 
 
 def _written(config: dict[str, Any]) -> bytes:
@@ -106,9 +119,19 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{', '.join(map(str, READABLE_VERSIONS))} with schemas {', '.join(map(str, SAME_RECORD_VERSIONS))}. "
             "Install the molstream that wrote it."
         )
-    if unlike := mismatch(config, {**CONFIG, **(SEAL if version >= FORMAT_VERSION else {})}):
+    unlike = mismatch(config, {**CONFIG, **(SEAL if version >= SEALED_SINCE else {})})
+    if unlike := unlike or _unlike_files(config):
         raise CheckpointError(f"{file} cannot be used: {unlike}. {ANOTHER}")
     return config
+
+
+def _unlike_files(config: dict[str, Any]) -> str | None:
+    """In what the checksums of a config.json are none; None where they are, or where there are none."""
+    listed = config.get(FILES, {})
+    if unlike := mismatch(listed, dict, FILES) or mismatch(listed, dict.fromkeys(listed, CHECKSUM), FILES):
+        return unlike
+    strange = sorted(listed.keys() - set(SEALED_FILES))
+    return f"{FILES} names {strange[0]!r}, which is no file of an export" if strange else None
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -120,21 +143,27 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return read_safetensors(folder / WEIGHTS_FILE)
 
 
-def require_intact(folder: Path, config: dict[str, Any]) -> None:
+def require_intact(folder: Path, config: dict[str, Any], files: Collection[str] = (WEIGHTS_FILE,)) -> None:
     """Compare the files of an export with their checksums; there are none in formats 1 and 2.
 
     Args:
         folder: the export.
         config: its :func:`read_config`.
+        files: which of the :data:`SEALED_FILES` to compare; one that config.json does not name is not looked for.
 
     Raises:
-        CheckpointError: a file was changed after it was written.
+        CheckpointError: a file is missing, or was changed after it was written.
     """
     # A version that was changed to one without checksums does not unseal the file.
-    if config["format_version"] < FORMAT_VERSION and config.keys().isdisjoint(SEAL):
+    if config["format_version"] < SEALED_SINCE and config.keys().isdisjoint(SEAL):
         return
-    file, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    if _written(config) != file.read_bytes():
-        raise CheckpointError(f"{file} was changed after it was written: its fingerprint does not fit. {ANOTHER}")
-    if checksums([weights]) != config[FILES]:
-        raise CheckpointError(f"{weights} differs from its checksum in {CONFIG_FILE}: it was changed. {ANOTHER}")
+    if _written(config) != (folder / CONFIG_FILE).read_bytes():
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} was changed after it was written: its fingerprint does not fit. {ANOTHER}"
+        )
+    for name in (name for name in SEALED_FILES if name in files and name in config[FILES]):
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, which {CONFIG_FILE} names. {ANOTHER}")
+        if checksums([file])[name] != config[FILES][name]:
+            raise CheckpointError(f"{file} differs from its checksum in {CONFIG_FILE}: it was changed. {ANOTHER}")

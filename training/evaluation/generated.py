@@ -115,7 +115,7 @@ def _bond_score(sample: MoleculeSample, found: GeneratedBonds, featurizer: Featu
 
 def _open(config: EvaluateGeneratedConfig) -> tuple[MoleculeGenerator, list[MoleculeSample]]:
     """Load the run's generator, and the molecules of the dataset that it is evaluated on."""
-    generator = MoleculeGenerator.from_run(
+    generator = MoleculeGenerator.load(
         config.run_dir, config.sampler, config.step, config.device, config.seed, config.batch_size
     )
     dataset = ShardDataset(config.dataset)

@@ -10,8 +10,10 @@ from molstream.errors import CheckpointError, ConfigError
 from molstream.io.remote import Retries
 from molstream.training.checkpoint.exported import (
     CONFIG_FILE,
+    ENCODER_FILES,
     EXPORT_FILES,
     LIBRARY,
+    SEALED_FILES,
     WEIGHTS_FILE,
     read_config,
     require_intact,
@@ -21,8 +23,8 @@ RETRIES = Retries(attempts=4)
 """Of a download: about seven seconds in total, since someone waits for it."""
 PUSH_RETRIES = Retries(attempts=6)
 """Of a push: about half a minute."""
-SMALL_FILES = tuple(name for name in EXPORT_FILES if name != WEIGHTS_FILE)
-"""All but the weights."""
+SMALL_FILES = tuple(name for name in EXPORT_FILES if name not in SEALED_FILES)
+"""Those that are not large."""
 
 
 class Located(NamedTuple):
@@ -52,8 +54,8 @@ class Hub(ABC):
     where: str
 
     @abstractmethod
-    def fetch(self, files: Sequence[str] = EXPORT_FILES) -> Located:
-        """Return a local folder with the files; those that are here already are not downloaded.
+    def fetch(self, files: Sequence[str] = ENCODER_FILES) -> Located:
+        """Return a local folder with those of the files that there are; what is here already is not downloaded.
 
         With the weights among them, they are compared with the checksums in config.json.
 
@@ -108,7 +110,7 @@ def require_export(folder: Path, address: str, files: Sequence[str]) -> None:
             return
         if not (folder / WEIGHTS_FILE).is_file():
             raise CheckpointError(f"{folder} has a {CONFIG_FILE}, but no {WEIGHTS_FILE}: it is no complete export.")
-        require_intact(folder, config)
+        require_intact(folder, config, files)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Cache of exports that a URL or a registry gave: a folder for each address, in it one for each content.
 
-A content is named by the checksum of all files but the weights, among them config.json, which has the checksum of the
-weights. So a copy is never an old one: the small files are asked for every time, and the weights once.
+A content is named by the checksum of its small files, among them config.json, which has the checksums of the large
+ones. So a copy is never an old one: the small files are asked for every time, and the weights once.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from molstream.errors import CheckpointError, ConfigError, RemoteError
 from molstream.pipeline.config import CACHE_FOLDER
-from molstream.training.checkpoint.exported import FILES, WEIGHTS_FILE, read_config
+from molstream.training.checkpoint.exported import FILES, SEALED_FILES, WEIGHTS_FILE, read_config
 from molstream.training.hubs.base import RETRIES, SMALL_FILES, naming, require_export
 
 Copy = Callable[[str, Path], None]
@@ -25,7 +25,7 @@ class _UnlikeError(RemoteError):
 
 
 def cached_export(address: str, files: Sequence[str], copy: Copy) -> Path:
-    """Return a folder with the files of an export, of which the weights are downloaded once.
+    """Return a folder with the files of an export, of which the large ones are downloaded once.
 
     Other processes of this machine wait while one downloads the same address.
 
@@ -65,12 +65,14 @@ def _fetched(place: Path, address: str, files: Sequence[str], copy: Copy) -> Pat
             copy(name, arriving / name)
     with naming(arriving, address):
         config = read_config(arriving)
-    target = place / f"{_content(arriving)}{'' if WEIGHTS_FILE in files else '-without-weights'}"
+    large = [name for name in SEALED_FILES if name in files and name in config.get(FILES, (WEIGHTS_FILE,))]
+    target = place / "-".join([_content(arriving), *(name.partition(".")[0] for name in large)])
     # Of the formats without checksums a copy could be an old one.
     if FILES in config and _is_intact(target, files):
         return target
-    if WEIGHTS_FILE in files:
-        copy(WEIGHTS_FILE, arriving / WEIGHTS_FILE)
+    for name in large:
+        copy(name, arriving / name)
+    if large:
         try:
             require_export(arriving, address, files)
         except CheckpointError as error:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from molstream.errors import CheckpointError, ConfigError, DataError, MolstreamError, RemoteError, in_words
 from molstream.io.credentials import redacted
 from molstream.io.hashing import file_sha256
-from molstream.training.checkpoint.exported import CONFIG_FILE, EXPORT_FILES, WEIGHTS_FILE
+from molstream.training.checkpoint.exported import CONFIG_FILE, ENCODER_FILES, EXPORT_FILES, WEIGHTS_FILE
 from molstream.training.hubs.base import (
     PUSH_RETRIES,
     RETRIES,
+    SMALL_FILES,
     Hub,
     Located,
     Pushed,
@@ -69,9 +70,9 @@ class HuggingFaceHub(Hub):
 
     # --- pull ---------------------------------------------------------------------------------------------------------
 
-    def fetch(self, files: Sequence[str] = EXPORT_FILES) -> Located:
+    def fetch(self, files: Sequence[str] = ENCODER_FILES) -> Located:
         # The small files say first whether this is an export: other models can be large.
-        folder = self._downloaded(self._revision, [name for name in files if name != WEIGHTS_FILE])
+        folder = self._downloaded(self._revision, [name for name in files if name in SMALL_FILES])
         commit = folder.name
         address = f"hf://{self._repository}@{commit}"
         require_export(folder, address, (CONFIG_FILE,))
@@ -80,18 +81,18 @@ class HuggingFaceHub(Hub):
             try:
                 require_export(folder, address, files)
             except CheckpointError as error:
-                self._download_again(folder, commit, error)
+                self._download_again(folder, commit, files, error)
                 require_export(folder, address, files)
         return Located(folder, address)
 
-    def _download_again(self, folder: Path, commit: str, problem: CheckpointError) -> None:
+    def _download_again(self, folder: Path, commit: str, files: Sequence[str], problem: CheckpointError) -> None:
         """Replace a damaged copy of the cache.
 
         Raises:
             CheckpointError: the hub cannot be reached.
         """
         try:
-            self._downloaded(commit, [CONFIG_FILE, WEIGHTS_FILE], again=True)
+            self._downloaded(commit, files, again=True)
         except MolstreamError as error:
             raise CheckpointError(f"{problem} Its copy is {folder}; downloading it again failed: {error}") from error
 

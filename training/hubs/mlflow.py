@@ -12,7 +12,7 @@ from molstream.errors import CheckpointError, ConfigError, RemoteError, in_words
 from molstream.io.credentials import redacted
 from molstream.io.hashing import file_sha256
 from molstream.io.mlflow import require_server, set_defaults
-from molstream.training.checkpoint.exported import EXPORT_FILES, REQUIRED_FILES
+from molstream.training.checkpoint.exported import ENCODER_FILES, REQUIRED_FILES
 from molstream.training.hubs.base import PUSH_RETRIES, RETRIES, Hub, Located, Pushed, own_files
 from molstream.training.hubs.cache import cached_export
 
@@ -53,7 +53,7 @@ class MLflowHub(Hub):
 
     # --- pull ---------------------------------------------------------------------------------------------------------
 
-    def fetch(self, files: Sequence[str] = EXPORT_FILES) -> Located:
+    def fetch(self, files: Sequence[str] = ENCODER_FILES) -> Located:
         with self._in_words("downloaded"):
             client = self._client()
         address, uri, there = RETRIES.call(lambda: self._found(client))

@@ -7,7 +7,7 @@ from pathlib import Path
 from molstream.errors import ConfigError, MolstreamError
 from molstream.io.credentials import credentials_in
 from molstream.io.remote import is_url, shown
-from molstream.training.checkpoint.exported import EXPORT_FILES
+from molstream.training.checkpoint.exported import ENCODER_FILES
 from molstream.training.hubs.base import Hub, Located
 from molstream.training.hubs.hugging_face import HuggingFaceHub
 from molstream.training.hubs.mlflow import MLflowHub
@@ -20,7 +20,9 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """What the name of a repository of Hugging Face looks like."""
 
 
-def resolved(source: str | Path, key: str, revision: str | None = None, files: Sequence[str] = EXPORT_FILES) -> Located:
+def resolved(
+    source: str | Path, key: str, revision: str | None = None, files: Sequence[str] = ENCODER_FILES
+) -> Located:
     """Find the encoder that ``source`` names; one at a hub or URL is downloaded, unless a cache has it.
 
     In this order: the name of a shipped encoder; a URL (``hf://``, ``mlflow://``, or one of fsspec); a file or folder

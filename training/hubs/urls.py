@@ -7,7 +7,7 @@ from pathlib import Path
 
 from molstream.errors import CheckpointError, ConfigError, DataError, RemoteError
 from molstream.io.remote import copy, exists, read, remove, shown, upload, write
-from molstream.training.checkpoint.exported import CONFIG_FILE, EXPORT_FILES, REQUIRED_FILES, WEIGHTS_FILE
+from molstream.training.checkpoint.exported import CONFIG_FILE, ENCODER_FILES, REQUIRED_FILES, SEALED_FILES
 from molstream.training.hubs.base import PUSH_RETRIES, SMALL_FILES, Hub, Located, Pushed, own_files, require_ours
 from molstream.training.hubs.cache import cached_export
 
@@ -33,7 +33,7 @@ class UrlHub(Hub):
                 "export a URL of its own."
             )
 
-    def fetch(self, files: Sequence[str] = EXPORT_FILES) -> Located:
+    def fetch(self, files: Sequence[str] = ENCODER_FILES) -> Located:
         return Located(cached_export(self.where, files, self._copy), self.where)
 
     def check(self, private: bool, tag: str | None) -> None:
@@ -57,18 +57,27 @@ class UrlHub(Hub):
         # A file system, unlike an object store, can have the beginning of what a push that was killed wrote.
         if there is not None and not config.startswith(there):
             require_ours(_parsed(there), self.where)
-        is_same = there == config and PUSH_RETRIES.call(lambda: exists(self._at(WEIGHTS_FILE)))
+        large = [name for name in SEALED_FILES if (folder / name).is_file()]
+        is_same = there == config and all(self._exists(name) for name in large)
         changed = not is_same
         if not is_same:
             if there is not None:
                 self._remove(CONFIG_FILE)
-            PUSH_RETRIES.call(lambda: upload(folder / WEIGHTS_FILE, self._at(WEIGHTS_FILE)))
-        own = {file.name: file.read_bytes() for file in own_files(folder) if file.name != WEIGHTS_FILE}
+            for name in SEALED_FILES:
+                self._bring_large(name, folder / name)
+        own = {file.name: file.read_bytes() for file in own_files(folder) if file.name in SMALL_FILES}
         for name in (name for name in SMALL_FILES if name != CONFIG_FILE):
             changed |= self._brought(name, own.get(name))
         if not is_same:
             PUSH_RETRIES.call(lambda: write(self._at(CONFIG_FILE), config))
         return Pushed(self.where, changed)
+
+    def _bring_large(self, name: str, file: Path) -> None:
+        """Upload a file, or remove what an earlier export had if there is none."""
+        if file.is_file():
+            PUSH_RETRIES.call(lambda: upload(file, self._at(name)))
+        elif self._exists(name):
+            self._remove(name)
 
     def _brought(self, name: str, content: bytes | None) -> bool:
         """Write a file, or remove it if there is no content; returns whether that was necessary."""
@@ -88,11 +97,14 @@ class UrlHub(Hub):
                 return None
             raise
 
+    def _exists(self, name: str) -> bool:
+        return PUSH_RETRIES.call(lambda: exists(self._at(name)))
+
     def _remove(self, name: str) -> None:
         PUSH_RETRIES.call(lambda: remove(self._at(name)))
 
     def _copy(self, name: str, local: Path) -> None:
-        """Download a file; the card and the evaluation may be missing.
+        """Download a file; those that are not required may be missing.
 
         Raises:
             CheckpointError: there is no such file.

@@ -33,6 +33,8 @@ class ExportConfig:
     sources: str | None = None
     """Markdown file for the card, about the molecules' sources and their licences. An evaluation of the same weights,
     `eval.json` in the run, is put there unasked."""
+    include: list[Literal["heads"]] = field(default_factory=list)
+    """Optional files: `heads`, with which `generate` works from the export as from the run."""
     push: str | None = None
     """Where the export is brought to: `hf://org/name` (`hf://org/name@BRANCH`), `mlflow://NAME`, or a URL, as
     s3://bucket/prefix. What is there already is not sent again."""
@@ -97,7 +99,8 @@ class GenerateConfig(ReadConfig):
     """Generate conformers of bond graphs, or bonds of conformers, as an SDF."""
 
     run_dir: str
-    """The pretraining run."""
+    """The pretraining run; or an export that has its heads: a folder, `org/name` of Hugging Face, `mlflow://NAME` or a
+    URL, as s3://bucket/prefix."""
     input: Any
     """File, glob, folder or URL; `{path: ..., format: ..., ...}` for options of its own; or a list of these. For bonds,
     with positions, else ETKDG makes them."""

@@ -1,12 +1,14 @@
-"""Writes exports (config.json, model.safetensors and a model card) from runs, and loads them strictly."""
+"""Writes exports (config.json, weights and a model card) from runs, and loads them strictly."""
 
 import json
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from molstream.config import load, tree_of
 from molstream.errors import CheckpointError, ConfigError, DataError
@@ -17,8 +19,11 @@ from molstream.preprocessing.config import FeaturizeConfig
 from molstream.training.checkpoint.exported import (
     CARD_FILE,
     CONFIG_FILE,
+    EVALUATION_FILE,
+    EXPORT_FILES,
     FINGERPRINT,
     FORMAT_VERSION,
+    HEADS_FILE,
     LIBRARY,
     WEIGHTS_FILE,
     check_schema,
@@ -34,6 +39,7 @@ from molstream.training.extended import ModelConfig
 from molstream.training.inference.card import EVALUATION, model_card
 from molstream.training.inference.config import ExportConfig
 from molstream.training.inference.featurizing import model_featurizer
+from molstream.training.inference.heads import HEADS, heads_of, write_heads
 from molstream.training.memory import on_meta, require_room
 from molstream.training.models.encoders import Encoders
 
@@ -55,6 +61,8 @@ class Export:
 def export_run(config: ExportConfig) -> Path:
     """Export a checkpoint of a run to a folder, atomically; returns the folder.
 
+    An eval.json of the run about the same weights becomes part of it.
+
     Raises:
         CheckpointError: the run has no intact checkpoint, or none of ``step``.
         ConfigError: ``run_dir`` is not a run, or the folder holds other files.
@@ -68,7 +76,7 @@ def export_run(config: ExportConfig) -> Path:
     checkpoint = load_checkpoint(checkpoint_path(run, pretrain, config.step))
     dataset = run.dataset()
     check_schema(run.path, dataset["schema_version"])
-    description = {
+    description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "library": LIBRARY,
         "purpose": config.purpose,
@@ -92,16 +100,23 @@ def export_run(config: ExportConfig) -> Path:
         for name, tensor in checkpoint.published.items()
         if name.startswith("encoders.")
     }
+    if "heads" in config.include:
+        description[HEADS] = heads_of(pretrain.model)
     output = Path(config.output) if config.output else run.path / "export"
     sources = _text_of(config.sources) if config.sources else None
-
-    def card(content: bytes) -> str:
+    with _new_export(output) as folder:
+        write_safetensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
+        if "heads" in config.include:
+            write_heads(folder / HEADS_FILE, checkpoint.published, dataset)
+        content = sealed(description, folder)
+        (folder / CONFIG_FILE).write_bytes(content)
         found = json.loads(content)
-        evaluation = _evaluation_of(found[FINGERPRINT], run.path / "eval.json")
+        evaluation = _evaluation_of(found[FINGERPRINT], run.path / EVALUATION_FILE)
+        if evaluation is not None:
+            shutil.copyfile(run.path / EVALUATION_FILE, folder / EVALUATION_FILE)
         count = sum(tensor.numel() for tensor in weights.values())
-        return model_card(output.name, found, sorted(pretrain.model.encoders()), count, evaluation, sources)
-
-    _write(output, description, weights, card)
+        card = model_card(output.name, found, sorted(pretrain.model.encoders()), count, evaluation, sources)
+        (folder / CARD_FILE).write_bytes(card.encode())
     return output
 
 
@@ -127,7 +142,13 @@ def _evaluation_of(fingerprint: str, file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     found = read_json(file, EVALUATION, "Write it again with `molstream evaluate vectors`, or remove it.")
-    return found if found["export_fingerprint"] == fingerprint else None
+    if found["export_fingerprint"] == fingerprint:
+        return found
+    print(
+        f"warning: {file} is about another export, and is left out: evaluate this one, and export again",
+        file=sys.stderr,
+    )
+    return None
 
 
 def _encoders_of(model: ModelConfig) -> dict[str, Any]:
@@ -143,27 +164,64 @@ def load_export(path: str | Path) -> Export:
             that do not match the model (the message names the tensors).
     """
     folder = Path(path)
-    config = read_config(folder)
-    file = folder / CONFIG_FILE
-    if config["format_version"] == 1:
-        _upgrade(config, file)
-    try:
-        model = load(ModelConfig, config["model"], f"{file}, model")
-        featurize = model_featurizer(config["featurizer"]["config"], f"{file}, featurizer.config")
-        form = on_meta(lambda: Encoders(model))
-        require_room(form, model, f"loading {folder}")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+    described = read_export(folder)
+    with as_checkpoint_error():
+        form = on_meta(lambda: Encoders(described.model))
+        require_room(form, described.model, f"loading {folder}")
     weights = read_weights(folder)
     # Before the seal: what differs is said by name where it can be.
     require_same(forms(form.state_dict()), weights, str(folder / WEIGHTS_FILE))
-    require_intact(folder, config)
-    encoders = Encoders(model)
+    require_intact(folder, described.config)
+    encoders = Encoders(described.model)
     load_weights(encoders, weights, str(folder / WEIGHTS_FILE))
+    warn_of_use(folder, described.config)
+    return Export(encoders.eval(), *described)
+
+
+class Described(NamedTuple):
+    """What the config.json of an export says, checked."""
+
+    model: ModelConfig
+    """Configuration of the encoders."""
+    featurize: FeaturizeConfig
+    """Featurizer of the molecules that they were trained on, without descriptors."""
+    config: dict[str, Any]
+    """Complete content of config.json, in today's keys."""
+
+
+def read_export(folder: Path) -> Described:
+    """Read what an export is, without its weights.
+
+    Raises:
+        CheckpointError: ``folder`` is not an export, has another format or schema version, or unknown settings.
+    """
+    config, file = read_config(folder), folder / CONFIG_FILE
+    if config["format_version"] == 1:
+        _upgrade(config, file)
+    with as_checkpoint_error():
+        model = load(ModelConfig, config["model"], f"{file}, model")
+        featurize = model_featurizer(config["featurizer"]["config"], f"{file}, featurizer.config")
+    return Described(model, featurize, config)
+
+
+@contextmanager
+def as_checkpoint_error() -> Iterator[None]:
+    """A configuration that an export brings is no mistake of the user's."""
+    try:
+        yield
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def warn_of_use(folder: Path, config: dict[str, Any]) -> None:
+    """Warn, once in a process, of an export for tests, and of one that learnt from other records.
+
+    Raises:
+        CheckpointError: the records that it learnt from are laid out in another way.
+    """
     if config["purpose"] == "test":
         _warn_of_test(folder.resolve())
     check_schema(folder, config["featurizer"]["schema_version"])
-    return Export(encoders.eval(), model, featurize, config)
 
 
 @cache
@@ -181,14 +239,16 @@ def _upgrade(config: dict[str, Any], file: Path) -> None:
         raise CheckpointError(f"{file} cannot be used: the key {error} is missing. {ANOTHER}") from error
 
 
-def _write(output: Path, description: dict[str, Any], weights: dict[str, Any], card: Callable[[bytes], str]) -> None:
-    """Write the files of an export; ``card`` makes the card of config.json."""
-    known = {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}
+@contextmanager
+def _new_export(output: Path) -> Iterator[Path]:
+    """A folder for the files of an export, which replaces ``output`` when the body is done.
+
+    Raises:
+        ConfigError: ``output`` holds other files.
+        DataError: another process writes it.
+    """
     with claimed(output):
-        if output.is_dir() and (foreign := sorted({p.name for p in output.iterdir()} - known)):
+        if output.is_dir() and (foreign := sorted({p.name for p in output.iterdir()} - set(EXPORT_FILES))):
             raise ConfigError(f"output={output} holds other files ({', '.join(foreign[:5])}): give another folder.")
         with folder_written_whole(output) as temporary:
-            write_safetensors(temporary / WEIGHTS_FILE, weights, {"format": "pt"})
-            config = sealed(description, temporary / WEIGHTS_FILE)
-            (temporary / CONFIG_FILE).write_bytes(config)
-            (temporary / CARD_FILE).write_bytes(card(config).encode())
+            yield temporary

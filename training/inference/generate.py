@@ -1,4 +1,4 @@
-"""``molstream.generate``: generates conformers of SMILES with a pretraining run."""
+"""``molstream.generate``: generates conformers of SMILES with a pretraining run or an export."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,12 +42,12 @@ def generate(
     deadline_s: float = 60.0,
     memory_mib: int = 4096,
 ) -> list[GeneratedConformers]:
-    """Generate conformers of molecules with a pretraining run.
+    """Generate conformers of molecules with a pretraining run or an export.
 
     Conformer k of a molecule is a function of the molecule, k and ``seed``, independent of the other molecules.
 
     Args:
-        run_dir: a pretraining run; exports have no generative model.
+        run_dir: a pretraining run; or an export that has its heads (``include=[heads]``), a folder, at a hub or URL.
         molecules: SMILES, molecules of RDKit or records of files, in a list, tuple, iterator, one-dimensional array,
             Series, or frame of one column; or a single one. Their positions are not used.
         num_conformers: conformers per molecule, at least 1.
@@ -66,16 +66,17 @@ def generate(
 
     Raises:
         TypeError: ``molecules`` is something else, or holds it.
-        ConfigError: ``run_dir`` is not a run, its objective does not generate conformers, or an argument is out of
-            range.
-        CheckpointError: the run has no intact checkpoint, or none of ``step``.
+        ConfigError: ``run_dir`` is neither a run nor an export, its objective does not generate conformers, or an
+            argument is out of range.
+        CheckpointError: the run has no intact checkpoint, or none of ``step``; the export has no heads, or is damaged.
+        RemoteError: a hub does not answer.
     """
     for name, value, least in (("num_conformers", num_conformers, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
         if value < least:
             raise ConfigError(f"generate: {name}={value}: expected at least {least}.")
     check_jobs(n_jobs)
     raws = records(molecules)
-    generator = MoleculeGenerator.from_run(run_dir, sampler, step, device, seed, batch_size)
+    generator = MoleculeGenerator.load(run_dir, sampler, step, device, seed, batch_size)
     config = conformer_inputs(generator.trained.featurize)
     with featurizing(config, n_jobs, deadline_s, memory_mib) as featurize_all:
         featurized = featurize_all(replace(raw, targets=()) for raw in raws if isinstance(raw, RawMolecule))

@@ -134,7 +134,7 @@ def generate_file(kind: Kind, config: GenerateConfig) -> tuple[int, int]:
         CheckpointError: the run has no intact checkpoint, or none of ``step``.
         DataError: the input cannot be used, or another process writes the output.
     """
-    generator = MoleculeGenerator.from_run(
+    generator = MoleculeGenerator.load(
         config.run_dir, config.sampler, config.step, config.device, config.seed, config.batch_size
     )
     output = Path(config.output)

@@ -20,7 +20,8 @@ from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.diffusion.position_transformer import centred
 from molstream.training.diffusion.sampling import Tensors
 from molstream.training.inference.device import device_named
-from molstream.training.inference.trained import Trained, load_trained
+from molstream.training.inference.generative import load_generative
+from molstream.training.inference.trained import Generative
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import molecule_pairs
 
@@ -41,38 +42,37 @@ class GeneratedBonds:
 
 
 class MoleculeGenerator:
-    """Generates positions and bonds of molecules with the model of a run.
+    """Generates positions and bonds of molecules with the model of a run, or of an export that has its heads.
 
     A sample is a function of the molecule's key, the number of the sample and ``seed``, independent of the batch (up to
     rounding; see :mod:`molstream.training.diffusion.conditional`).
 
     Args:
-        trained: the model of the run.
+        trained: the model.
         sampler: sampling method and number of steps.
         seed: random seed of the samples.
         batch_size: number of samples that are drawn at a time.
     """
 
-    def __init__(self, trained: Trained, sampler: SamplerConfig, seed: int = 0, batch_size: int = 64):
+    def __init__(self, trained: Generative, sampler: SamplerConfig, seed: int = 0, batch_size: int = 64):
         self.trained, self.sampler, self.seed, self.batch_size = trained, sampler, seed, batch_size
 
     @classmethod
-    def from_run(
+    def load(
         cls,
-        run_dir: str | Path,
+        source: str | Path,
         sampler: SamplerConfig | None = None,
         step: int | None = None,
         device: str = "auto",
         seed: int = 0,
         batch_size: int = 64,
     ) -> "MoleculeGenerator":
-        """Create a generator from the newest intact checkpoint of a run, or from the one of ``step``.
+        """Create a generator from a run or an export; arguments and errors are those of :func:`load_generative`.
 
         Raises:
-            ConfigError: ``run_dir`` is not a run, or the device does not exist.
-            CheckpointError: the run has no intact checkpoint, or none of ``step``.
+            ConfigError: the device does not exist, too.
         """
-        trained = load_trained(run_dir, step, device_named(device))
+        trained = load_generative(source, step, device_named(device))
         return cls(trained, sampler or SamplerConfig(), seed, batch_size)
 
     def conformers(

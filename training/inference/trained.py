@@ -20,19 +20,25 @@ from molstream.training.run.directory import RunDirectory
 
 
 @dataclass(frozen=True)
-class Trained:
-    """Encoders and objective of a run with the weights of a checkpoint."""
+class Generative:
+    """Encoders and objective with trained weights, of a run or of an export that has its heads."""
 
     module: PretrainingModule
     """Encoders and objective, in evaluation mode."""
-    config: PretrainConfig
-    """Configuration of the run."""
     featurize: FeaturizeConfig
-    """Featurizer of the run's dataset, without descriptors."""
-    state: RunState
-    """State of the run at the checkpoint."""
+    """Featurizer of the dataset that they were trained on, without descriptors."""
     device: torch.device
     """Device of the module's weights."""
+
+
+@dataclass(frozen=True)
+class Trained(Generative):
+    """The same of a checkpoint of a run."""
+
+    config: PretrainConfig
+    """Configuration of the run."""
+    state: RunState
+    """State of the run at the checkpoint."""
 
 
 def load_trained(run_dir: str | Path, step: int | None, device: torch.device) -> Trained:
@@ -54,7 +60,7 @@ def load_trained(run_dir: str | Path, step: int | None, device: torch.device) ->
     module = build_module(config.model, config.objective, config.seed, labels)
     load_weights(module, checkpoint.published, str(path))
     featurize = model_featurizer(dataset["config"]["featurize"], str(run.path / "dataset.json"))
-    return Trained(module.eval().to(device), config, featurize, checkpoint.state, device)
+    return Trained(module.eval().to(device), featurize, device, config, checkpoint.state)
 
 
 def checkpoint_path(run: RunDirectory, config: PretrainConfig, step: int | None) -> Path:

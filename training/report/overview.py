@@ -9,7 +9,16 @@ from molstream.errors import DataError
 from molstream.io.remote import Retries, exists, shown
 from molstream.pipeline.reports.inspect import inspect_dataset, inspect_shard
 from molstream.pipeline.shards.manifest import NAME as MANIFEST
-from molstream.training.checkpoint.exported import CARD_FILE, CONFIG_FILE, FILES, WEIGHTS_FILE, read_config
+from molstream.training.checkpoint.exported import (
+    CARD_FILE,
+    CONFIG_FILE,
+    EXPORT_FILES,
+    FILES,
+    SEALED_FILES,
+    WEIGHTS_FILE,
+    read_config,
+    require_intact,
+)
 from molstream.training.checkpoint.format import MARKER, damage, load_checkpoint, name_of
 from molstream.training.checkpoint.store import is_checkpoint_url, local_folder
 from molstream.training.hubs.source import is_hub, resolved
@@ -88,11 +97,13 @@ def _inspect_checkpoint(path: Path) -> str:
 
 def _inspect_export(path: Path) -> str:
     export = load_export(path)
+    require_intact(path, export.config, SEALED_FILES)
     values = sum(tensor.numel() for tensor in export.encoders.state_dict().values())
     return "\n".join(
         [
             f"export {path}: intact, {values:,} values, purpose {export.config['purpose']}",
             "  encoders " + ", ".join(f"{name} ({side})" for side, name in export.model.encoders().items()),
+            "  files " + ", ".join(name for name in EXPORT_FILES if (path / name).is_file()),
             f"  featurizer {json.dumps(export.config['featurizer']['config'])}",
             f"  training {json.dumps(export.config['training'])}",
         ]
@@ -103,11 +114,12 @@ def _look_at_export(url: str) -> str:
     """Describe an export by its configuration and its card alone, however large its weights are."""
     folder, address = resolved(url, "path", files=(CONFIG_FILE, CARD_FILE))
     config = read_config(folder)
-    size = config[FILES][WEIGHTS_FILE]["bytes"] / 2**20 if FILES in config else None
+    sizes = {name: f"{each['bytes'] / 2**20:.1f} MiB" for name, each in config.get(FILES, {}).items()}
     lines = [
-        f"export {address}: purpose {config['purpose']}, weights of "
-        f"{'unknown size' if size is None else f'{size:.1f} MiB'}, which were not downloaded",
+        f"export {address}: purpose {config['purpose']}, weights of {sizes.pop(WEIGHTS_FILE, 'unknown size')}, "
+        "which were not downloaded",
         f"  encoders {', '.join(config['model'])}",
+        *(f"  with {name}, {size}" for name, size in sizes.items()),
         f"  featurizer {json.dumps(config['featurizer']['config'])}",
         f"  training {json.dumps(config['training'])}",
     ]

@@ -64,19 +64,19 @@ def molecules(dataset: Path):
 
 def test_conformers_depend_on_molecule_seed_and_number_alone(run, molecules):
     """Not on the batch, up to rounding: the first molecule alone, and last among others."""
-    together = MoleculeGenerator.from_run(run, FAST, device="cpu").conformers(molecules, repeats=2)
+    together = MoleculeGenerator.load(run, FAST, device="cpu").conformers(molecules, repeats=2)
     assert [found.shape for found in together] == [(2, sample.num_atoms, 3) for sample in molecules]
     assert all(found.dtype == np.float32 and np.isfinite(found).all() for found in together)
     assert all(np.abs(found.mean(1)).max() < 1e-5 for found in together)
-    alone = MoleculeGenerator.from_run(run, FAST, device="cpu", batch_size=1).conformers(molecules[:1], repeats=2)[0]
+    alone = MoleculeGenerator.load(run, FAST, device="cpu", batch_size=1).conformers(molecules[:1], repeats=2)[0]
     np.testing.assert_allclose(alone, together[0], atol=1e-3)
     assert np.abs(alone[0] - alone[1]).max() > 0.1
-    other = MoleculeGenerator.from_run(run, FAST, device="cpu", seed=1).conformers(molecules[:1])[0]
+    other = MoleculeGenerator.load(run, FAST, device="cpu", seed=1).conformers(molecules[:1])[0]
     assert np.abs(other[0] - alone[0]).max() > 0.1
 
 
 def test_positions_of_the_input_are_not_looked_at_for_conformers_nor_bonds_for_bonds(run, molecules):
-    generator = MoleculeGenerator.from_run(run, FAST, device="cpu")
+    generator = MoleculeGenerator.load(run, FAST, device="cpu")
     moved = [replace(sample, positions=sample.positions + 1.0 + sample.positions**2) for sample in molecules]
     for before, after in zip(generator.conformers(molecules), generator.conformers(moved), strict=True):
         assert np.array_equal(before, after)
@@ -96,14 +96,14 @@ def test_positions_of_the_input_are_not_looked_at_for_conformers_nor_bonds_for_b
 
 def test_progress_is_told_to_the_end(run, molecules):
     seen: list[float] = []
-    MoleculeGenerator.from_run(run, FAST, device="cpu", batch_size=4).conformers(molecules, 2, seen.append)
+    MoleculeGenerator.load(run, FAST, device="cpu", batch_size=4).conformers(molecules, 2, seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 2 * len(molecules)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_gives_finite_positions(run, molecules, name):
-    generator = MoleculeGenerator.from_run(run, SamplerConfig(name=name, num_steps=4, eps=1e-3), device="cpu")
+    generator = MoleculeGenerator.load(run, SamplerConfig(name=name, num_steps=4, eps=1e-3), device="cpu")
     assert all(np.isfinite(found).all() for found in generator.conformers(molecules))
     for sample, [bonds] in zip(molecules, generator.bonds(molecules), strict=True):
         assert bonds.formal_charge.shape == (sample.num_atoms,)
@@ -113,7 +113,7 @@ def test_every_sampler_gives_finite_positions(run, molecules, name):
 
 
 def test_the_faithful_form_generates_conformers_and_says_that_it_does_not_generate_bonds(faithful_run, molecules):
-    generator = MoleculeGenerator.from_run(faithful_run, FAST, device="cpu")
+    generator = MoleculeGenerator.load(faithful_run, FAST, device="cpu")
     assert all(np.isfinite(found).all() for found in generator.conformers(molecules))
     with pytest.raises(ConfigError, match=r"MoleculeSDE does not generate bonds.*moleculesde"):
         generator.bonds(molecules)
@@ -121,11 +121,11 @@ def test_the_faithful_form_generates_conformers_and_says_that_it_does_not_genera
 
 def test_what_is_no_run_or_checkpoint_is_told(run, tmp_path):
     with pytest.raises(ConfigError, match="is not a run"):
-        MoleculeGenerator.from_run(tmp_path)
+        MoleculeGenerator.load(tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint of step 77; there are"):
-        MoleculeGenerator.from_run(run, step=77)
+        MoleculeGenerator.load(run, step=77)
     with pytest.raises(ConfigError, match="device=abacus: expected auto, cpu"):
-        MoleculeGenerator.from_run(run, device="abacus")
+        MoleculeGenerator.load(run, device="abacus")
 
 
 def read_sdf(path: Path) -> list[Chem.Mol]:

@@ -12,7 +12,7 @@ from molstream.training.data.collate import collate_samples
 from molstream.training.diffusion.config import SamplerConfig
 from molstream.training.evaluation.conformer_scores import score_conformers
 from molstream.training.inference.generator import MoleculeGenerator
-from molstream.training.inference.trained import Trained
+from molstream.training.inference.trained import Generative
 from molstream.training.models.config import (
     GraphTransformerConfig,
     ModelConfig,
@@ -99,7 +99,7 @@ def test_conformers_and_bonds_of_molecules_known_by_heart_are_generated():
     assert len(samples) == 32
     module = learn(samples)
     generator = MoleculeGenerator(
-        Trained(module, None, FeaturizeConfig(), None, torch.device("cpu")),
+        Generative(module, FeaturizeConfig(), torch.device("cpu")),
         SamplerConfig(name="dpm_solver_pp", num_steps=50),
     )
     conformers = generator.conformers(samples, repeats=2)
