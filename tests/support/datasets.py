@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rdkit import RDConfig
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 DRUGS = (
@@ -55,6 +57,12 @@ HOMOLOGUES = [
 def molecules() -> list[str]:
     """Return about 80 distinct molecules as SMILES."""
     return list(dict.fromkeys(SMILES + HOMOLOGUES))
+
+
+def screened_drugs(count: int) -> list[str]:
+    """The first molecules of the NCI's screening collection, which RDKit carries, as SMILES."""
+    lines = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="utf-8").splitlines()
+    return [line.split()[0] for line in lines[:count]]
 
 
 def write_csv(path: Path, smiles: list[str]) -> Path:

@@ -28,10 +28,11 @@ SEALED_SINCE = 3
 """The first format version with checksums."""
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, EVALUATION_FILE = "config.json", "model.safetensors", "README.md", "eval.json"
 HEADS_FILE = "heads.safetensors"
+ONNX_FILE, PROGRAM_FILE = "encoder_2d.onnx", "encoder_2d.pt2"
 REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 ENCODER_FILES = (*REQUIRED_FILES, CARD_FILE, EVALUATION_FILE)
 """What the encoders of an export need, and what is said of them."""
-SEALED_FILES = (WEIGHTS_FILE, HEADS_FILE)
+SEALED_FILES = (WEIGHTS_FILE, HEADS_FILE, ONNX_FILE, PROGRAM_FILE)
 """Files with a checksum in config.json; all but the first are optional."""
 EXPORT_FILES = tuple(dict.fromkeys((*ENCODER_FILES, *SEALED_FILES)))
 """All that an export can have."""

@@ -33,8 +33,9 @@ class ExportConfig:
     sources: str | None = None
     """Markdown file for the card, about the molecules' sources and their licences. An evaluation of the same weights,
     `eval.json` in the run, is put there unasked."""
-    include: list[Literal["heads"]] = field(default_factory=list)
-    """Optional files: `heads`, with which `generate` works from the export as from the run."""
+    include: list[Literal["heads", "onnx", "torch_export"]] = field(default_factory=list)
+    """Optional files: `heads`, with which `generate` works from the export as from the run; `onnx` and `torch_export`,
+    programs of the 2D encoder with its readout, encoder_2d.onnx and encoder_2d.pt2."""
     push: str | None = None
     """Where the export is brought to: `hf://org/name` (`hf://org/name@BRANCH`), `mlflow://NAME`, or a URL, as
     s3://bucket/prefix. What is there already is not sent again."""

@@ -65,14 +65,17 @@ def export_run(config: ExportConfig) -> Path:
 
     Raises:
         CheckpointError: the run has no intact checkpoint, or none of ``step``.
-        ConfigError: ``run_dir`` is not a run, or the folder holds other files.
+        ConfigError: ``run_dir`` is not a run, the folder holds other files, or the model cannot be written as a program
+            that ``include`` asks for.
         DataError: another process writes the folder, or ``sources`` or the run's eval.json cannot be read.
     """
+    from molstream.training.inference.programs import require_programs, write_programs
     from molstream.training.inference.trained import checkpoint_path
     from molstream.training.run.directory import RunDirectory
 
     run = RunDirectory(config.run_dir)
     pretrain = run.config()
+    require_programs(config.include, pretrain.model)
     checkpoint = load_checkpoint(checkpoint_path(run, pretrain, config.step))
     dataset = run.dataset()
     check_schema(run.path, dataset["schema_version"])
@@ -108,6 +111,7 @@ def export_run(config: ExportConfig) -> Path:
         write_safetensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
         if "heads" in config.include:
             write_heads(folder / HEADS_FILE, checkpoint.published, dataset)
+        write_programs(config.include, pretrain.model, weights, folder)
         content = sealed(description, folder)
         (folder / CONFIG_FILE).write_bytes(content)
         found = json.loads(content)

@@ -153,8 +153,7 @@ class BlendTransformer(nn.Module):
         """
         atoms, pairs = [], []
         if shown != "3d":
-            degree = torch.bincount(edge_index[1], minlength=x.shape[0]).clamp(max=NUM_DEGREES - 1)
-            atoms.append(self.features(torch.cat([x[:, 1:], degree.unsqueeze(1)], dim=1)))
+            atoms.append(self.in_graph(x, torch.bincount(edge_index[1], minlength=x.shape[0])))
             paths = topology(edge_index, edge_attr, batch)
             pairs += [self.path_lengths(paths), self.path_bonds(paths)]
         if shown != "2d":
@@ -164,6 +163,10 @@ class BlendTransformer(nn.Module):
         of_atoms, relation = _shown(atoms, pairs, shown)
         layout = bucketed(batch, ordered=True)
         return Encoded(self.trunk(self.element(x[:, 0]) + of_atoms, relation, layout, generator), relation)
+
+    def in_graph(self, x: Tensor, degree: Tensor) -> Tensor:
+        """Embed what the bond graph shows of atoms [n, d]: all features but the element, and the number of bonds."""
+        return self.features(torch.cat([x[:, 1:], degree.clamp(max=NUM_DEGREES - 1).unsqueeze(1)], dim=1))
 
 
 def _shown(atoms: list[Tensor], pairs: list[Tensor], shown: Modality | Blend) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """GIN, the graph isomorphism network with bond features: the 2D encoder of GraphMVP and MoleculeSDE."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -92,10 +93,14 @@ class GIN(nn.Module):
             views, row_of_atom = refined_views(atom_kinds, edge_index, bond_kinds, len(self.layers))
         else:
             views = [whole_view(edge_index, x.shape[0])] * len(self.layers)
-        h = self.atom_embedding(atoms)
+        h = self.through(views, self.atom_embedding(atoms), bonds, generator)
+        return h if row_of_atom is None else h.index_select(0, row_of_atom)
+
+    def through(self, views: Sequence[View], h: Tensor, bonds: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Run the layers on embedded atoms [m, hidden], each with its view, and the features [k, 3] of bonds."""
         for number, (layer, view) in enumerate(zip(self.layers, views, strict=True), start=1):
             h = layer(h, view, bonds)
             if number < len(self.layers):
                 h = torch.relu(h)
             h = dropout(h, self.dropout, self.training, generator)
-        return h if row_of_atom is None else h.index_select(0, row_of_atom)
+        return h

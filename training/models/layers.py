@@ -83,9 +83,10 @@ def in_blocks(network: Callable[[Tensor], Tensor], rows: Tensor, dim: int = 0, b
     """Compute ``network(rows)``, where the rows along ``dim`` are independent inputs.
 
     CPUs process :data:`ROWS_OF_BLOCK` rows at a time: with thousands of rows matrix products are slower, and
-    intermediate values do not fit into the caches. ``blockwise=False`` disables this, see :class:`Blockwise`.
+    intermediate values do not fit into the caches. ``blockwise=False`` disables this, see :class:`Blockwise`. A network
+    that is exported has one block, whatever the number of rows will be.
     """
-    if rows.device.type != "cpu" or not blockwise:
+    if rows.device.type != "cpu" or not blockwise or torch.compiler.is_exporting():
         return network(rows)
     return torch.cat([network(block) for block in rows.split(ROWS_OF_BLOCK, dim)], dim)
 
@@ -137,6 +138,9 @@ class CategoricalEmbedding(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Embed ``features``, int64 [m, number of columns], to rows [m, d]."""
+        # ONNX has no bags: they would become a loop over the rows.
+        if torch.compiler.is_exporting():
+            return F.embedding(features + self.offsets, self.weight).sum(1)
         return F.embedding_bag(features + self.offsets, self.weight, mode="sum")
 
 

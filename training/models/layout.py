@@ -85,6 +85,33 @@ class Layout:
         return torch.cat([part.flatten(0, 2) for part in parts]).index_select(0, entry)
 
 
+@dataclass(frozen=True)
+class PaddedLayout:
+    """The layout of molecules that come padded to one size s: a single bucket, found without reading their sizes.
+
+    Atoms are the g s slots, and pairs the g s^2 entries (query, key), of padding too. It replaces :class:`Layout` where
+    a network is exported, since nothing in it depends on the content of a batch.
+    """
+
+    real: Tensor
+    """bool [g, s]: whether a slot has an atom."""
+
+    def pad(self, rows: Tensor) -> list[Tensor]:
+        """Convert rows of slots [g s, ...] to [g, s, ...]."""
+        return [rows.unflatten(0, self.real.shape)]
+
+    def unpad(self, parts: Sequence[Tensor]) -> Tensor:
+        """Undo :meth:`pad`."""
+        # A copy: attention's result has other strides in the operations that exporters replace it by.
+        return parts[0].clone(memory_format=torch.contiguous_format).flatten(0, 1)
+
+    def spread(self, bias: Tensor) -> list[Tensor]:
+        """Convert biases of entries [g s^2, h] to an attention bias [g, h, s, s], in which padded keys are masked."""
+        (num_molecules, size), key = self.real.shape, self.real[:, None, None, :]
+        entries = bias.unflatten(0, (num_molecules, size, size)).permute(0, 3, 1, 2)
+        return [torch.where(key, entries, entries.new_full((), MASKED))]
+
+
 def bucketed(batch: Tensor, ordered: bool = False) -> Layout:
     """Compute the layout of a batch from the molecule of each atom, ``batch`` (int64 [n], ascending).
 

@@ -20,7 +20,21 @@ class Readout:
 
     def __call__(self, nodes: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
         """Pool the rows of ``nodes`` [n, d] with the same molecule ``batch`` [n]; every molecule has an atom."""
-        pooled = [_POOLINGS[part](nodes, batch, num_graphs) for part in self.parts]
+        return self._joined([_POOLINGS[part](nodes, batch, num_graphs) for part in self.parts])
+
+    def padded(self, nodes: Tensor, real: Tensor) -> Tensor:
+        """Pool padded rows ``nodes`` [g, s, d], of which those that are ``real`` (bool [g, s]) have an atom."""
+        is_atom = real.unsqueeze(2)
+        total = torch.where(is_atom, nodes, 0.0).sum(1)
+        pooled = {
+            "sum": lambda: total,
+            "mean": lambda: total / real.sum(1, keepdim=True),
+            "max": lambda: torch.where(is_atom, nodes, -torch.inf).amax(1),
+        }
+        return self._joined([pooled[part]() for part in self.parts])
+
+    def _joined(self, pooled: list[Tensor]) -> Tensor:
+        """One row of the parts' rows."""
         if len(pooled) == 1:
             return pooled[0]
         scaled = (rows / TYPICAL_ATOMS if part == "sum" else rows for part, rows in zip(self.parts, pooled))

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from molstream.training.models.config import TransformerConfig
 from molstream.training.models.gin import ATOM_VOCABULARY_SIZES
 from molstream.training.models.layers import CategoricalEmbedding, dropout
-from molstream.training.models.layout import Layout, bucketed
+from molstream.training.models.layout import Layout, PaddedLayout, bucketed
 from molstream.training.models.readout import READOUTS
 from molstream.training.models.relations import (
     NUM_PSEUDOSCALARS,
@@ -31,6 +31,7 @@ from molstream.training.models.symmetry import CHIRAL, INVARIANT, Symmetry
 
 NUM_DEGREES = 12
 """Number of classes of an atom's degree in the bond graph: 0 to 10, and more."""
+AnyLayout = Layout | PaddedLayout
 EPS = 1e-6
 """Added to mean squares before the square root in norms."""
 
@@ -50,7 +51,7 @@ class Attention(nn.Module):
         self.bias = linear(config.pair_hidden, config.num_heads)
         self.out = linear(config.hidden, config.hidden, gain=_residual_gain(config))
 
-    def forward(self, x: Tensor, relation: Tensor, layout: Layout) -> Tensor:
+    def forward(self, x: Tensor, relation: Tensor, layout: AnyLayout) -> Tensor:
         """Compute atom rows [n, d] from atom rows [n, d] and the relation [p + 1, c]."""
         q, k, v = self.qkv(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         width = q.shape[-1:]
@@ -58,7 +59,7 @@ class Attention(nn.Module):
         k = F.rms_norm(k, width, eps=EPS).to(v.dtype)
         return self.out(self._mix(q, k, v, self.bias(relation), layout).flatten(1))
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, layout: Layout) -> Tensor:
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, layout: AnyLayout) -> Tensor:
         """[n, h, d / h]: attention-weighted mean of the values for each atom, bucket by bucket."""
         buckets = zip(*(layout.pad(rows) for rows in (q, k, v)), layout.spread(bias), strict=True)
         mixed = [
@@ -107,7 +108,7 @@ class Residual(nn.Module):
         self.modulation = None if condition_width is None else linear(condition_width, 3 * config.hidden, gain=0.0)
 
     def forward(
-        self, x: Tensor, *inputs: Tensor | Layout, condition: Tensor | None, generator: torch.Generator | None
+        self, x: Tensor, *inputs: Tensor | AnyLayout, condition: Tensor | None, generator: torch.Generator | None
     ) -> Tensor:
         """Compute new atom rows [n, d]; ``inputs`` are further inputs of the branch."""
         if self.modulation is None:
@@ -136,7 +137,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         relation: Tensor,
-        layout: Layout,
+        layout: AnyLayout,
         generator: torch.Generator | None = None,
         condition: Tensor | None = None,
     ) -> Tensor:
@@ -174,7 +175,7 @@ class Trunk(nn.Module):
         self,
         x: Tensor,
         relation: Tensor,
-        layout: Layout,
+        layout: AnyLayout,
         generator: torch.Generator | None,
         condition: Tensor | None = None,
     ) -> Tensor:
@@ -224,9 +225,12 @@ class GraphTransformer(nn.Module):
         Returns:
             [n, hidden].
         """
-        degree = torch.bincount(edge_index[1], minlength=x.shape[0]).clamp(max=NUM_DEGREES - 1)
-        h = self.atom_embedding(torch.cat([x, degree.unsqueeze(1)], dim=1))
+        h = self.embedded(x, torch.bincount(edge_index[1], minlength=x.shape[0]))
         return self.trunk(h, self.relation(topology(edge_index, edge_attr, batch)), bucketed(batch), generator)
+
+    def embedded(self, x: Tensor, degree: Tensor) -> Tensor:
+        """Embed atoms [n, d] by their features and their number of bonds, int64 [n]."""
+        return self.atom_embedding(torch.cat([x, degree.clamp(max=NUM_DEGREES - 1).unsqueeze(1)], dim=1))
 
 
 class GeometryTransformer(nn.Module):
