@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The wheel of this clone, installed by pip into an empty virtual environment, used beside modules named as its rooms.
-# First without extras: the import, the embedder, `molstream embed`, `--help` of every command. Then with the extra
-# `preprocess`: `molstream preprocess`. Fetches about a gigabyte; tests/test_wheel.py does the same without a network.
+# First without extras: the import, the embedder, `molstream embed`, `--help` of every command, and that an encoder of a
+# hub which does not answer is an error that names the network. Then with the extra `preprocess`: `molstream
+# preprocess`. Fetches about a gigabyte; tests/test_wheel.py does the same without a network, and pulls from a hub.
 #
 #   bash infra/try_wheel.sh [FOLDER]
 #
@@ -48,6 +49,13 @@ for command in $commands; do
   "$bin/molstream" "$command" --help > /dev/null
 done
 echo "help of: $commands"
+# Nothing listens there. The client itself is in the base installation; what is missing is its server.
+if HF_ENDPOINT=http://127.0.0.1:9 "$bin/molstream" embed export=hf://org/name input=molecules.csv output=pulled.npy \
+  2> refused.txt; then
+  echo "an encoder was pulled from a hub that does not answer" >&2
+  exit 1
+fi
+grep "^error: .*hf://org/name cannot be downloaded: .*Check the network" refused.txt
 if "$bin/molstream" preprocess input=molecules.csv output=dataset 2> refused.txt; then
   echo "preprocess needs an extra, but ran without" >&2
   exit 1

@@ -6,12 +6,15 @@
 import os
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from molstream.cli.main import COMMANDS
 from tests.support.datasets import REPOSITORY, molecules, write_csv
+from tests.support.hub_server import hub_serving
 from tests.support.wheel import built_wheel, environment_with
 
 OWN = ("training", "pipeline", "preprocessing")
@@ -52,9 +55,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ran(folder: Path, *command: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+def ran(
+    folder: Path, *command: str | Path, code: int = 0, environment: Mapping[str, str] = ENVIRONMENT
+) -> subprocess.CompletedProcess[str]:
     """Run a program in a folder, without what the tests add to the module path."""
-    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == code, f"{result.stdout}\n{result.stderr}"
     return result
 
@@ -91,6 +96,22 @@ assert molstream.featurize("CCO").num_atoms == 3
     (folder / "program.py").write_text(program)
     ran(folder, base / "python", "program.py")
     ran(folder, base / "python", "-c", program)
+
+
+def test_a_base_installation_pulls_an_encoder_by_name_and_embeds(base, folder, export):
+    words = ["embed", "export=org/encoder", "revision=v1", "input=molecules.csv", "output=vectors.npy"]
+    with hub_serving(folder / "hf") as hub:
+        commit = hub.add("org/encoder", export)
+        hub.repositories["org/encoder"].tags["v1"] = commit
+        environment = ENVIRONMENT | {name: value for name, value in os.environ.items() if name.startswith("HF_")}
+        done = ran(folder, base / "molstream", *words, environment=environment)
+    assert "20 of 20 molecules embedded" in done.stderr
+    assert np.isfinite(np.load(folder / "vectors.npy")).all()
+    # Its server is gone.
+    words = ["embed", "export=hf://org/other", "input=molecules.csv", "output=other.npy"]
+    last = ran(folder, base / "molstream", *words, code=1, environment=environment).stderr.splitlines()[-1]
+    assert "hf://org/other cannot be downloaded: " in last
+    assert "Check the network and run the same command again" in last
 
 
 def test_a_base_installation_has_the_command_embed(base, folder, export):

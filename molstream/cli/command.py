@@ -29,7 +29,6 @@ EXTRAS = {
     "matplotlib": "report",
     "jinja2": "report",
     "posebusters": "evaluate",
-    "huggingface_hub": "hub",
     "s3fs": "s3",
     "mlflow": "mlflow",
     "wandb": "wandb",

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import re
@@ -45,12 +44,10 @@ class HuggingFaceHub(Hub):
         revision: branch, tag or commit; ``main`` by default.
 
     Raises:
-        ConfigError: this is no such URL, the URL has another revision, or the client is not installed.
+        ConfigError: this is no such URL, or the URL has another revision.
     """
 
     def __init__(self, url: str, revision: str | None = None):
-        if importlib.util.find_spec("huggingface_hub") is None:
-            raise ConfigError(f"{url} needs the client of Hugging Face: pip install 'molstream[hub]'.")
         from huggingface_hub import parse_hf_uri
         from huggingface_hub.errors import HfUriError
 

@@ -18,7 +18,6 @@ from molstream.training.checkpoint.load import initial_weights
 from tests.support.datasets import DRUGS
 from tests.support.hub_server import STRANGER, TOKEN, HubServer, hub_serving, point_client_to
 
-pytest.importorskip("huggingface_hub")
 NAME = "org/encoder"
 
 

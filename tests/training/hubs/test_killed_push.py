@@ -17,7 +17,6 @@ from tests.support.hub_server import TOKEN, HubServer, hub_serving
 from tests.support.object_store import Store, serving
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("huggingface_hub")
 
 PROGRAM = """
 import sys

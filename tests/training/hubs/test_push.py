@@ -19,7 +19,6 @@ from molstream.training.inference.config import ExportConfig
 from tests.support.hub_server import STRANGER, TOKEN, HubServer, hub_serving
 from tests.training.hubs.conftest import FAST
 
-pytest.importorskip("huggingface_hub")
 NAME = "org/encoder"
 
 
