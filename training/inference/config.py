@@ -31,8 +31,9 @@ class ExportConfig:
     purpose: str = "pretrained"
     """Free word for the card: `pretrained`, or `test` for exports that must not be used in earnest."""
     sources: str | None = None
-    """Markdown file for the card, about the molecules' sources and their licences. An evaluation of the same weights,
-    `eval.json` in the run, is put there unasked."""
+    """Markdown file for the card, about the molecules' sources and their licences. Between two lines of `---` at its
+    beginning it can have `license`, `license_name`, `license_link` and `datasets`, metadata of Hugging Face. An
+    evaluation of the same weights, `eval.json` in the run, is put there unasked."""
     include: list[Literal["heads", "onnx", "torch_export"]] = field(default_factory=list)
     """Optional files: `heads`, with which `generate` works from the export as from the run; `onnx` and `torch_export`,
     programs of the 2D encoder with its readout, encoder_2d.onnx and encoder_2d.pt2."""

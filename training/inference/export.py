@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from molstream.config import load, tree_of
-from molstream.errors import CheckpointError, ConfigError, DataError
+from molstream.errors import CheckpointError, ConfigError
 from molstream.io.files import folder_written_whole
 from molstream.io.locks import claimed
-from molstream.io.reading import read_bounded, read_json
 from molstream.preprocessing.config import FeaturizeConfig
 from molstream.training.checkpoint.exported import (
     CARD_FILE,
     CONFIG_FILE,
     EVALUATION_FILE,
     EXPORT_FILES,
-    FINGERPRINT,
     FORMAT_VERSION,
     HEADS_FILE,
     LIBRARY,
@@ -36,8 +34,9 @@ from molstream.training.checkpoint.format import ANOTHER, load_checkpoint, write
 from molstream.training.checkpoint.load import forms, load_weights, require_same
 from molstream.training.checkpoint.upgrade import upgraded_model, upgraded_objective
 from molstream.training.extended import ModelConfig
-from molstream.training.inference.card import EVALUATION, model_card
+from molstream.training.inference.card import model_card
 from molstream.training.inference.config import ExportConfig
+from molstream.training.inference.facts import facts_of
 from molstream.training.inference.featurizing import model_featurizer
 from molstream.training.inference.heads import HEADS, heads_of, write_heads
 from molstream.training.memory import on_meta, require_room
@@ -106,7 +105,6 @@ def export_run(config: ExportConfig) -> Path:
     if "heads" in config.include:
         description[HEADS] = heads_of(pretrain.model)
     output = Path(config.output) if config.output else run.path / "export"
-    sources = _text_of(config.sources) if config.sources else None
     with _new_export(output) as folder:
         write_safetensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
         if "heads" in config.include:
@@ -114,45 +112,11 @@ def export_run(config: ExportConfig) -> Path:
         write_programs(config.include, pretrain.model, weights, folder)
         content = sealed(description, folder)
         (folder / CONFIG_FILE).write_bytes(content)
-        found = json.loads(content)
-        evaluation = _evaluation_of(found[FINGERPRINT], run.path / EVALUATION_FILE)
-        if evaluation is not None:
+        facts = facts_of(run, config, output, json.loads(content))
+        if facts.evaluation is not None:
             shutil.copyfile(run.path / EVALUATION_FILE, folder / EVALUATION_FILE)
-        count = sum(tensor.numel() for tensor in weights.values())
-        card = model_card(output.name, found, sorted(pretrain.model.encoders()), count, evaluation, sources)
-        (folder / CARD_FILE).write_bytes(card.encode())
+        (folder / CARD_FILE).write_bytes(model_card(facts).encode())
     return output
-
-
-def _text_of(file: str) -> str:
-    """The text of the file that ``sources`` names.
-
-    Raises:
-        DataError: it cannot be read or is not UTF-8.
-    """
-    advice = "Give the path of a Markdown file as sources=FILE."
-    try:
-        return read_bounded(Path(file), advice).decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} cannot be read: it is not UTF-8. {advice}") from error
-
-
-def _evaluation_of(fingerprint: str, file: Path) -> dict[str, Any] | None:
-    """The evaluation in a run's folder, if it is one of an export with this fingerprint.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    if not file.is_file():
-        return None
-    found = read_json(file, EVALUATION, "Write it again with `molstream evaluate vectors`, or remove it.")
-    if found["export_fingerprint"] == fingerprint:
-        return found
-    print(
-        f"warning: {file} is about another export, and is left out: evaluate this one, and export again",
-        file=sys.stderr,
-    )
-    return None
 
 
 def _encoders_of(model: ModelConfig) -> dict[str, Any]:

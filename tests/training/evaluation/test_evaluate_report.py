@@ -63,15 +63,15 @@ def test_the_card_has_the_sources_and_the_evaluation_of_the_same_weights(small_r
         return (tmp_path / "again" / "README.md").read_text()
 
     own = card("purpose=test", f"sources={tmp_path / 'sources.md'}")
-    assert "## Sources\n\nSix sources; licence: CC0\n" in own
+    assert "## Sources and licences\n\nSix sources; licence: CC0\n" in own
     for folding in json.loads(evaluation.read_text())["foldings"]:
         assert all(f"- {sentence}\n" in own for sentence in folding["sentences"])
         for row in folding["table"]["rows"]:
             assert f"| {' | '.join([row['representation'], *row['cells']])} |\n" in own
     # Not what the scores are of.
     other = card("purpose=pretrained")
-    assert "## Evaluation" not in other
-    assert "## Sources" not in other
+    assert "was not measured for this export" in other
+    assert "Six sources" not in other
     (run / "eval.json").write_text("{}")
     refused = molstream("export", f"run_dir={run}", check=False)
     assert refused.returncode == 1
