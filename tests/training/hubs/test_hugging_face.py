@@ -1,5 +1,6 @@
 """Hugging Face: pulls by name and revision, cache, offline, errors, by the unmodified client from a server here."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from molstream.cli.main import main
 from molstream.errors import CheckpointError, ConfigError, MolstreamError, RemoteError
 from molstream.training.checkpoint.exported import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_weights
 from molstream.training.checkpoint.load import initial_weights
-from tests.support.datasets import DRUGS
+from molstream.training.hubs.source import push_target
+from tests.support.datasets import DRUGS, molecules
 from tests.support.hub_server import STRANGER, TOKEN, HubServer, hub_serving, point_client_to
 
 NAME = "org/encoder"
@@ -96,6 +98,20 @@ def test_all_commands_that_take_an_encoder_take_a_repository(hub, exports, tmp_p
     assert f"export hf://{NAME}@{commit}: purpose random weights, weights of 0." in out
     assert "# first" in out
     assert hub.count("GET", "/cdn/") == asked
+
+
+@pytest.mark.slow
+def test_vectors_of_a_repository_are_evaluated(hub, exports, tmp_path):
+    commit = hub.add(NAME, exports[0])
+    hub.repositories[NAME].tags["v1"] = commit
+    rows = "".join(f"{smiles},{number}\n" for number, smiles in enumerate(molecules()[:30]))
+    (tmp_path / "molecules.csv").write_text(f"smiles,value\n{rows}")
+    words = [f"export={NAME}", "revision=v1", f"input={tmp_path}/molecules.csv", "target=value", "folds=random"]
+    assert main(["evaluate", "vectors", *words, f"output={tmp_path}/eval.json", "untrained_seeds=1", "num_cpus=1"]) == 0
+    result = json.loads((tmp_path / "eval.json").read_text())
+    assert (result["export"], result["revision"]) == (NAME, "v1")
+    assert result["export_fingerprint"] == json.loads((exports[0] / CONFIG_FILE).read_text())["fingerprint"]
+    assert hub.count("GET", f"/resolve/{commit}/") > 0
 
 
 def test_a_folder_of_this_name_goes_before_the_repository(hub, exports, tmp_path, monkeypatch):
@@ -230,7 +246,7 @@ def test_what_is_no_export_is_not_downloaded(hub, exports, tmp_path):
 
 @pytest.mark.usefixtures("token")
 def test_another_process_with_another_cache_gets_the_same_vectors(hub, exports, tmp_path):
-    hub.add(NAME, exports[0], private=True)
+    push_target(f"hf://{NAME}", True, None).push(exports[0], True, None)
     program = (
         "import sys, numpy; from molstream import MoleculeEmbedder\n"
         "numpy.save(sys.argv[1], MoleculeEmbedder(sys.argv[2], device='cpu').transform(sys.argv[3:]))"

@@ -14,6 +14,7 @@ from molstream import load_pretrained
 from molstream.errors import CheckpointError
 from molstream.training.hubs.source import push_target
 from tests.support.hub_server import TOKEN, HubServer, hub_serving
+from tests.support.mlflow_server import MLflowServer, requires_mlflow
 from tests.support.object_store import Store, serving
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with serving(tmp_path_factory.mktemp("moto")) as store:
         store.put("made", b"")
         yield store
+
+
+@pytest.fixture
+def mlflow(tracking: MLflowServer, monkeypatch: pytest.MonkeyPatch) -> MLflowServer:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
+    return tracking
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    server = MLflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.kill()
 
 
 def started(url: str, folder: Path) -> "subprocess.Popen[bytes]":
@@ -103,4 +118,28 @@ def test_killed_at_a_request_to_an_object_store(server, exports, moment):
     assert loaded(url, exports) in (0, 1, None)
     push_target(url, True, None).push(exports[1], True, None)
     assert loaded(url, exports) == 1
+    assert not push_target(url, True, None).push(exports[1], True, None).changed
+
+
+@requires_mlflow
+@pytest.mark.parametrize("moment", range(1, 11))
+def test_killed_at_a_request_to_mlflow_or_at_a_file(mlflow, exports, moment):
+    url = f"mlflow://killed-{moment}"
+    push_target(url, True, None).push(exports[0], True, None)
+
+    def events() -> int:
+        """Requests to the server, and files that have arrived."""
+        files = sum(path.is_file() for path in (mlflow.folder / "artifacts").rglob("*"))
+        return files + (mlflow.folder / "server.log").read_text().count("/api/2.0/mlflow/")
+
+    start, process = events(), started(url, exports[1])
+    while process.poll() is None and events() - start < moment:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    # A version is registered when its files have arrived, so that the old one is there until then.
+    assert loaded(url, exports) in (0, 1)
+    done = push_target(url, True, None).push(exports[1], True, None)
+    assert done.address == f"{url}/2"
+    assert loaded(url, exports) == loaded(done.address, exports) == 1
     assert not push_target(url, True, None).push(exports[1], True, None).changed
