@@ -6,7 +6,7 @@ from typing import Any
 
 from molstream.pipeline.shards.histograms import quantiles
 from molstream.preprocessing.config import ConformerConfig
-from molstream.training.checkpoint.exported import FILES, FINGERPRINT, HEADS_FILE
+from molstream.training.checkpoint.exported import FILES, FINGERPRINT, HEADS_FILE, ONNX_FILE, PROGRAM_FILE
 from molstream.training.inference.facts import Facts
 from molstream.training.inference.references import references
 from molstream.training.run.history import Launch
@@ -79,6 +79,8 @@ def _use(facts: Facts) -> Iterator[str]:
     yield "```"
     yield ""
     yield f"`molstream.load_pretrained({address})` is the same as a `torch.nn.Module`, to fine-tune."
+    if programs := [f"`{name}`" for name in (ONNX_FILE, PROGRAM_FILE) if name in facts.config[FILES]]:
+        yield f"Programs that compute the 2D vector without molstream's models: {', '.join(programs)}."
     if HEADS_FILE in facts.config[FILES]:
         yield f"It has its heads, `{HEADS_FILE}`: `molstream generate` takes it if an objective of it generates."
 

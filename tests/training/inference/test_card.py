@@ -172,11 +172,13 @@ def test_decontamination_mixtures_and_beginnings_are_told():
 
 def test_a_test_export_and_heads_are_said():
     given = facts()
-    config = {**given.config, "purpose": "test", "files": {"model.safetensors": {}, "heads.safetensors": {}}}
+    files = {"model.safetensors": {}, "heads.safetensors": {}, "encoder_2d.onnx": {}}
+    config = {**given.config, "purpose": "test", "files": files}
     card = model_card(replace(given, config=config))
     assert "must not be used in earnest" in section(card, "Purpose")
     assert "heads.safetensors" in section(card, "Use")
-    assert "heads.safetensors" not in model_card(given)
+    assert "without molstream's models: `encoder_2d.onnx`.\n" in section(card, "Use")
+    assert not re.search(r"heads\.safetensors|encoder_2d", model_card(given))
 
 
 def test_references_are_of_what_there_is():
