@@ -22,6 +22,7 @@ from molstream.training.inference.config import ExportConfig
 from molstream.training.inference.export import export_run
 from molstream.training.inference.heads import labels_of, write_heads
 from molstream.training.run.directory import RunDirectory
+from tests.support.hub_server import TOKEN, hub_serving
 
 FAST: dict[str, Any] = {"sampler": SamplerConfig(num_steps=4, eps=1e-3), "device": "cpu"}
 Tensors = dict[str, torch.Tensor]
@@ -87,6 +88,21 @@ def test_a_push_carries_the_heads_and_only_generation_downloads_them(complete, e
     assert not (tmp_path / "store" / HEADS_FILE).exists()
     with pytest.raises(CheckpointError, match=rf"{url} has no heads\.safetensors: it can embed, but not generate"):
         generate(url, "C", **FAST)
+
+
+def test_heads_of_hugging_face_are_pushed_and_pulled_by_name_and_generate_offline(complete, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    with hub_serving(tmp_path / "hf") as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        push_target("hf://org/whole", True, None).push(complete, True, None)
+        load_pretrained("hf://org/whole")
+        assert not list((tmp_path / "hf").rglob(HEADS_FILE))
+        expected = positions(complete)
+        np.testing.assert_array_equal(positions("hf://org/whole"), expected)
+        assert hub.count("GET", "/cdn/") == 2
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        np.testing.assert_array_equal(positions("hf://org/whole"), expected)
 
 
 @pytest.mark.parametrize(
