@@ -154,7 +154,6 @@ USAGE_LINES = [
     ("export run_dir=HERE/nosuch", "HERE/nosuch is not a run directory", "config.yaml"),
     ("export run_dir=DATASET", "DATASET is not a run directory"),
     ("report CSV", "CSV is not a run directory"),
-    ("generate bonds run_dir=EXPORT input=CSV output=HERE/a.sdf", "EXPORT is not a run directory"),
     ("export run_dir=RUN output=DATASET", "output=DATASET holds other files", "manifest.json"),
     ("preprocess input=CSV output=RUN", "output=RUN holds other files", "give a new folder"),
     ("preprocess input=CSV output=CSV", "output=CSV is a file", "expected a folder"),
@@ -233,6 +232,7 @@ FILE_LINES = [
     ("report RUN embeddings=DATASET/duplicates.parquet", "expected 'failure' among them"),
     ("report RUN output=CSV/r.html", "CSV/r.html: not a directory"),
     ("report RUN output=HERE", "HERE: is a directory"),
+    ("generate bonds run_dir=EXPORT input=CSV output=HERE/a.sdf", "EXPORT has no heads.safetensors", "include=[heads]"),
     ("report RUN output=/proc/r.html", "/proc/r.html: no such file or directory"),
 ]
 

@@ -115,6 +115,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "append.json"}
 
 
+@pytest.mark.slow
 def test_a_file_without_a_new_molecule_is_accounted_for(dataset, tmp_path):
     before = read_manifest(dataset)
     done = append(dataset, write(tmp_path / "again.csv", molecules()[4:7]))
@@ -263,6 +264,7 @@ def test_options_that_cannot_be_are_usage_errors(files, tmp_path, argument, mess
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.slow
 def test_a_benchmark_set_may_have_reading_options_of_its_own(tmp_path):
     source = write(tmp_path / "a.csv", ["CCO", "CCN"])
     (tmp_path / "odd.csv").write_text("1;OCC\n2;CCCC\n")

@@ -287,6 +287,7 @@ def test_verify_names_a_table_of_dropped_rows_with_one_changed_byte(copied, kind
 # --- more runs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_too_many_rejections_fail_loudly_and_a_larger_bound_finishes_without_work(source, finished, tmp_path):
     output = tmp_path / "output"
     done = again(source, output, "container=arrow", "max_rejected_fraction=0.1")

@@ -114,8 +114,15 @@ def test_a_ray_that_does_not_come_up_is_started_again(tmp_path):
     assert processes(tmp_path.name) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("program", ["gcs/gcs_server", "raylet/raylet"])
+@pytest.mark.parametrize(
+    ("program", "number"),
+    [
+        ("gcs/gcs_server", signal.SIGTERM),
+        pytest.param("gcs/gcs_server", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("raylet/raylet", signal.SIGTERM, marks=pytest.mark.slow),
+        ("raylet/raylet", signal.SIGINT),
+    ],
+)
 def test_an_interrupt_while_ray_starts_ends_in_seconds_and_leaves_nothing(tmp_path, program, number):
     with started(tmp_path) as job:
         stop(job, tmp_path.name, program)

@@ -86,6 +86,7 @@ def assert_equal(samples: Sequence[MoleculeSample], encoder: torch.nn.Module, fo
             np.testing.assert_allclose(vectors(padded(some)), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_programs_of_a_run_give_the_vectors_of_500_molecules(whole, samples):
     assert len(samples) == 501
     encoder = load_pretrained(whole, representation="2d").encoders["2d"]
@@ -103,6 +104,7 @@ def test_other_encoders_can_be_programs_too(name, samples, tmp_path):
     assert_equal(samples, encoders.encoder("2d"), found)
 
 
+@pytest.mark.slow
 def test_a_program_holds_no_pickle(whole):
     with zipfile.ZipFile(whole / PROGRAM_FILE) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
@@ -111,6 +113,7 @@ def test_a_program_holds_no_pickle(whole):
     assert [n for n, c in contents.items() if c.startswith((b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"))] == []
 
 
+@pytest.mark.slow
 def test_onnx_needs_no_torch(whole, tmp_path):
     """The example of the docs, without the rest of molstream."""
     page = (Path(__file__).parents[3] / "docs" / "publish.md").read_text("utf-8")
