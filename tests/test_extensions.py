@@ -138,6 +138,7 @@ def test_a_command_is_listed_helps_and_runs(site):
     assert molstream(site, "hello", "name=you").stdout == "hello you\n"
 
 
+@pytest.mark.slow
 def test_a_format_is_read(site, tmp_path):
     (tmp_path / "molecules.stars").write_text("".join(f"** {smiles} **\n" for smiles in SMILES))
     output = tmp_path / "dataset"

@@ -98,6 +98,7 @@ assert molstream.featurize("CCO").num_atoms == 3
     ran(folder, base / "python", "-c", program)
 
 
+@pytest.mark.slow
 def test_a_base_installation_pulls_an_encoder_by_name_and_embeds(base, folder, export):
     words = ["embed", "export=org/encoder", "revision=v1", "input=molecules.csv", "output=vectors.npy"]
     with hub_serving(folder / "hf") as hub:

@@ -138,6 +138,7 @@ def test_sigterm_finishes_the_step_saves_and_says_how_to_go_on(whole_run, datase
     assert losses(tmp_path / "run") == losses(whole_run)
 
 
+@pytest.mark.slow
 def test_the_deepspeed_launcher_starts_two_processes(whole_run, dataset, tmp_path):
     launcher = Path(sys.executable).parent / "deepspeed"
     command = [sys.executable, launcher, "--num_accelerators", "2", "--master_port", str(free_port())]

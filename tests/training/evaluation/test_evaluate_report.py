@@ -52,6 +52,7 @@ def test_an_evaluation_of_an_older_molstream_is_refused_by_name(small_run, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_the_card_has_the_sources_and_the_evaluation_of_the_same_weights(small_run, evaluation, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(small_run, run)

@@ -168,6 +168,7 @@ def test_the_report_marks_launches_and_steps_that_were_done_again(launched, tmp_
     assert re.search(row, text)
 
 
+@pytest.mark.slow
 def test_several_runs_are_reported_side_by_side(launched, small_run, tmp_path):
     run_dir = launched[0]
     output = tmp_path / "both.html"
