@@ -1,5 +1,4 @@
-"""Files of an export: model.safetensors, and a config.json that is sealed with checksums, those of files of weights and
-its own.
+"""Files of an export: weights, and a config.json with their checksums and its own.
 
 The seal is for damage, not for forgers: a flipped bit anywhere in these files is refused, also one that leaves valid
 JSON or a finite weight behind.

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +17,9 @@ from molstream.training.checkpoint.exported import CARD_FILE, CONFIG_FILE, WEIGH
 from molstream.training.checkpoint.load import initial_weights
 from molstream.training.hubs.source import push_target
 from tests.support.datasets import DRUGS, molecules
-from tests.support.hub_server import STRANGER, TOKEN, HubServer, hub_serving, point_client_to
+from tests.support.hub_server import STRANGER, TOKEN, point_client_to
 
 NAME = "org/encoder"
-
-
-@pytest.fixture
-def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with hub_serving(home / "hf") as server:
-        yield server
-
-
-@pytest.fixture
-def token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
 def same_weights(source: str, folder: Path, revision: str | None = None) -> bool:

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,9 @@ import torch
 from molstream import load_pretrained
 from molstream.errors import CheckpointError
 from molstream.training.hubs.source import push_target
-from tests.support.hub_server import TOKEN, HubServer, hub_serving
-from tests.support.mlflow_server import MLflowServer, requires_mlflow
-from tests.support.object_store import Store, serving
+from tests.support.mlflow_server import requires_mlflow
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("token")]
 
 PROGRAM = """
 import sys
@@ -25,34 +22,6 @@ from pathlib import Path
 from molstream.training.hubs.source import push_target
 push_target(sys.argv[1], True, None).push(Path(sys.argv[2]), True, None)
 """
-
-
-@pytest.fixture
-def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with hub_serving(home / "hf") as server:
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with serving(tmp_path_factory.mktemp("moto")) as store:
-        store.put("made", b"")
-        yield store
-
-
-@pytest.fixture
-def mlflow(tracking: MLflowServer, monkeypatch: pytest.MonkeyPatch) -> MLflowServer:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
-    return tracking
-
-
-@pytest.fixture(scope="module")
-def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    server = MLflowServer(tmp_path_factory.mktemp("mlflow"))
-    server.start()
-    yield server
-    server.kill()
 
 
 def started(url: str, folder: Path) -> "subprocess.Popen[bytes]":
@@ -103,12 +72,12 @@ def test_killed_at_a_request_to_hugging_face(hub, exports, moment):
 
 
 @pytest.mark.parametrize("moment", range(1, 11))
-def test_killed_at_a_request_to_an_object_store(server, exports, moment):
+def test_killed_at_a_request_to_an_object_store(object_store, exports, moment):
     url = f"s3://data/killed-{moment}"
     push_target(url, True, None).push(exports[0], True, None)
 
     def requests() -> int:
-        return server.log.read_text().count(f"/data/killed-{moment}/")
+        return object_store.log.read_text().count(f"/data/killed-{moment}/")
 
     start, process = requests(), started(url, exports[1])
     while process.poll() is None and requests() - start < moment:
@@ -123,14 +92,14 @@ def test_killed_at_a_request_to_an_object_store(server, exports, moment):
 
 @requires_mlflow
 @pytest.mark.parametrize("moment", range(1, 11))
-def test_killed_at_a_request_to_mlflow_or_at_a_file(mlflow, exports, moment):
+def test_killed_at_a_request_to_mlflow_or_at_a_file(mlflow_server, exports, moment):
     url = f"mlflow://killed-{moment}"
     push_target(url, True, None).push(exports[0], True, None)
 
     def events() -> int:
         """Requests to the server, and files that have arrived."""
-        files = sum(path.is_file() for path in (mlflow.folder / "artifacts").rglob("*"))
-        return files + (mlflow.folder / "server.log").read_text().count("/api/2.0/mlflow/")
+        files = sum(path.is_file() for path in (mlflow_server.folder / "artifacts").rglob("*"))
+        return files + (mlflow_server.folder / "server.log").read_text().count("/api/2.0/mlflow/")
 
     start, process = events(), started(url, exports[1])
     while process.poll() is None and events() - start < moment:

@@ -1,6 +1,5 @@
 """MLflow's model registry: pushed and pulled through a real server on SQLite."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,9 @@ from molstream.errors import CheckpointError, ConfigError, RemoteError
 from molstream.training.checkpoint.exported import WEIGHTS_FILE
 from molstream.training.hubs.base import Pushed
 from molstream.training.hubs.source import push_target
-from tests.support.mlflow_server import MLflowServer, requires_mlflow
+from tests.support.mlflow_server import requires_mlflow
 
-pytestmark = requires_mlflow
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    server = MLflowServer(tmp_path_factory.mktemp("mlflow"))
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(autouse=True)
-def address(server: MLflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+pytestmark = [requires_mlflow, pytest.mark.usefixtures("mlflow_server")]
 
 
 def push(folder: Path, url: str, tag: str | None = None) -> Pushed:
@@ -128,10 +114,10 @@ def test_a_model_that_is_no_export_is_refused(exports, tmp_path):
         load_pretrained("mlflow://theirs")
 
 
-def test_an_artifact_that_was_cut_off_is_an_error(exports, server):
+def test_an_artifact_that_was_cut_off_is_an_error(exports, mlflow_server):
     push(exports[0], "mlflow://cut")
     whole = (exports[0] / WEIGHTS_FILE).read_bytes()
-    for file in (server.folder / "artifacts").rglob(WEIGHTS_FILE):
+    for file in (mlflow_server.folder / "artifacts").rglob(WEIGHTS_FILE):
         if file.read_bytes() == whole:
             file.write_bytes(whole[:-5])
     with pytest.raises(CheckpointError, match=rf"mlflow://cut/1/{WEIGHTS_FILE} differs from its checksum"):

@@ -1,7 +1,6 @@
 """Pushes to Hugging Face: one commit of what differs, private, tagged, resumed, by the unmodified client."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,21 +15,18 @@ from molstream.training.hubs import hugging_face
 from molstream.training.hubs.base import Pushed
 from molstream.training.hubs.source import push_target
 from molstream.training.inference.config import ExportConfig
-from tests.support.hub_server import STRANGER, TOKEN, HubServer, hub_serving
+from tests.support.hub_server import STRANGER
 from tests.training.hubs.conftest import FAST
 
 NAME = "org/encoder"
 
 
-@pytest.fixture
-def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+@pytest.fixture(autouse=True)
+def in_no_time(token: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client waits up to 8 s between its own attempts."""
     from huggingface_hub.utils import _http
 
-    with hub_serving(home / "hf") as server:
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        # The client waits up to 8 s between its own attempts.
-        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
-        yield server
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
 
 
 def push(folder: Path, url: str = f"hf://{NAME}", private: bool = True, tag: str | None = None) -> Pushed:

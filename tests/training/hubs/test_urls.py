@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,6 @@ from molstream.training.hubs import urls
 from molstream.training.hubs.urls import UrlHub
 from tests.support.datasets import DRUGS
 from tests.support.listener import listening
-from tests.support.object_store import Store, serving
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with serving(tmp_path_factory.mktemp("moto")) as store:
-        store.put("made", b"")
-        yield store
 
 
 def same_weights(source: object, folder: Path) -> bool:
@@ -40,13 +31,13 @@ def objects(folder: Path, name: str) -> dict[str, bytes]:
 # --- pull -------------------------------------------------------------------------------------------------------------
 
 
-def test_an_export_of_a_bucket_is_downloaded_once_and_gives_the_same_vectors(server, exports, tmp_path, capfd):
-    url = server.put_folder("once", exports[0])
+def test_an_export_of_a_bucket_is_downloaded_once_and_gives_the_same_vectors(object_store, exports, tmp_path, capfd):
+    url = object_store.put_folder("once", exports[0])
     expected = MoleculeEmbedder(exports[0], representation="2d").transform(DRUGS[:3])
     for source in (url, f"{url}/"):
         found = MoleculeEmbedder.from_pretrained(source, representation="2d").transform(DRUGS[:3])
         np.testing.assert_array_equal(found, expected)
-    assert server.fetched(f"once/{WEIGHTS_FILE}") == 1
+    assert object_store.fetched(f"once/{WEIGHTS_FILE}") == 1
     (tmp_path / "drugs.smi").write_text("\n".join(DRUGS[:3]))
     words = [f"input={tmp_path}/drugs.smi", f"output={tmp_path}/drugs.npy", "representation=2d", "num_cpus=1"]
     assert main(["embed", f"export={url}", *words]) == 0
@@ -55,25 +46,25 @@ def test_an_export_of_a_bucket_is_downloaded_once_and_gives_the_same_vectors(ser
     weights, told = initial_weights(second, url)
     assert all(torch.equal(weights[name], tensor) for name, tensor in first.items())
     assert f"an export ({url}, " in told
-    assert server.fetched(f"once/{WEIGHTS_FILE}") == 1
+    assert object_store.fetched(f"once/{WEIGHTS_FILE}") == 1
 
 
-def test_what_is_replaced_at_its_url_is_downloaded_again(server, exports):
-    url = server.put_folder("replaced", exports[0])
+def test_what_is_replaced_at_its_url_is_downloaded_again(object_store, exports):
+    url = object_store.put_folder("replaced", exports[0])
     assert same_weights(url, exports[0])
-    server.put_folder("replaced", exports[1])
+    object_store.put_folder("replaced", exports[1])
     assert same_weights(url, exports[1])
 
 
-def test_a_copy_that_was_damaged_in_the_cache_is_downloaded_again(server, exports, home):
-    url = server.put_folder("damaged", exports[0])
+def test_a_copy_that_was_damaged_in_the_cache_is_downloaded_again(object_store, exports, home):
+    url = object_store.put_folder("damaged", exports[0])
     load_pretrained(url)
     (copy,) = (home / ".cache" / "molstream" / "exports").glob(f"*/*/{WEIGHTS_FILE}")
     content = bytearray(copy.read_bytes())
     content[-1] ^= 1
     copy.write_bytes(content)
     assert same_weights(url, exports[0])
-    assert server.fetched(f"damaged/{WEIGHTS_FILE}") == 2
+    assert object_store.fetched(f"damaged/{WEIGHTS_FILE}") == 2
 
 
 def test_a_web_server_needs_no_listing_and_the_card_may_be_missing(exports):
@@ -125,8 +116,8 @@ def test_weights_that_are_not_those_of_the_configuration_are_an_error(exports, p
         assert same_weights(f"{server.url}/mine", exports[0])
 
 
-def test_what_is_no_export_is_said_with_its_url(server, exports):
-    server.put("other/config.json", b'{"architectures": ["BertModel"]}')
+def test_what_is_no_export_is_said_with_its_url(object_store, exports):
+    object_store.put("other/config.json", b'{"architectures": ["BertModel"]}')
     with pytest.raises(CheckpointError, match=r"s3://data/other/config.json cannot be used: "):
         load_pretrained("s3://data/other")
     with pytest.raises(CheckpointError, match=r"s3://data/nothing is no export.*does not exist"):
@@ -151,14 +142,14 @@ def test_credentials_in_an_address_are_refused_and_not_repeated():
         assert "SECRET" not in str(raised.value)
 
 
-def test_an_export_is_inspected_without_its_weights(server, exports, capsys):
-    url = server.put_folder("inspected", exports[0])
+def test_an_export_is_inspected_without_its_weights(object_store, exports, capsys):
+    url = object_store.put_folder("inspected", exports[0])
     assert main(["inspect", url]) == 0
     out = capsys.readouterr().out
     assert f"export {url}: purpose random weights, weights of 0." in out
     assert "# first" in out
     assert "Thus." not in out
-    assert server.fetched(f"inspected/{WEIGHTS_FILE}") == 0
+    assert object_store.fetched(f"inspected/{WEIGHTS_FILE}") == 0
 
 
 # --- push -------------------------------------------------------------------------------------------------------------
@@ -169,7 +160,7 @@ def pushed(url: str, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("scheme", ["s3", "file"])
-def test_what_is_pushed_is_pulled_and_pushing_it_again_changes_nothing(server, exports, tmp_path, scheme):
+def test_what_is_pushed_is_pulled_and_pushing_it_again_changes_nothing(object_store, exports, tmp_path, scheme):
     url = "s3://data/pushed" if scheme == "s3" else f"file://{tmp_path}/pushed"
     assert pushed(url, exports[0])
     assert same_weights(url, exports[0])
@@ -178,7 +169,7 @@ def test_what_is_pushed_is_pulled_and_pushing_it_again_changes_nothing(server, e
     assert same_weights(url, exports[1])
 
 
-def test_a_card_alone_is_replaced_and_an_old_evaluation_removed(server, exports, tmp_path):
+def test_a_card_alone_is_replaced_and_an_old_evaluation_removed(object_store, exports, tmp_path):
     folder = tmp_path / "export"
     shutil.copytree(exports[0], folder)
     (folder / EVALUATION_FILE).write_text("{}")
@@ -189,14 +180,14 @@ def test_a_card_alone_is_replaced_and_an_old_evaluation_removed(server, exports,
     (folder / EVALUATION_FILE).unlink()
     assert pushed(url, folder)
     assert not pushed(url, folder)
-    puts = [line for line in server.log.read_text().splitlines() if '"PUT /data/card/' in line]
+    puts = [line for line in object_store.log.read_text().splitlines() if '"PUT /data/card/' in line]
     assert [sum(f"/{name} " in line for line in puts) for name in (WEIGHTS_FILE, CARD_FILE, "notes.txt")] == [1, 2, 0]
     copy = UrlHub(url).fetch().folder
     assert sorted(path.name for path in copy.iterdir()) == [CARD_FILE, CONFIG_FILE, WEIGHTS_FILE]
     assert (copy / CARD_FILE).read_text() == "other"
 
 
-def test_a_push_that_breaks_off_leaves_nothing_that_loads_and_is_finished_by_the_next(server, exports, monkeypatch):
+def test_a_push_that_breaks_off_leaves_nothing_that_loads_and_the_next_finishes_it(object_store, exports, monkeypatch):
     url = "s3://data/broken"
     pushed(url, exports[0])
     allowed = requests = 0
@@ -229,8 +220,8 @@ def test_a_push_that_breaks_off_leaves_nothing_that_loads_and_is_finished_by_the
     assert same_weights(url, exports[1])
 
 
-def test_what_is_no_export_is_not_overwritten(server, exports):
-    server.put("theirs/config.json", b'{"architectures": ["BertModel"]}')
+def test_what_is_no_export_is_not_overwritten(object_store, exports):
+    object_store.put("theirs/config.json", b'{"architectures": ["BertModel"]}')
     with pytest.raises(ConfigError, match="s3://data/theirs holds something else"):
         pushed("s3://data/theirs", exports[0])
 
