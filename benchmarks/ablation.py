@@ -2,13 +2,14 @@
 
 Every variant differs from a base in one respect: 700 steps of 64 molecules, 20,000 molecules with one conformer, 4
 layers of width 128. Pretraining is `molstream pretrain`, on one core each; scores are those of `molstream evaluate
-vectors` on scaffold folds (5 x 5, linear heads). What was finished stays in FOLDER/results.jsonl, so that the command
-goes on where it was ended; all variants of one seed are trained before those of the next.
+vectors` on scaffold folds (5 x 5, linear heads). Every finished variant is a line of benchmarks/ablation.jsonl, so that
+the command goes on where it was ended; all variants of one seed are trained before those of the next.
 
     python benchmarks/ablation.py DATASET TASKS FOLDER [--seeds N] [--jobs N] [--only NAME ...] [--tasks NAME ...]
 
 DATASET is one that `infra/mini_dataset.sh` made; molecules are drawn from it. TASKS is the folder of MoleculeNet's
-files (`data_dir` of `molstream evaluate vectors`).
+files (`data_dir` of `molstream evaluate vectors`). FOLDER keeps the drawn datasets and the encoders. With `--seeds 0`
+nothing is trained, and the table of what is finished is printed.
 """
 
 import argparse
@@ -38,6 +39,8 @@ from molstream.training.models.readout import READOUTS
 
 DEVELOPMENT = ("freesolv", "esol", "lipo", "bbbp", "bace")
 """Tasks that choices are made on."""
+KEPT = Path(__file__).with_suffix(".jsonl")
+"""Results, a line for each variant and seed."""
 BASE_MOLECULES, BASE_STEPS, BASE_WIDTH, BASE_LAYERS = 20_000, 700, 128, 4
 SIZES = (2_000, BASE_MOLECULES)
 """Molecules that are drawn from the dataset and get a conformer; more are the dataset itself, which has none."""
@@ -256,14 +259,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(DEVELOPMENT), metavar="NAME")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    kept = options.folder / "results.jsonl"
-    results = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    results = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
     done = {(each["variant"], each["seed"]) for each in results}
     waiting = [(name, seed) for seed in range(options.seeds) for name in options.only if (name, seed) not in done]
     if waiting:
         datasets = {None: options.dataset, **{count: draw(options.dataset, count, options.folder) for count in SIZES}}
         scorer = Scorer(options.tasks, options.tasks_folder)
-        with ThreadPoolExecutor(options.jobs) as pool, kept.open("a") as file:
+        with ThreadPoolExecutor(options.jobs) as pool, KEPT.open("a") as file:
             trained = pool.map(lambda each: train(each[0], each[1], datasets, options.folder), waiting)
             for (name, seed), (export, seconds) in zip(waiting, trained, strict=True):
                 scores = scorer.score(export, None if VARIANTS[name].steps else seed)
