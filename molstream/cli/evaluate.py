@@ -17,7 +17,10 @@ EXAMPLES = {
         "molstream evaluate vectors export=runs/mine/export data_dir=moleculenet tasks=[freesolv,esol,lipo,bbbp,bace]",
         "molstream evaluate vectors export=runs/mine input=freesolv.csv target=expt 'vectors={other: other.npy}'",
     ),
-    "conformers": ("molstream evaluate conformers run_dir=runs/mine dataset=datasets/unseen",),
+    "conformers": (
+        "molstream evaluate conformers run_dir=runs/mine dataset=datasets/unseen",
+        "molstream evaluate conformers run_dir=org/name dataset=datasets/unseen",
+    ),
     "bonds": ("molstream evaluate bonds run_dir=runs/mine dataset=datasets/unseen molecules=1000",),
 }
 WIDTH = 300
@@ -81,12 +84,15 @@ def evaluate_generated(kind: str, config: EvaluateGeneratedConfig) -> None:
 
     from molstream.io.locks import claimed
     from molstream.training.evaluation.generated import GENERATED
+    from molstream.training.checkpoint.exported import CONFIG_FILE
+    from molstream.training.hubs.source import is_remote
     from molstream.training.run.directory import RunDirectory
 
     score, table = GENERATED[kind]
-    output = Path(config.output) if config.output else Path(config.run_dir) / f"{kind}.json"
-    # Before anything is made in a folder that is no run.
-    RunDirectory(config.run_dir).config()
+    output = Path(config.output) if config.output else _folder(config.run_dir) / f"{kind}.json"
+    # Before anything is made in a folder that is neither an export nor a run.
+    if not is_remote(config.run_dir) and not (Path(config.run_dir) / CONFIG_FILE).is_file():
+        RunDirectory(config.run_dir).config()
     with claimed(output):
         result = score(config, output)
         _write(result, output)

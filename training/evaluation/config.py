@@ -100,10 +100,11 @@ class EvaluateVectorsConfig(InputConfig):
 
 @configuration
 class EvaluateGeneratedConfig:
-    """Compare what a run generates with the molecules of a dataset."""
+    """Compare what a run, or an export with its heads, generates with the molecules of a dataset."""
 
     run_dir: str
-    """The pretraining run."""
+    """The pretraining run; or an export that has its heads: a folder, `org/name` of Hugging Face, `mlflow://NAME` or a
+    URL, as s3://bucket/prefix."""
     dataset: str
     """Folder whose conformers are the reference, or the input of bonds; one that was not trained on."""
     molecules: NonNegativeInt = 200
@@ -117,7 +118,8 @@ class EvaluateGeneratedConfig:
     step: NonNegativeInt | None = None
     """Step of the checkpoint; the newest intact one by default."""
     output: str | None = None
-    """JSON file; `conformers.json` or `bonds.json` in the run directory by default."""
+    """JSON file; `conformers.json` or `bonds.json` by default, in the run, or in the export's parent folder; in this
+    folder for an export of a hub."""
     sampler: SamplerConfig = SamplerConfig()
     """How samples are drawn."""
     seed: NonNegativeInt = 0

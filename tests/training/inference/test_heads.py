@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from molstream import generate, load_pretrained
+from molstream.cli.main import main
 from molstream.errors import CheckpointError, ConfigError
 from molstream.training.checkpoint.exported import CONFIG_FILE, FILES, HEADS_FILE, WEIGHTS_FILE, sealed
 from molstream.training.data.labels import Labels
@@ -73,6 +74,19 @@ def metadata(file: Path) -> dict[str, str]:
 def test_an_export_with_heads_generates_what_the_run_generates(small_run, complete):
     np.testing.assert_array_equal(positions(complete), positions(small_run))
     assert set(json.loads((complete / CONFIG_FILE).read_text())[FILES]) == {WEIGHTS_FILE, HEADS_FILE}
+
+
+def test_an_export_with_heads_is_evaluated_as_the_run_is(small_run, complete, dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert push_target(f"file://{tmp_path}/store", True, None).push(complete, True, None).changed
+    options = ["molecules=4", "sampler.num_steps=2"]
+    where = {small_run: small_run, complete: complete.parent, f"file://{tmp_path}/store": tmp_path}
+    results = []
+    for source, folder in where.items():
+        assert main(["evaluate", "bonds", f"run_dir={source}", f"dataset={dataset}", *options]) == 0, capsys.readouterr()
+        results.append(json.loads((folder / "bonds.json").read_text()))
+    assert results[0]["molecules"] == 4
+    assert results[1:] == results[:1] * 2
 
 
 def test_a_push_carries_the_heads_and_only_generation_downloads_them(complete, export, tmp_path, home, capsys):
