@@ -83,8 +83,8 @@ def evaluate_generated(kind: str, config: EvaluateGeneratedConfig) -> None:
     from rich.console import Console
 
     from molstream.io.locks import claimed
-    from molstream.training.evaluation.generated import GENERATED
     from molstream.training.checkpoint.exported import CONFIG_FILE
+    from molstream.training.evaluation.generated import GENERATED
     from molstream.training.hubs.source import is_remote
     from molstream.training.run.directory import RunDirectory
 

@@ -11,7 +11,7 @@ from molstream.errors import DataError
 from molstream.io.reading import AnyNumber, Natural, mismatch, parse_yaml, read_bounded, read_json
 from molstream.io.remote import shown
 from molstream.preprocessing.config import FeaturizeConfig
-from molstream.training.checkpoint.exported import EVALUATION_FILE, FINGERPRINT
+from molstream.training.checkpoint.exported import EVALUATION_FILE, FILES, WEIGHTS_FILE
 from molstream.training.inference.config import ExportConfig
 from molstream.training.inference.featurizing import model_featurizer
 from molstream.training.memory import on_meta
@@ -22,7 +22,7 @@ from molstream.training.run.directory import RESTORE, RunDirectory
 from molstream.training.run.history import Launch, read_launches
 
 EVALUATION = {
-    "export_fingerprint": str | None,
+    "weights_sha256": str | None,
     "representation": str,
     "head": str,
     "composition": [str],
@@ -121,7 +121,7 @@ def facts_of(run: RunDirectory, export: ExportConfig, output: Path, config: Mapp
         launches=read_launches(run.path),
         ema_decay=pretrain.optim.ema_decay,
         init_from=pretrain.init_from,
-        evaluation=evaluation_of(config[FINGERPRINT], run.path / EVALUATION_FILE),
+        evaluation=evaluation_of(config[FILES][WEIGHTS_FILE]["sha256"], run.path / EVALUATION_FILE),
         sources=sources,
     )
 
@@ -135,8 +135,8 @@ def _title(run: RunDirectory, export: ExportConfig, output: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def evaluation_of(fingerprint: str, file: Path) -> dict[str, Any] | None:
-    """The evaluation in a run's folder, if it is one of an export with this fingerprint; warns of another.
+def evaluation_of(weights_sha256: str, file: Path) -> dict[str, Any] | None:
+    """The evaluation in a run's folder, if it is one of these weights; warns of another.
 
     Raises:
         DataError: it is damaged.
@@ -144,10 +144,10 @@ def evaluation_of(fingerprint: str, file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     found = read_json(file, EVALUATION, "Write it again with `molstream evaluate vectors`, or remove it.")
-    if found["export_fingerprint"] == fingerprint:
+    if found["weights_sha256"] == weights_sha256:
         return found
     print(
-        f"warning: {file} is about another export, and is left out: evaluate this one, and export again",
+        f"warning: {file} is about other weights, and is left out: evaluate this one, and export again",
         file=sys.stderr,
     )
     return None

@@ -63,20 +63,21 @@ def test_the_card_has_the_sources_and_the_evaluation_of_the_same_weights(small_r
         molstream("export", f"run_dir={run}", f"output={tmp_path / 'again'}", *words)
         return (tmp_path / "again" / "README.md").read_text()
 
-    own = card("purpose=test", f"sources={tmp_path / 'sources.md'}")
+    own = card("include=[heads]", f"sources={tmp_path / 'sources.md'}")
     assert "## Sources and licences\n\nSix sources; licence: CC0\n" in own
     for folding in json.loads(evaluation.read_text())["foldings"]:
         assert all(f"- {sentence}\n" in own for sentence in folding["sentences"])
         for row in folding["table"]["rows"]:
             assert f"| {' | '.join([row['representation'], *row['cells']])} |\n" in own
-    # Not what the scores are of.
-    other = card("purpose=pretrained")
+    result = json.loads(evaluation.read_text())
+    (run / "eval.json").write_text(json.dumps({**result, "weights_sha256": "0" * 64}))
+    other = card()
     assert "was not measured for this export" in other
     assert "Six sources" not in other
     (run / "eval.json").write_text("{}")
     refused = molstream("export", f"run_dir={run}", check=False)
     assert refused.returncode == 1
-    assert "eval.json cannot be used: the key 'export_fingerprint' is missing" in refused.stderr
+    assert "eval.json cannot be used: the key 'weights_sha256' is missing" in refused.stderr
     missing = molstream("export", f"run_dir={run}", f"sources={tmp_path / 'no.md'}", check=False)
     assert f"{tmp_path / 'no.md'} cannot be read: No such file or directory. Give the path" in missing.stderr
 

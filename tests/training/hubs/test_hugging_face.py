@@ -1,5 +1,6 @@
 """Hugging Face: pulls by name and revision, cache, offline, errors, by the unmodified client from a server here."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -98,7 +99,7 @@ def test_vectors_of_a_repository_are_evaluated(hub, exports, tmp_path):
     assert main(["evaluate", "vectors", *words, f"output={tmp_path}/eval.json", "untrained_seeds=1", "num_cpus=1"]) == 0
     result = json.loads((tmp_path / "eval.json").read_text())
     assert (result["export"], result["revision"]) == (NAME, "v1")
-    assert result["export_fingerprint"] == json.loads((exports[0] / CONFIG_FILE).read_text())["fingerprint"]
+    assert result["weights_sha256"] == hashlib.sha256((exports[0] / WEIGHTS_FILE).read_bytes()).hexdigest()
     assert hub.count("GET", f"/resolve/{commit}/") > 0
 
 

@@ -83,7 +83,8 @@ def test_an_export_with_heads_is_evaluated_as_the_run_is(small_run, complete, da
     where = {small_run: small_run, complete: complete.parent, f"file://{tmp_path}/store": tmp_path}
     results = []
     for source, folder in where.items():
-        assert main(["evaluate", "bonds", f"run_dir={source}", f"dataset={dataset}", *options]) == 0, capsys.readouterr()
+        line = ["evaluate", "bonds", f"run_dir={source}", f"dataset={dataset}", *options]
+        assert main(line) == 0, capsys.readouterr()
         results.append(json.loads((folder / "bonds.json").read_text()))
     assert results[0]["molecules"] == 4
     assert results[1:] == results[:1] * 2

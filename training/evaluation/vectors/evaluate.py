@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from molstream.errors import ConfigError
-from molstream.training.checkpoint.exported import FINGERPRINT
+from molstream.training.checkpoint.exported import FILES, WEIGHTS_FILE
 from molstream.training.evaluation.config import EvaluateVectorsConfig
 from molstream.training.evaluation.vectors.features import (
     DESCRIPTORS,
@@ -78,7 +78,7 @@ def evaluate_vectors(config: EvaluateVectorsConfig) -> dict[str, Any]:
         "evaluation": "vectors",
         "export": config.export,
         "revision": config.revision,
-        "export_fingerprint": embedder.description.get(FINGERPRINT),
+        "weights_sha256": embedder.description.get(FILES, {}).get(WEIGHTS_FILE, {}).get("sha256"),
         "dataset_fingerprint": embedder.description["training"]["dataset_fingerprint"],
         "representation": config.representation,
         "readout": config.readout,
