@@ -57,14 +57,20 @@ class Variant:
     steps: int = BASE_STEPS
     width: int = BASE_WIDTH
     layers: int = BASE_LAYERS
-    both: bool = False
-    """Whether there is a 3D encoder as well."""
+    encoders: tuple[str, ...] = ("graph_transformer",)
+    """Encoders of the model."""
 
 
 def moleculesde(*overrides: str, also: str = "") -> Variant:
     """A variant of MoleculeSDE, and perhaps another objective."""
     options = tuple(f"objective.moleculesde.{each}" for each in overrides)
-    return Variant((f"objective=[moleculesde{also}]", *options), both=True)
+    return Variant((f"objective=[moleculesde{also}]", *options), encoders=("graph_transformer", "geometry_transformer"))
+
+
+def blended(objectives: str, *overrides: str, steps: int = BASE_STEPS) -> Variant:
+    """Objectives on the encoder of MoleBLEND, with options of MoleBLEND."""
+    options = tuple(f"objective.moleblend.{each}" for each in overrides)
+    return Variant((f"objective=[{objectives}]", *options), encoders=("blend_transformer",), steps=steps)
 
 
 def descriptors(*overrides: str, **sizes: Any) -> Variant:
@@ -72,6 +78,12 @@ def descriptors(*overrides: str, **sizes: Any) -> Variant:
     return Variant(("objective=descriptors", *overrides), **sizes)
 
 
+BALANCED = ("noise_coefficient=0.3", "path_length_coefficient=1", "path_bonds_coefficient=1")
+"""Weights of MoleBLEND by which no term's gradient drowns the others."""
+MOSTLY_GRAPHS = tuple(
+    f"blend.{name}" for name in ("path_length=0.4", "path_bonds=0.4", "distance=0.2", "surroundings=0.2")
+)
+"""What is shown of molecules, near to what the encoder is given when it embeds them."""
 NO_CONTRAST, NO_3D, NO_2D = (f"{name}_coefficient=0" for name in ("contrastive", "position", "bond"))
 VARIANTS: dict[str, Variant] = {
     "untrained": descriptors(steps=0),
@@ -92,6 +104,18 @@ VARIANTS: dict[str, Variant] = {
     "MoleculeSDE without contrast + descriptors": moleculesde(NO_CONTRAST, also=",descriptors"),
     "2D to 3D + descriptors": moleculesde(NO_CONTRAST, NO_2D, also=",descriptors"),
     "0.3 x 2D to 3D + descriptors": moleculesde(NO_CONTRAST, NO_2D, "weight=0.3", also=",descriptors"),
+    # MoleBLEND, and others on its encoder
+    "blend encoder, untrained": blended("descriptors", steps=0),
+    "blend encoder, descriptors": blended("descriptors"),
+    "blend encoder, MoleculeSDE": blended("moleculesde"),
+    "MoleBLEND": blended("moleblend"),
+    "MoleBLEND, balanced": blended("moleblend", *BALANCED),
+    "MoleBLEND, balanced, hidden pairs": blended("moleblend", *BALANCED, "loss_on=hidden"),
+    "MoleBLEND, balanced, mostly bond graphs": blended("moleblend", *BALANCED, *MOSTLY_GRAPHS),
+    "MoleBLEND + descriptors": blended("moleblend,descriptors"),
+    "MoleBLEND, balanced + descriptors": blended("moleblend,descriptors", *BALANCED),
+    "MoleBLEND + MoleculeSDE": blended("moleblend,moleculesde"),
+    "MoleBLEND + MoleculeSDE + descriptors": blended("moleblend,moleculesde,descriptors"),
     # the regression
     "descriptors, winsorised": descriptors("objective.descriptors.transform=winsorise"),
     "descriptors, head on the mean": descriptors("model.graph_transformer.readout=mean"),
@@ -139,11 +163,10 @@ def sizes(variant: Variant) -> Iterator[str]:
     """The overrides that set the sizes of a model: encoders, and score networks of three quarters of their width."""
     width, layers = variant.width, variant.layers
     trunk = f"hidden: {3 * width // 4}, num_layers: {layers - 1}, num_heads: 3, feed_forward: {2 * width}"
-    yield f"model.graph_transformer={encoder(width, layers)}"
-    if not variant.both:
+    yield from (f"model.{name}={encoder(width, layers)}" for name in variant.encoders)
+    if variant.encoders == ("graph_transformer",):
         yield "model/encoder_3d=none"
         return
-    yield f"model.geometry_transformer={encoder(width, layers)}"
     for name in ("position_transformer", "bond_transformer"):
         yield f"model.{name}={{trunk: {{{trunk}, pair_hidden: 32}}, readout_hidden: {3 * width // 4}}}"
 
@@ -164,7 +187,7 @@ def train(name: str, seed: int, datasets: dict[int | None, Path], folder: Path) 
         "pretrain",
         f"data.path={datasets[variant.molecules]}",
         f"run_dir={run}",
-        "model=tiny",
+        "model=moleblend_tiny" if "blend_transformer" in variant.encoders else "model=tiny",
         *sizes(variant),
         "data.lanes=1",
         "data.micro_batch=64",
