@@ -4,7 +4,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,10 +163,15 @@ class MLflowHub(Hub):
         """The run of an export, which a push that broke off may have made."""
         from mlflow.exceptions import MlflowException
 
-        if client.get_experiment_by_name(EXPERIMENT) is None:
-            with suppress(MlflowException):  # Another process has made it at this moment.
-                client.create_experiment(EXPERIMENT)
         experiment: Any = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            try:
+                client.create_experiment(EXPERIMENT)
+            except MlflowException:
+                # Another process may have made it at this moment.
+                if client.get_experiment_by_name(EXPERIMENT) is None:
+                    raise
+            experiment = client.get_experiment_by_name(EXPERIMENT)
         found = client.search_runs([experiment.experiment_id], f"tags.`{CONTENT_TAG}` = '{content}'", max_results=1)
         if found:
             return found[0].info.run_id
