@@ -9,7 +9,7 @@ from molstream.training.data.labels import Labels
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.layers import Blockwise
-from molstream.training.objectives.base import ObjectiveOutput
+from molstream.training.objectives.base import GlobalBatch, GlobalShare, ObjectiveOutput, weighted_sum
 from molstream.training.objectives.config import ObjectiveConfig
 from molstream.training.objectives.table import build_objective
 
@@ -22,9 +22,21 @@ class PretrainingModule(nn.Module):
         self.encoders = Encoders(model)
         self.objective = build_objective(objective, model, labels)
 
-    def forward(self, batch: MoleculeBatch, generator: torch.Generator) -> ObjectiveOutput:
-        """Compute loss and metrics of a micro-batch; all random draws come from ``generator``."""
-        return self.objective(batch, self.encoders, generator)
+    def forward(
+        self, batch: MoleculeBatch | GlobalBatch, generator: torch.Generator, share: GlobalShare | None = None
+    ) -> ObjectiveOutput:
+        """Compute loss and metrics of a micro-batch, or those of the codes of a global batch.
+
+        Both are forwards of the root, from which ZeRO 3 follows the order of the modules.
+
+        Args:
+            batch: molecules, or codes.
+            generator: source of all draws.
+            share: what the loss of the global batch means for a micro-batch.
+        """
+        if isinstance(batch, GlobalBatch):
+            return weighted_sum(self.objective.global_terms(batch, generator))
+        return self.objective(batch, self.encoders, generator, share)
 
 
 def run_children_once(module: nn.Module) -> None:

@@ -29,7 +29,9 @@ from molstream.training.data.validation import ValidationStream
 from molstream.training.distributed.context import DistributedContext
 from molstream.training.distributed.signals import graceful_stop
 from molstream.training.distributed.watchdog import Watchdog
-from molstream.training.engine.engine import Engine, EngineProgress
+from molstream.training.engine.engine import Engine
+from molstream.training.engine.progress import EngineProgress
+from molstream.training.look_ahead import LookAhead
 from molstream.training.memory import require_room_to_train
 from molstream.training.metrics.recorder import recording
 from molstream.training.metrics.records import is_finite, peak_memory_gib
@@ -91,6 +93,7 @@ class Trainer:
             gradient_clipping=config.optim.gradient_clipping,
             ema_decay=config.optim.ema_decay,
         )
+        self._look_ahead = LookAhead(self.engine, module.objective, data.lanes)
         self.store = run.checkpoints(config)
         self._records = StepRecords(context, data.lanes, data.micro_batch)
 
@@ -188,8 +191,11 @@ class Trainer:
         histograms = self.dataset.record()["histograms"]
         descriptors = len(self.dataset.descriptor_names) if "descriptors" in self._required else 0
         targets = len(self.dataset.target_names) if "targets" in self._required else 0
-        batch = largest_batch(histograms, self.config.data.micro_batch, targets, descriptors)
-        kept = self.engine.dry_run(batch.to(self.context.device), self._generator(0, 0))
+        batch = largest_batch(histograms, self.config.data.micro_batch, targets, descriptors).to(self.context.device)
+        share = self._look_ahead.shares(
+            [(batch, self._generator(0, 0)) for _ in self.lanes], self._generator(0, ALL), 0.0
+        )
+        kept = self.engine.dry_run(batch, self._generator(0, 0), *share[0])
         parts = {**self.engine.memory(), "activations": kept}
         self._say(
             "memory per process: "
@@ -204,11 +210,15 @@ class Trainer:
         lanes = next(batches)
         wait = time.perf_counter() - started
         metrics: list[dict[str, Tensor]] = []
-        for lane, batch in zip(self.lanes, lanes, strict=True):
-            output = self.engine.accumulate(batch.to(self.context.device), self._generator(step, lane))
+        here = [batch.to(self.context.device) for batch in lanes]
+        draws = [self._generator(step, lane) for lane in self.lanes]
+        shares = self._look_ahead.shares(list(zip(here, draws)), self._generator(step, ALL), step / self.config.steps)
+        for lane, batch, share in zip(self.lanes, here, shares, strict=True):
+            output = self.engine.accumulate(batch, self._generator(step, lane), *share)
             metrics.append({"loss": output.loss.detach(), **output.metrics})
         rate = learning_rate(self.config.optim, step, self.config.steps)
         norm = self.engine.step([rate * scale for scale in self._scales])
+        self._look_ahead.end_step(math.isfinite(norm))
         if self.engine.progress.skipped:
             self._leave_out(step, torch.stack([values["loss"] for values in metrics]))
         seconds = time.perf_counter() - started
@@ -308,6 +318,9 @@ class Trainer:
         if self.context.rank == 0:
             self.run.log(text)
 
+
+ALL = 2**62
+"""Used instead of the lane in the random keys of the global batch; larger than any lane."""
 
 VALIDATION = 2**62
 """Used instead of the step in the random keys of a validation; larger than the steps of any run."""

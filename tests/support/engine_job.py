@@ -17,7 +17,9 @@ from molstream.training.checkpoint.store import FolderStore
 from molstream.training.checkpoint.writer import CheckpointWriter, Retention
 from molstream.training.distributed.context import start_processes, stop_processes
 from molstream.training.distributed.deepspeed_compat import end_process
-from molstream.training.engine.engine import Engine, EngineConfig, EngineProgress
+from molstream.training.engine.config import EngineConfig
+from molstream.training.engine.engine import Engine
+from molstream.training.engine.progress import EngineProgress
 from molstream.training.optim.muon import MuonAdamW
 
 LANES, MICRO_BATCH = 4, 5
@@ -73,6 +75,24 @@ def state_of(engine: Engine, step: int) -> RunState:
     )
 
 
+def restore(engine: Engine, checkpoint: Path) -> None:
+    """Load a checkpoint of a job."""
+    saved = load_checkpoint(checkpoint)
+    progress = EngineProgress(saved.state.loss_scale, saved.state.optimizer_steps, saved.state.finite_steps)
+    engine.load(saved.weights, saved.moments, saved.average, progress)
+
+
+def finish(engine: Engine, step: int, rows: list[list[float]], target: Path) -> None:
+    """Write the checkpoint after ``step`` steps and, in JSON, the numbers of the steps; then end the process."""
+    writer = CheckpointWriter(FolderStore(target), engine.context, Retention(), lambda text: None, 0)
+    writer.begin(engine.snapshot(), state_of(engine, step), "")
+    writer.finish()
+    if engine.context.rank == 0:
+        (target / "rows.json").write_text(json.dumps(rows))
+    stop_processes()
+    end_process(0)
+
+
 def main() -> None:
     """Train as one rank, by the options in the command line."""
     options, source, target = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
@@ -99,9 +119,7 @@ def main() -> None:
         ema_decay=0.9,
     )
     if start:
-        saved = load_checkpoint(source / name_of(start))
-        progress = EngineProgress(saved.state.loss_scale, saved.state.optimizer_steps, saved.state.finite_steps)
-        engine.load(saved.weights, saved.moments, saved.average, progress)
+        restore(engine, source / name_of(start))
     rows = []
     for step in range(start, stop):
         losses = []
@@ -114,13 +132,7 @@ def main() -> None:
             losses.append(engine.accumulate(x, y).loss.detach())
         norm = engine.step([1e-2, 5e-3])
         rows.append([*context.gather_lanes(torch.stack(losses)).tolist(), norm, engine.progress.loss_scale])
-    writer = CheckpointWriter(FolderStore(target), context, Retention(), lambda text: None, 0)
-    writer.begin(engine.snapshot(), state_of(engine, stop), "")
-    writer.finish()
-    if context.rank == 0:
-        (target / "rows.json").write_text(json.dumps(rows))
-    stop_processes()
-    end_process(0)
+    finish(engine, stop, rows, target)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """The training engine: DeepSpeed on one process or many, on CPUs (gloo) or GPUs (nccl)."""
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +16,10 @@ from molstream.training.engine.batch_norm import LaneAveragedStatistics
 from molstream.training.engine.config import EngineConfig, deepspeed_settings
 from molstream.training.engine.gradients import PartitionedGradients, SummedGradients
 from molstream.training.engine.precision import PRECISIONS
+from molstream.training.engine.progress import FIRST_LOSS_SCALE, EngineProgress
 from molstream.training.engine.zero_state import MOMENTS, STATES
 from molstream.training.optim.ema import ExponentialMovingAverage
 from molstream.training.optim.muon import Muon, MuonAdamW, is_muon
-
-FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2.0**24, 2000
-"""Loss scale of fp16: halved after a non-finite gradient, doubled after GROWTH_INTERVAL steps with finite ones."""
 
 
 class Engine:
@@ -76,14 +73,12 @@ class Engine:
         )
         self._average = ExponentialMovingAverage(self._state, self._parameters, ema_decay) if ema_decay else None
         self._statistics = LaneAveragedStatistics(module, lanes)
-        self._accumulated = 0
+        self._accumulated, self._begun = 0, False
         self.progress = EngineProgress(loss_scale=FIRST_LOSS_SCALE if config.precision == "fp16" else 1.0)
 
     def accumulate(self, *inputs: Any) -> Any:
         """Run forward and backward on one lane's micro-batch, add its gradient, and return the module's output."""
-        if self._accumulated == 0:
-            self._statistics.begin_step()
-            self._gradients.clear()
+        self._begin_step()
         self._statistics.begin_lane()
         with self._autocast():
             output = self.module(*inputs)
@@ -91,6 +86,42 @@ class Engine:
         self._gradients.add(output.loss * self.progress.loss_scale)
         self._accumulated += 1
         return output
+
+    def look_ahead(self, *inputs: Any) -> Any:
+        """Run forward on one lane's micro-batch as :meth:`accumulate` will, without gradients (collective at ZeRO 3).
+
+        It comes before the first lane is accumulated, and leaves BatchNorm's statistics to that.
+        """
+        self._begin_step()
+        self._statistics.begin_lane()
+        with torch.no_grad(), self._autocast():
+            return self.module(*inputs)
+
+    def accumulate_once(self, leaves: Sequence[Tensor], *inputs: Any) -> tuple[Any, list[Tensor]]:
+        """Run forward and backward on inputs that are the same on all processes, in fp32, and add the gradient once.
+
+        It counts as much as the mean over the lanes, whose losses are accumulated beside it (collective).
+
+        Args:
+            leaves: tensors that the inputs contain, which require a gradient.
+            inputs: of the module.
+
+        Returns:
+            The module's output, and the gradient of its ``loss`` with respect to each of ``leaves``.
+        """
+        self._begin_step()
+        output = self.module(*inputs)
+        # All processes add the same, and the sum is divided by the number of lanes.
+        factor = self._lanes / self.context.world_size * self.progress.loss_scale
+        found = self._gradients.add(output.loss * factor, leaves)
+        return output, [gradient / factor for gradient in found]
+
+    def _begin_step(self) -> None:
+        """Clear what is summed over lanes, at the first call of a step."""
+        if not self._begun:
+            self._statistics.begin_step()
+            self._gradients.clear()
+            self._begun = True
 
     def evaluate(self, *inputs: Any) -> Any:
         """Run forward on a micro-batch in evaluation mode, without gradients (collective at ZeRO 3)."""
@@ -115,7 +146,7 @@ class Engine:
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             self.accumulate(*inputs)
-        self._accumulated = 0
+        self._accumulated, self._begun = 0, False
         self._statistics.discard_step()
         for parameter in self._parameters.values():
             kept.pop(parameter.untyped_storage().data_ptr(), None)
@@ -142,7 +173,7 @@ class Engine:
             and statistics are unchanged.
         """
         assert self._accumulated == self._lanes // self.context.world_size, "every lane is accumulated once per step"
-        self._accumulated = 0
+        self._accumulated, self._begun = 0, False
         norm = self._gradients.mean(self._lanes, self.progress.loss_scale)
         finite = math.isfinite(norm)
         self.progress = self.progress.after(finite, self.config.precision == "fp16")
@@ -203,7 +234,7 @@ class Engine:
         weights: dict[str, Tensor],
         moments: dict[str, Tensor],
         average: dict[str, Tensor],
-        progress: "EngineProgress",
+        progress: EngineProgress,
     ) -> None:
         """Restore a state that was saved at any world size and stage (collective).
 
@@ -247,34 +278,3 @@ class Engine:
                 key = parameter, moment
                 moments[f"{moment}.{name}"] = partial(self._state.read, *key), partial(self._state.write, *key)
         return moments
-
-
-@dataclass(frozen=True)
-class EngineProgress:
-    """Scalar state of an engine: loss scale and step counters."""
-
-    loss_scale: float = 1.0
-    """Factor on the loss, so that small gradients do not underflow in fp16; 1 in fp32 and bf16."""
-    optimizer_steps: int = 0
-    """Number of steps that the optimizer has taken."""
-    finite_steps: int = 0
-    """Number of steps with a finite gradient since the last non-finite one, or since the loss scale grew."""
-    skipped: int = 0
-    """Number of consecutive skipped steps, up to now, that a smaller loss scale would not have prevented."""
-
-    def after(self, finite: bool, scaled: bool) -> "EngineProgress":
-        """The progress after one more step.
-
-        Args:
-            finite: whether the gradient of the step was finite.
-            scaled: whether losses are scaled, as in fp16.
-        """
-        scale, count = self.loss_scale, self.finite_steps + 1
-        if not finite:
-            hopeless = not scaled or scale <= 1.0
-            return EngineProgress(
-                max(scale / 2, 1.0) if scaled else scale, self.optimizer_steps, 0, self.skipped + hopeless
-            )
-        if scaled and count >= GROWTH_INTERVAL:
-            scale, count = min(scale * 2, LARGEST_LOSS_SCALE), 0
-        return EngineProgress(scale, self.optimizer_steps + 1, count, 0)

@@ -40,11 +40,13 @@ class SummedGradients:
         """Bytes of the gradient sums on this process."""
         return self._sum.untyped_storage().nbytes()
 
-    def add(self, loss: Tensor) -> None:
-        """Compute the gradient of one lane's loss and add it to the sums."""
-        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+    def add(self, loss: Tensor, leaves: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Compute the gradient of a loss and add it to the sums; returns that with respect to ``leaves``."""
+        wanted = [*self._parameters, *leaves]
+        gradients = torch.autograd.grad(loss, wanted, materialize_grads=True)
         for total, gradient in zip(self._parts.values(), gradients):
             total += gradient
+        return list(gradients[len(self._parameters) :])
 
     def mean(self, lanes: int, loss_scale: float) -> float:
         """Turn the sums into the mean over all lanes, and return its L2 norm (collective).
@@ -116,12 +118,16 @@ class PartitionedGradients:
         """Bytes of the gradient sums on this process."""
         return self._sum.untyped_storage().nbytes()
 
-    def add(self, loss: Tensor) -> None:
-        """Compute the gradient of one lane's loss and add it to the sums (collective)."""
+    def add(self, loss: Tensor, leaves: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Compute the gradient of a loss and add it to the sums (collective); returns that with respect to ``leaves``.
+
+        A leaf has no gradient before.
+        """
         self._begin_lane()
         self._engine.backward(loss, scale_wrt_gas=False)
         while self._next < len(self._buckets):
             self._reduce()
+        return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
 
     def mean(self, lanes: int, loss_scale: float) -> float:
         """Turn the sums into the mean over all lanes, and return its L2 norm (collective).

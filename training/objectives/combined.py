@@ -1,7 +1,7 @@
 """Combines several objectives on the same encoders into one: a weighted sum of their losses."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -11,7 +11,7 @@ from molstream.randomness import keyed_seed
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.diffusion.conditional import Conditional
 from molstream.training.models.encoders import EncodedOnce, Encoders
-from molstream.training.objectives.base import Objective, ObjectiveOutput, Term
+from molstream.training.objectives.base import GlobalBatch, GlobalShare, Objective, ObjectiveOutput, Split, Term
 
 
 class CombinedObjective(Objective):
@@ -33,6 +33,7 @@ class CombinedObjective(Objective):
         self.required_fields = frozenset().union(*(part.required_fields for part in parts.values()))
         self.modalities = frozenset().union(*(part.modalities for part in parts.values()))
         self.notes = tuple(note for part in parts.values() for note in part.notes)
+        self.is_global = any(part.is_global for part in parts.values())
 
     @property
     def parts(self) -> dict[str, Objective]:
@@ -44,18 +45,41 @@ class CombinedObjective(Objective):
 
         All share one pass of each encoder, whose dropout masks the first objective to use it draws.
         """
-        found: dict[str, Term] = {}
         shared = EncodedOnce(encoders)
-        for number, (name, part) in enumerate(self._parts.items()):
-            own = generator if number == 0 else _keyed(generator, name)
-            for branch, term in part.terms(batch, shared, own).items():
-                weighted = replace(term, coefficient=self._weights[name] * term.coefficient)
-                found |= {branch: weighted} if len(self._parts) == 1 else {f"{name}/{branch}": _under(name, weighted)}
-        return found
+        return self._named(
+            {name: part.terms(batch, shared, own) for name, part, own in self._with_generators(generator)}
+        )
 
-    def forward(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> ObjectiveOutput:
+    def split(self, batch: MoleculeBatch, encoders: Encoders, generator: torch.Generator) -> Split:
+        """Compute what each objective computes of the micro-batch alone, with the draws of :meth:`terms`."""
+        shared = EncodedOnce(encoders)
+        parts = {name: part.split(batch, shared, own) for name, part, own in self._with_generators(generator)}
+        codes = {f"{name}/{code}": rows for name, part in parts.items() for code, rows in part.codes.items()}
+        return Split(self._named({name: part.terms for name, part in parts.items()}), codes)
+
+    def global_terms(self, whole: GlobalBatch, generator: torch.Generator) -> dict[str, Term]:
+        """Compute the weighted terms of all objectives on their own codes of the global batch."""
+        found = {}
+        for name, part, own in self._with_generators(generator):
+            start = f"{name}/"
+            codes = {code.removeprefix(start): rows for code, rows in whole.codes.items() if code.startswith(start)}
+            found[name] = part.global_terms(replace(whole, codes=codes), own)
+        return self._named(found)
+
+    def end_step(self, generator: torch.Generator) -> None:
+        """Update what learns without a gradient, in every objective."""
+        for _, part, own in self._with_generators(generator):
+            part.end_step(own)
+
+    def forward(
+        self,
+        batch: MoleculeBatch,
+        encoders: Encoders,
+        generator: torch.Generator,
+        share: GlobalShare | None = None,
+    ) -> ObjectiveOutput:
         """Compute the weighted sum of the terms and their metrics; with several objectives, also each one's loss."""
-        output = super().forward(batch, encoders, generator)
+        output = super().forward(batch, encoders, generator, share)
         if len(self._parts) == 1:
             return output
         losses = {f"{name}/loss": output.branch_loss(f"{name}/") / self._weights[name] for name in self._parts}
@@ -78,6 +102,20 @@ class CombinedObjective(Objective):
         for part in self._parts.values():
             scale *= part.learning_rate_scale(name)
         return scale
+
+    def _with_generators(self, generator: torch.Generator) -> Iterator[tuple[str, Objective, torch.Generator]]:
+        """Name, objective and generator of each part."""
+        for number, (name, part) in enumerate(self._parts.items()):
+            yield name, part, generator if number == 0 else _keyed(generator, name)
+
+    def _named(self, parts: Mapping[str, Mapping[str, Term]]) -> dict[str, Term]:
+        """The weighted terms of all objectives; with several, branches and metrics begin with ``NAME/``."""
+        found: dict[str, Term] = {}
+        for name, terms in parts.items():
+            for branch, term in terms.items():
+                weighted = replace(term, coefficient=self._weights[name] * term.coefficient)
+                found |= {branch: weighted} if len(self._parts) == 1 else {f"{name}/{branch}": _under(name, weighted)}
+        return found
 
     def _first(self, method: str) -> Objective:
         """Return the first objective that overrides ``method``; otherwise the first one, whose ``method`` raises."""

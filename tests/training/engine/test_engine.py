@@ -10,7 +10,8 @@ import torch
 from molstream.errors import CheckpointError, ConfigError
 from molstream.training.checkpoint.format import KINDS, load_checkpoint, name_of
 from molstream.training.checkpoint.load import load_weights
-from molstream.training.engine.engine import EngineConfig, EngineProgress
+from molstream.training.engine.config import EngineConfig
+from molstream.training.engine.progress import EngineProgress
 from tests.support.engine_job import LANES, MICRO_BATCH, Network
 from tests.support.processes import run_ranks
 
