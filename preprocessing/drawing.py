@@ -83,18 +83,21 @@ def image_of(smiles: str, size: int, view: View = PLAIN) -> np.ndarray | None:
     return np.ascontiguousarray(channels)
 
 
-def images_of(smiles: Sequence[str], size: int, views: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw g molecules, each in its view.
+def stacked(images: Sequence[np.ndarray | None], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The images of g molecules as one array.
+
+    Args:
+        images: uint8 [3, size, size] each, or None.
+        size: height and width in pixels.
 
     Returns:
-        uint8 [g, 3, size, size], zero for a molecule that cannot be drawn; and bool [g], which ones are drawn.
+        uint8 [g, 3, size, size], zero where there is no image; and bool [g], where there is one.
     """
-    images = np.zeros((len(smiles), 3, size, size), np.uint8)
-    is_drawn = np.zeros(len(smiles), bool)
-    for k, (text, view) in enumerate(zip(smiles, views, strict=True)):
-        if (image := image_of(text, size, view)) is not None:
-            images[k], is_drawn[k] = image, True
-    return images, is_drawn
+    pixels = np.zeros((len(images), 3, size, size), np.uint8)
+    for k, image in enumerate(images):
+        if image is not None:
+            pixels[k] = image
+    return pixels, np.array([image is not None for image in images], bool)
 
 
 def _laid_out(mol: Chem.Mol, view: View) -> Chem.Mol:

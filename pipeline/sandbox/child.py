@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from rdkit import Chem, rdBase
 
@@ -24,6 +25,7 @@ from molstream.pipeline.sandbox.protocol import (
     Answer,
     Request,
     Settings,
+    batch_of_images,
     read_frame,
     read_request,
     write_answer,
@@ -32,6 +34,7 @@ from molstream.pipeline.sandbox.protocol import (
 from molstream.pipeline.shards.codec import decode, encode
 from molstream.pipeline.stages.described import EMBEDDED_SCHEMA, SECONDS, encode_described
 from molstream.preprocessing.draw import draw
+from molstream.preprocessing.drawing import View, image_of
 from molstream.preprocessing.featurize import Description, add_conformers, describe, featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from molstream.preprocessing.scaffold import murcko_scaffold
@@ -105,8 +108,16 @@ def _draw(request: Request, settings: Settings, at: Callable[[int], None]) -> An
     return Answer([], values=tuple(drawings))
 
 
+def _image(request: Request, settings: Settings, at: Callable[[int], None]) -> Answer:
+    images: list[np.ndarray | None] = []
+    for k, (smiles, size, *view) in enumerate(request.records):
+        at(k)
+        images.append(image_of(smiles, size, View(*view)))
+    return Answer([], batch_of_images(images))
+
+
 TRIAL = RawMolecule("CCO", "smiles", "trial", 0)
-STAGES = {"describe": _describe, "embed": _embed, "featurize": _featurize, "draw": _draw}
+STAGES = {"describe": _describe, "embed": _embed, "featurize": _featurize, "draw": _draw, "image": _image}
 
 
 def _child(shared: int, memory_mib: int) -> None:

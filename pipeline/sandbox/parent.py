@@ -16,10 +16,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 
 from molstream.config import PACKAGE
@@ -27,8 +28,10 @@ from molstream.errors import DataError
 from molstream.pipeline.config import SandboxConfig
 from molstream.pipeline.sandbox.protocol import (
     Answer,
+    Frame,
     Request,
     Settings,
+    images_in,
     read_answer,
     read_frame,
     write_frame,
@@ -36,6 +39,7 @@ from molstream.pipeline.sandbox.protocol import (
 )
 from molstream.pipeline.shards.codec import decode
 from molstream.preprocessing.config import FeaturizeConfig
+from molstream.preprocessing.drawing import View
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 
 FRAME = 64
@@ -61,21 +65,6 @@ class _Death:
     reason: str
     detail: str
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Molecules that are sent together, and the origin of each, for the rejection of one that kills the child."""
-
-    request: Request
-    places: tuple[tuple[str, int, str], ...]
-    """Source, row and text of every molecule."""
-
-    def part(self, start: int, stop: int) -> "_Frame":
-        """Molecules ``start`` to ``stop`` (excluded)."""
-        request, batch = self.request, self.request.batch
-        part = None if batch is None else batch.slice(start, stop - start)
-        return _Frame(Request(request.stage, request.records[start:stop], part), self.places[start:stop])
 
 
 class Sandbox:
@@ -111,7 +100,7 @@ class Sandbox:
         """``describe`` of every molecule: batches of DESCRIBED_SCHEMA and rejections."""
         records = [[m.text, m.format, m.source, m.row, m.targets] for m in molecules]
         places = tuple((m.source, m.row, m.text) for m in molecules)
-        return self._all(_Frame(Request("describe", records), places))
+        return self._all(Frame(Request("describe", records), places))
 
     def embed(self, batch: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[Rejection]]:
         """``add_conformers`` of every record: batches of EMBEDDED_SCHEMA and rejections.
@@ -119,26 +108,31 @@ class Sandbox:
         The text of a rejection is the SMILES of the record.
         """
         columns = (batch.column(name).to_pylist() for name in ("source", "row", "smiles"))
-        return self._all(_Frame(Request("embed", [], batch), tuple(zip(*columns))))
+        return self._all(Frame(Request("embed", [], batch), tuple(zip(*columns))))
 
     def featurize(self, molecules: Sequence[RawMolecule]) -> list[MoleculeSample | Rejection]:
         """``featurize`` of every molecule, in their order; both stages together have one deadline."""
         # Numbered, since the rows of records need not differ.
         records = [[m.text, m.format, m.source, k, m.targets] for k, m in enumerate(molecules)]
         places = tuple((m.source, k, m.text) for k, m in enumerate(molecules))
-        batches, rejections = self._all(_Frame(Request("featurize", records), places))
+        batches, rejections = self._all(Frame(Request("featurize", records), places))
         results = [*rejections, *(sample for batch in batches for sample in decode(batch))]
         results.sort(key=lambda result: result.row)
         return [replace(result, row=raw.row) for result, raw in zip(results, molecules, strict=True)]
 
     def draw(self, smiles: Sequence[str]) -> list[str | None]:
         """:func:`~molstream.preprocessing.draw.draw` of every molecule: SVG, None where RDKit cannot."""
-        drawings: list[str | None] = []
-        frame = _Frame(Request("draw", list(smiles)), tuple(("", row, text) for row, text in enumerate(smiles)))
-        for start in range(0, len(smiles), FRAME):
-            for answer in self._run(frame.part(start, start + FRAME)):
-                drawings += answer.values or [None] * len(answer.rejections)
-        return drawings
+        frame = Frame(Request("draw", list(smiles)), tuple(("", row, text) for row, text in enumerate(smiles)))
+        parts = (answer.values or [None] * len(answer.rejections) for answer in self._answers(frame))
+        return [drawing for part in parts for drawing in part]
+
+    def images(self, drawings: Sequence[tuple[str, View]], size: int) -> list[np.ndarray | None]:
+        """:func:`~molstream.preprocessing.drawing.image_of` of SMILES in a view: uint8 [3, size, size], or None."""
+        records = [[smiles, size, *astuple(view)] for smiles, view in drawings]
+        frame = Frame(Request("image", records), tuple(("", row, smiles) for row, (smiles, _) in enumerate(drawings)))
+        answers = self._answers(frame)
+        parts = ([None] * len(a.rejections) if a.batch is None else images_in(a.batch, size) for a in answers)
+        return [image for part in parts for image in part]
 
     def stop(self) -> None:
         """End the child for good; whoever waits for it in another thread gets a DataError."""
@@ -151,14 +145,18 @@ class Sandbox:
         """Process id of the living child, if there is one."""
         return self._child.pid if self._child else None
 
-    def _all(self, molecules: _Frame) -> tuple[list[pa.RecordBatch], list[Rejection]]:
-        """Batches and rejections of any number of molecules, sent in frames of FRAME."""
-        starts = range(0, len(molecules.places), FRAME)
-        answers = [answer for start in starts for answer in self._run(molecules.part(start, start + FRAME))]
+    def _all(self, molecules: Frame) -> tuple[list[pa.RecordBatch], list[Rejection]]:
+        """Batches and rejections of any number of molecules."""
+        answers = self._answers(molecules)
         batches = [answer.batch for answer in answers if answer.batch is not None]
         return batches, [Rejection(**rejection) for answer in answers for rejection in answer.rejections]
 
-    def _run(self, frame: _Frame) -> list[Answer]:
+    def _answers(self, molecules: Frame) -> list[Answer]:
+        """Answers that together cover any number of molecules, sent in frames of FRAME."""
+        starts = range(0, len(molecules.places), FRAME)
+        return [answer for start in starts for answer in self._run(molecules.part(start, start + FRAME))]
+
+    def _run(self, frame: Frame) -> list[Answer]:
         """Answers that together cover the frame; after a death the parts before and behind the culprit are repeated."""
         if not frame.places:
             return []
@@ -177,7 +175,7 @@ class Sandbox:
             *self._run(frame.part(k + 1, len(frame.places))),
         ]
 
-    def _alone(self, frame: _Frame) -> Answer:
+    def _alone(self, frame: Frame) -> Answer:
         """The answer of a fresh child to a frame of one molecule: a rejection if that child ends too."""
         self._kill()
         outcome = self._attempt(frame)
@@ -185,7 +183,7 @@ class Sandbox:
             return outcome
         return Answer([asdict(Rejection(*frame.places[0], "sandbox", outcome.reason, outcome.detail, outcome.seconds))])
 
-    def _attempt(self, frame: _Frame) -> Answer | _Death:
+    def _attempt(self, frame: Frame) -> Answer | _Death:
         child = self._child or self._start()
         assert child.stdin is not None
         assert child.stdout is not None

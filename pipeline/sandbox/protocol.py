@@ -6,14 +6,17 @@ The parent sends :class:`Settings` once, and the child answers with an empty fra
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 
 from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig, StandardizeConfig
 
 _LENGTH = struct.Struct("<Q")
+_IMAGES_SCHEMA = pa.schema([("image", pa.binary())])
 
 
 def write_frame(pipe: IO[bytes], data: bytes) -> None:
@@ -70,6 +73,21 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Molecules that are sent together, and the origin of each, for the rejection of one that kills the child."""
+
+    request: Request
+    places: tuple[tuple[str, int, str], ...]
+    """Source, row and text of every molecule."""
+
+    def part(self, start: int, stop: int) -> "Frame":
+        """Molecules ``start`` to ``stop`` (excluded)."""
+        request, batch = self.request, self.request.batch
+        part = None if batch is None else batch.slice(start, stop - start)
+        return Frame(Request(request.stage, request.records[start:stop], part), self.places[start:stop])
+
+
+@dataclass(frozen=True)
 class Answer:
     """The results of a frame: rows of a record batch for what succeeded, rejections, plain values (drawings)."""
 
@@ -108,6 +126,18 @@ def read_answer(pipe: IO[bytes]) -> Answer:
     """
     rejections, values = json.loads(read_frame(pipe))
     return Answer(rejections, _from_bytes(read_frame(pipe)), tuple(values))
+
+
+def batch_of_images(images: Sequence[np.ndarray | None]) -> pa.RecordBatch:
+    """Images, uint8 each, as the batch of an answer; None, where a molecule cannot be drawn, is null."""
+    column = pa.array([None if image is None else image.tobytes() for image in images], pa.binary())
+    return pa.record_batch([column], schema=_IMAGES_SCHEMA)
+
+
+def images_in(batch: pa.RecordBatch, size: int) -> list[np.ndarray | None]:
+    """The inverse of :func:`batch_of_images`, for images uint8 [3, size, size], which share the batch's memory."""
+    found = (image.as_buffer() for image in batch.column("image"))
+    return [None if each is None else np.frombuffer(each, np.uint8).reshape(3, size, size) for each in found]
 
 
 def _to_bytes(batch: pa.RecordBatch | None) -> bytes:

@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 
 from molstream.preprocessing.config import FeaturizeConfig
-from molstream.preprocessing.drawing import PLAIN, SIZES, View, image_of, images_of, random_view
+from molstream.preprocessing.drawing import PLAIN, SIZES, View, image_of, random_view, stacked
 from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from tests.support.datasets import DRUGS, REPOSITORY
@@ -123,11 +123,11 @@ def test_what_cannot_be_drawn_has_no_image(text):
 
 
 def test_molecules_that_cannot_be_drawn_are_zero():
-    views = [random_view(str(k), 0, 0) for k in range(3)]
-    images, is_drawn = images_of(["CCO", "nothing", MOLECULE], 112, views)
+    drawings = [image_of(text, 112) for text in ("CCO", "nothing", MOLECULE)]
+    images, is_drawn = stacked(drawings, 112)
     assert (images.shape, images.dtype, is_drawn.tolist()) == ((3, 3, 112, 112), np.uint8, [True, False, True])
     assert not images[1].any()
-    assert (images[2] == drawn(MOLECULE, 112, views[2])).all()
+    assert (images[2] == drawn(MOLECULE)).all()
 
 
 @pytest.mark.parametrize("text", ["C", "CC", "[Na+]", "[H][H]", "N#N", "[Cl-].[Na+]", "C" * 100])

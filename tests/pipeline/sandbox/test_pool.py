@@ -7,12 +7,15 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import psutil
 import pytest
 
 from molstream.pipeline.config import SandboxConfig
+from molstream.pipeline.sandbox.parent import Sandbox
 from molstream.pipeline.sandbox.pool import SandboxPool
 from molstream.preprocessing.config import ConformerConfig, FeaturizeConfig
+from molstream.preprocessing.drawing import PLAIN, image_of, random_view
 from molstream.preprocessing.featurize import featurize
 from molstream.preprocessing.fields import MoleculeSample, RawMolecule, Rejection
 from tests.support.samples import assert_same
@@ -67,6 +70,33 @@ def test_a_molecule_that_hangs_costs_its_deadline_and_nothing_else():
     assert time.monotonic() - started < 60
     assert [result.reason for result in found if isinstance(result, Rejection)] == ["deadline"]
     assert isinstance(found[1], Rejection)
+
+
+def test_images_are_those_of_one_process_in_order():
+    smiles = ["CCO", "junk", "c1ccccc1O", "", *("C" * (k % 9 + 1) + "N" for k in range(40))]
+    drawings = [(text, random_view(text, 3, k)) for k, text in enumerate(smiles)]
+    with SandboxPool(SandboxConfig(), CONFIG, 2) as pool:
+        found = list(pool.images(drawings, 112))
+    for image, (text, view) in zip(found, drawings, strict=True):
+        alone = image_of(text, 112, view)
+        assert (image is None) == (alone is None)
+        assert np.array_equal(image, alone) if image is not None else text in ("junk", "")
+
+
+def test_a_molecule_that_kills_its_child_has_no_image(monkeypatch):
+    with Sandbox(SandboxConfig(), CONFIG) as sandbox:
+        attempt = sandbox._attempt
+
+        def killing(frame):
+            sandbox.start()
+            if any(smiles == "CCN" for smiles, *_ in frame.request.records):
+                os.kill(sandbox.child_pid or 0, signal.SIGKILL)
+            return attempt(frame)
+
+        monkeypatch.setattr(sandbox, "_attempt", killing)
+        found = sandbox.images([(text, PLAIN) for text in ("CCN", "CCO")], 112)
+    assert found[0] is None
+    assert np.array_equal(found[1], image_of("CCO", 112))
 
 
 def test_molecules_are_taken_as_results_are_wanted():
