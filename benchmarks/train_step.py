@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def load_batch(path: Path, count: int) -> MoleculeBatch:
         samples = (result for result in results if isinstance(result, MoleculeSample) and len(result.positions))
         record = encode(list(itertools.islice(samples, count)))
         batch = collated(Columns.from_batch(record, COLLATED_FIELDS))
-        save_file({field.name: getattr(batch, field.name) for field in fields(batch)}, cache)
+        save_file(batch.tensors(), cache)
     return MoleculeBatch(**load_file(cache))
 
 

@@ -40,6 +40,10 @@ class MoleculeBatch:
     none."""
     index: Tensor
     """int64 [g]: position of each molecule in the dataset, in manifest order."""
+    images: Tensor | None = None
+    """uint8 [g, 3, s, s]: drawings, zero for a molecule that cannot be drawn; None if they were not asked for."""
+    has_image: Tensor | None = None
+    """bool [g]: whether the molecule is drawn: mask the others, never branch; None without ``images``."""
 
     @property
     def num_graphs(self) -> int:
@@ -53,7 +57,18 @@ class MoleculeBatch:
 
     def to(self, device: torch.device | str) -> "MoleculeBatch":
         """Copy the batch to a device, asynchronously where possible."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that there are, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def present(self, modality: str) -> Tensor:
+        """bool [g]: whether a molecule has what the encoder of a modality, 2d, 3d or image, sees."""
+        if modality == "image":
+            return torch.zeros_like(self.has_pos) if self.has_image is None else self.has_image
+        return self.has_pos if modality == "3d" else torch.ones_like(self.has_pos)
 
     def to_pyg(self, **texts: Sequence[str]) -> "Batch":
         """Convert to a PyG batch, equal to ``Batch.from_data_list`` of the molecules; tensors are shared.
@@ -64,19 +79,20 @@ class MoleculeBatch:
             texts: further attributes, one string per molecule, such as ``smiles``.
 
         Returns:
-            A ``torch_geometric.data.Batch`` with the fields of this class, except that ``index`` is called ``idx``
+            A ``torch_geometric.data.Batch`` with the fields that there are, except that ``index`` is called ``idx``
             (PyG adds the number of atoms to every attribute with "index" in its name), and with ``z``, int64 [n], the
             atomic numbers, as PyG's 3D models expect.
         """
         from torch_geometric.data import Batch
 
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "index"}
+        tensors = {name: value for name, value in self.tensors().items() if name != "index"}
         batch = Batch(**tensors, idx=self.index, z=self.x[:, 0] + 1, **{k: list(text) for k, text in texts.items()})
         atoms, molecules = self.ptr.cpu(), torch.arange(self.num_graphs + 1)
         num_edges = torch.bincount(self.batch[self.edge_index[0]], minlength=self.num_graphs).cpu()
         edges = torch.cat([molecules[:1], num_edges.cumsum(0)])
         slices = {"x": atoms, "edge_index": edges, "edge_attr": edges, "pos": atoms, "z": atoms}
-        slices |= dict.fromkeys(("has_pos", "y", "descriptors", "idx", *texts), molecules)
+        drawn = () if self.images is None else ("images", "has_image")
+        slices |= dict.fromkeys(("has_pos", "y", "descriptors", "idx", *drawn, *texts), molecules)
         nothing = torch.zeros(self.num_graphs, dtype=torch.long)
         # from_data_list sets these too; PyG needs them to separate the molecules.
         batch._num_graphs, batch._slice_dict = self.num_graphs, slices

@@ -10,6 +10,7 @@ from molstream.pipeline.shards.codec import encode
 from molstream.pipeline.shards.columns import Columns
 from molstream.preprocessing.fields import MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.images import Images
 
 COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions")
 """Stored fields that every batch is made of; the other fields (strings, provenance) are not decompressed."""
@@ -22,14 +23,16 @@ def collated_fields(required: Collection[str]) -> tuple[str, ...]:
     return (*COLLATED_FIELDS, *(name for name in OPTIONAL_FIELDS if name in required))
 
 
-def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBatch:
+def collate(columns: Columns, index: np.ndarray, draw: np.ndarray, images: Images | None = None) -> MoleculeBatch:
     """Collate all rows of ``columns`` into one batch.
 
     Args:
         columns: g molecules with the fields of :func:`collated_fields`.
         index: int64 [g], position of each molecule in the dataset.
         draw: uint64 [g], random bits; of a molecule with c conformers, conformer ``draw % c`` is used.
+        images: their drawings, if the batch shall have them.
     """
+    pixels, is_drawn = (None, None) if images is None else map(torch.from_numpy, images)
     atom_offsets = columns.offsets["atom_features"]
     num_atoms = np.diff(atom_offsets)
     ptr = atom_offsets - atom_offsets[0]
@@ -50,6 +53,8 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray) -> MoleculeBa
         y=_table(columns, "targets"),
         descriptors=_table(columns, "descriptors"),
         index=torch.from_numpy(np.array(index, np.int64)),
+        images=pixels,
+        has_image=is_drawn,
     )
 
 

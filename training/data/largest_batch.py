@@ -11,7 +11,11 @@ CARBON, SP3, FOUR_BONDS = 5, 2, 4
 
 
 def largest_batch(
-    histograms: Mapping[str, Mapping[str, int]], molecules: int, targets: int, descriptors: int = 0
+    histograms: Mapping[str, Mapping[str, int]],
+    molecules: int,
+    targets: int,
+    descriptors: int = 0,
+    image_size: int | None = None,
 ) -> MoleculeBatch:
     """Build carbon rings as large as the ``molecules`` largest molecules of a dataset, with bonds of 1.5 angstrom.
 
@@ -20,6 +24,7 @@ def largest_batch(
         molecules: number of molecules in the batch.
         targets: number of targets, all of them missing.
         descriptors: number of descriptors, all of them missing.
+        image_size: height and width of images, which are black; by default there are none.
     """
     heavy_atoms = histograms["heavy_atoms"]
     total = sum(int(size) * count for size, count in heavy_atoms.items())
@@ -52,4 +57,13 @@ def largest_batch(
         y=torch.full((len(sizes), targets), torch.nan),
         descriptors=torch.full((len(sizes), descriptors), torch.nan),
         index=torch.zeros(len(sizes), dtype=torch.long),
+        **_black(len(sizes), image_size),
     )
+
+
+def _black(molecules: int, size: int | None) -> dict[str, torch.Tensor]:
+    """The fields of a batch for images of molecules, if it has them."""
+    if size is None:
+        return {}
+    pixels = torch.zeros((molecules, 3, size, size), dtype=torch.uint8)
+    return {"images": pixels, "has_image": torch.ones(molecules, dtype=torch.bool)}

@@ -11,8 +11,10 @@ from torch import Tensor
 from molstream.io.background import prefetched
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.drawing import PLAIN
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import collate, collated_fields
+from molstream.training.data.images import ImageSource
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class ValidationStream:
         micro_batch: maximum number of molecules in a batch.
         served: the lanes of this process, ascending.
         required: stored fields that the batches shall have beside those that all have, such as an objective's.
+        images: what draws the molecules, in RDKit's own layout, if the batches shall have images.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class ValidationStream:
         micro_batch: int,
         served: Sequence[int],
         required: Collection[str] = (),
+        images: ImageSource | None = None,
     ):
-        self._dataset, self._served, self._fields = dataset, served, collated_fields(required)
+        self._dataset, self._served, self._images = dataset, served, images
+        self._fields = (*collated_fields(required), *(("smiles",) if images else ()))
         self.num_batches = -(-dataset.num_rows // micro_batch)
         self._bounds = _even(dataset.num_rows, self.num_batches)
         self._lane_bounds = _even(self.num_batches, lanes)
@@ -91,7 +96,10 @@ class ValidationStream:
         first, end = self._lane_bounds[lane], self._lane_bounds[lane + 1]
         number = int(max(min(first + number, end - 1), 0))
         index = np.arange(self._bounds[number], self._bounds[number + 1])
-        return ValidationBatch(number, collate(reader.read(index), index, np.zeros(len(index), np.uint64)))
+        columns, images = reader.read(index), None
+        if self._images is not None:
+            images = self._images.draw(columns.values["smiles"].tolist(), [PLAIN] * len(index))
+        return ValidationBatch(number, collate(columns, index, np.zeros(len(index), np.uint64), images))
 
 
 class SequentialReader:

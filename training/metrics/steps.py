@@ -14,6 +14,9 @@ from molstream.training.distributed.context import DistributedContext
 from molstream.training.metrics.records import Record
 from molstream.training.models.layout import padding_share
 
+OF_DATA = "data/"
+"""Begins the names of what is counted of the data."""
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -55,10 +58,11 @@ class StepRecords:
             wait: seconds of it that were spent waiting for data.
             common: further values of the record, equal on all processes.
         """
-        self._names = ["digest", *metrics[0]]
+        lanes = [{**_of_batch(b), **m} for b, m in zip(batches, metrics, strict=True)]
+        self._names = list(lanes[0])
         rows = [
             torch.stack([values[name].to(self._context.device, torch.float32) for name in self._names])
-            for values in ({"digest": torch.tensor(_digest(b)), **m} for b, m in zip(batches, metrics, strict=True))
+            for values in lanes
         ]
         common = {
             **common,
@@ -72,7 +76,8 @@ class StepRecords:
     def gather(self) -> list[Record]:
         """Return the records of the collected steps and clear them (collective).
 
-        A metric is the mean over all lanes, summed in lane order in fp64, so that it does not depend on the world size.
+        A metric is the mean over all lanes, summed in lane order in fp64, so that it does not depend on the world size;
+        what is counted of the data is the sum.
         """
         if not self._steps:
             return []
@@ -80,15 +85,22 @@ class StepRecords:
         lanes = self._context.gather_lanes(values).double().cpu()
         records: list[Record] = []
         for k, step in enumerate(self._steps):
-            digest, *means = lanes[:, k].mean(dim=0).tolist()
-            metrics = {f"train/{name}": mean for name, mean in zip(self._names[1:], means, strict=True)}
-            records.append({"step": step.number, **metrics, "data/digest": digest * self._lanes, **step.common})
+            means = dict(zip(self._names, lanes[:, k].mean(dim=0).tolist(), strict=True))
+            metrics = {f"train/{name}": mean for name, mean in means.items() if not name.startswith(OF_DATA)}
+            counts = {name: mean * self._lanes for name, mean in means.items() if name.startswith(OF_DATA)}
+            records.append({"step": step.number, **metrics, **counts, **step.common})
         self._steps.clear()
         return records
 
     def seconds_per_step(self, records: Sequence[Record]) -> float:
         """Mean duration of a step over records, in seconds."""
         return float(np.mean([self._molecules / record["throughput/molecules_per_s"] for record in records]))
+
+
+def _of_batch(batch: MoleculeBatch) -> dict[str, Tensor]:
+    """What is counted of a lane's batch: its digest, and the molecules that could not be drawn, if it has images."""
+    counts = {"data/digest": torch.tensor(_digest(batch))}
+    return counts if batch.has_image is None else {**counts, "data/undrawn": (~batch.has_image).sum()}
 
 
 def _digest(batch: MoleculeBatch) -> float:

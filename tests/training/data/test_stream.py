@@ -102,7 +102,7 @@ def test_a_batch_is_what_pyg_would_have_made(shards):
 
 
 def tensors(batches):
-    return [[{name: value.numpy().tobytes() for name, value in vars(b).items()} for b in lanes] for lanes in batches]
+    return [[{k: value.numpy().tobytes() for k, value in b.tensors().items()} for b in lanes] for lanes in batches]
 
 
 @pytest.mark.parametrize("length_buckets", [False, True])

@@ -39,7 +39,7 @@ def batches(dataset: ShardDataset, lanes=range(LANES), start: int = 0, prefetch:
     data = Mixture([dataset])
     order = data.order(5, LANES, MICRO_BATCH, window_blocks=2)
     steps = LaneStream(data, order, lanes).steps(start, STEPS, prefetch)
-    return [[{name: value.numpy().tobytes() for name, value in vars(b).items()} for b in step] for step in steps]
+    return [[{name: value.numpy().tobytes() for name, value in b.tensors().items()} for b in step] for step in steps]
 
 
 def fetched(store: Store, folder: Path) -> dict[str, int]:
