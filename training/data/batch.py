@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch_geometric.data import Batch
 
 
+NOT_READ = torch.zeros(0, dtype=torch.int64)
+"""What a batch has of a field that was not asked for."""
+
+
 @dataclass(frozen=True)
 class MoleculeBatch:
     """A batch of g molecules with n atoms and e directed bonds in total, as one disjoint graph.
@@ -40,6 +44,9 @@ class MoleculeBatch:
     none."""
     index: Tensor
     """int64 [g]: position of each molecule in the dataset, in manifest order."""
+    key_hash: Tensor = NOT_READ
+    """int64 [g]: a hash of each molecule's key, which tells that two datasets of a mixture have the same one; [0] if
+    keys were not asked for."""
     images: Tensor | None = None
     """uint8 [g, 3, s, s]: drawings, zero for a molecule that cannot be drawn; None if they were not asked for."""
     has_image: Tensor | None = None
@@ -80,12 +87,12 @@ class MoleculeBatch:
 
         Returns:
             A ``torch_geometric.data.Batch`` with the fields that there are, except that ``index`` is called ``idx``
-            (PyG adds the number of atoms to every attribute with "index" in its name), and with ``z``, int64 [n], the
-            atomic numbers, as PyG's 3D models expect.
+            (PyG adds the number of atoms to every attribute with "index" in its name), without ``key_hash``, and with
+            ``z``, int64 [n], the atomic numbers, as PyG's 3D models expect.
         """
         from torch_geometric.data import Batch
 
-        tensors = {name: value for name, value in self.tensors().items() if name != "index"}
+        tensors = {name: value for name, value in self.tensors().items() if name not in ("index", "key_hash")}
         batch = Batch(**tensors, idx=self.index, z=self.x[:, 0] + 1, **{k: list(text) for k, text in texts.items()})
         atoms, molecules = self.ptr.cpu(), torch.arange(self.num_graphs + 1)
         num_edges = torch.bincount(self.batch[self.edge_index[0]], minlength=self.num_graphs).cpu()

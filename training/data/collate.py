@@ -1,6 +1,7 @@
 """Collates columns of molecules into one graph batch, by array operations without an object per molecule."""
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from molstream.training.data.images import Images
 
 COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions")
 """Stored fields that every batch is made of; the other fields (strings, provenance) are not decompressed."""
-OPTIONAL_FIELDS = ("targets", "descriptors")
+OPTIONAL_FIELDS = ("targets", "descriptors", "key")
 """Stored fields that are part of a batch where they are asked for: descriptors take as long to read as all others."""
+HASH_BYTES = 8
+"""Bytes of the hash of a key."""
 
 
 def collated_fields(required: Collection[str]) -> tuple[str, ...]:
@@ -53,6 +56,7 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray, images: Image
         y=_table(columns, "targets"),
         descriptors=_table(columns, "descriptors"),
         index=torch.from_numpy(np.array(index, np.int64)),
+        key_hash=torch.from_numpy(_hashes(columns.values.get("key", ()))),
         images=pixels,
         has_image=is_drawn,
     )
@@ -82,6 +86,12 @@ def _table(columns: Columns, name: str) -> torch.Tensor:
     """float32 [g, width]: a field with as many entries for every molecule; width 0 if it was not read."""
     values = columns.values.get(name, np.zeros(0, np.float32))
     return torch.from_numpy(np.array(values).reshape(columns.num_rows, -1))
+
+
+def _hashes(keys: Iterable[str]) -> np.ndarray:
+    """int64 [g]: the first bytes of BLAKE2b of each key."""
+    digests = (hashlib.blake2b(key.encode(), digest_size=HASH_BYTES).digest() for key in keys)
+    return np.frombuffer(bytearray(b"".join(digests)), "<i8").astype(np.int64)
 
 
 def _positions(columns: Columns, num_atoms: np.ndarray, num_conformers: np.ndarray, draw: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ class LaneStream:
         images: ImageSource | None = None,
     ):
         self._data, self._order, self._images = data, order, images
-        self._fields = (*collated_fields(required), *(DRAWN_FIELDS if images else ()))
+        self._fields = tuple(dict.fromkeys((*collated_fields(required), *(DRAWN_FIELDS if images else ()))))
         self._interrupt = threading.Event()
         self._readers = {lane: [self._reader(k, lane) for k in range(len(data.datasets))] for lane in lanes}
 

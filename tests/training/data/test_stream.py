@@ -1,5 +1,6 @@
 """The stream: whatever the route, a molecule's record becomes the same rows of a batch."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -59,7 +60,7 @@ def molecule(batch: MoleculeBatch, k: int) -> dict[str, torch.Tensor]:
 
 
 def test_batches_hold_the_stored_records(shards):
-    batch = LaneStream(shards, make_order(shards), [2], {"descriptors", "targets"}).step(1)[0]
+    batch = LaneStream(shards, make_order(shards), [2], {"descriptors", "targets", "key"}).step(1)[0]
     stored = shards.read_rows(batch.index.numpy(), [field.name for field in FIELDS])
     for k in range(batch.num_graphs):
         record = stored.slice(k, k + 1)
@@ -73,6 +74,8 @@ def test_batches_hold_the_stored_records(shards):
         assert torch.equal(found["pos"], torch.from_numpy(record.values["positions"]))
         assert torch.equal(batch.y[k], torch.from_numpy(record.values["targets"].reshape(-1)))
         assert torch.equal(batch.descriptors[k], torch.from_numpy(record.values["descriptors"]))
+        digest = hashlib.blake2b(record.values["key"][0].encode(), digest_size=8).digest()
+        assert batch.key_hash[k] == int.from_bytes(digest, "little", signed=True)
     assert batch.has_pos.all()
     assert batch.descriptors.shape == (batch.num_graphs, len(DESCRIPTORS_V1))
     assert batch.descriptors.dtype == torch.float32
@@ -85,6 +88,7 @@ def test_labels_are_read_only_where_they_are_asked_for(shards, monkeypatch):
     )
     batch = LaneStream(shards, make_order(shards), [2], {"positions"}).step(1)[0]
     assert batch.descriptors.shape == batch.y.shape == (batch.num_graphs, 0)
+    assert batch.key_hash.shape == (0,)
     assert set(asked) == {COLLATED_FIELDS}
     with_them = LaneStream(shards, make_order(shards), [2], {"descriptors", "targets"}).step(1)[0]
     assert tensors([[replace(with_them, descriptors=batch.descriptors, y=batch.y)]]) == tensors([[batch]])
