@@ -14,8 +14,12 @@ from molstream.training.metrics.records import read_metrics
 from tests.support.datasets import SMILES, write_csv
 
 PROGRAM = """
+import io
+import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
+from threading import Thread
 
 from molstream import preprocess, pretrain
 
@@ -26,7 +30,16 @@ print(manifest.counts.written)
 settings = {"model": "tiny", "steps": 2, "optim": {"schedule": "constant"}, "log": {"loggers": []}}
 stream = {"path": str(folder / "dataset"), "lanes": 1, "micro_batch": 8}
 print(pretrain(stream, folder / "run", **settings))
-print(pretrain(stream, folder / "run", **settings | {"steps": 3}))
+
+# As in a notebook: a thread, and a stderr that is no file.
+again = lambda: print(pretrain(stream, folder / "run", **settings | {"steps": 3}))
+with redirect_stderr(io.StringIO()):
+    thread = Thread(target=again)
+    thread.start()
+    thread.join()
+child = ["pretrain", f"data.path={folder}/dataset", f"run_dir={folder}/child", "model=tiny", "steps=1"]
+child += ["data.lanes=1", "data.micro_batch=8"]
+subprocess.run([sys.executable, "-m", "molstream", *child], check=True, stdout=subprocess.DEVNULL)
 """
 
 
@@ -41,6 +54,7 @@ def test_a_program_prepares_and_pretrains(tmp_path):
     assert counts["written"] == len(SMILES)
     records = read_metrics(tmp_path / "run")
     assert [record["step"] for record in records] == [1, 2, 3]
+    assert [record["step"] for record in read_metrics(tmp_path / "child")] == [1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -81,9 +83,32 @@ def start_processes(timeout_s: int) -> DistributedContext:
     # parameters. MKL reads this variable once, at its first product.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     alone = "RANK" not in os.environ
-    if alone:
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    if not alone:
+        _join(timeout_s, attempts=1)
+        return _context()
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
+    with _environment(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())):
+        _join(timeout_s, ATTEMPTS)
+    return _context()
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set environment variables for a block. Child processes that are started after it would take them for a
+    launcher's, and train at a port that this process has."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _join(timeout_s: int, attempts: int) -> None:
+    """Join the process group that the environment describes; between ``attempts`` another port is taken."""
     _refuse_stale_store()
     if interface := _interface_towards(os.environ["MASTER_ADDR"]):
         # By default gloo uses the address that this host's name resolves to, which on Debian is a loopback address.
@@ -92,16 +117,15 @@ def start_processes(timeout_s: int) -> DistributedContext:
     deepspeed_compat.ignore_deprecated_collectives()
     deepspeed_compat.skip_shared_memory_kernel()
     deepspeed_compat.limit_new_groups(timeout)
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         try:
             deepspeed_compat.init_distributed(timeout)
             break
         except dist.DistNetworkError:
             # Another process has taken the port since it was found to be free.
-            if not alone or attempt == ATTEMPTS - 1:
+            if attempt == attempts - 1:
                 raise
             os.environ["MASTER_PORT"] = str(_free_port())
-    return _context()
 
 
 def _context() -> DistributedContext:

@@ -1,6 +1,7 @@
 """Signals that make a run save and stop after its current step."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,9 +20,13 @@ def graceful_stop() -> Iterator[Stop]:
     """While the block runs, SIGTERM, SIGINT and SIGUSR1 set ``requested`` of the :class:`Stop` that it gets.
 
     A second SIGINT, such as a second Ctrl-C, interrupts at once. Repeated SIGTERM and SIGUSR1 have no further effect,
-    because launchers send them more than once.
+    because launchers send them more than once. Only the main thread takes signals: in another one, nothing is changed
+    and nothing requested.
     """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def ask(number: int, frame: object) -> None:
         if number == signal.SIGINT:

@@ -6,8 +6,10 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from molstream.training.distributed.context import DistributedContext
 
@@ -53,7 +55,8 @@ class Watchdog:
         """Start the clock of step number ``step``, counted from 1; the step before it is done."""
         self._step, self._deadline = step, time.monotonic() + self._seconds
         # If the main thread holds the GIL, the watchdog's thread cannot run: this timer writes the stacks to stderr.
-        faulthandler.dump_traceback_later(self._seconds + BACKSTOP_S, exit=True)
+        if stream := _with_descriptor(sys.stderr, sys.__stderr__):
+            faulthandler.dump_traceback_later(self._seconds + BACKSTOP_S, exit=True, file=stream)
 
     def _watch(self) -> None:
         # Act exactly at the deadline: a collective of this step, which began later, times out after as many seconds.
@@ -73,3 +76,13 @@ class Watchdog:
                     flush=True,
                 )
                 os._exit(1)
+
+
+def _with_descriptor(*streams: TextIO | None) -> TextIO | None:
+    """The first stream with a file descriptor, which those of a notebook or of a redirection may lack."""
+    for stream in streams:
+        if stream is not None:
+            with suppress(AttributeError, OSError, ValueError):
+                stream.fileno()
+                return stream
+    return None
