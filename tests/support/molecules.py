@@ -113,7 +113,9 @@ def paper_tiny(**networks: object) -> ModelConfig:
 
 def tiny_model(objective: str) -> ModelConfig:
     """Configure a narrow model with the networks that an objective needs, and no encoder that it does not train."""
-    preset = {"moleculesde_paper": "paper_tiny", "moleblend": "moleblend_tiny"}.get(objective, "tiny")
+    preset = {"moleculesde_paper": "paper_tiny", "moleblend": "moleblend_tiny", "mmsa": "mmsa_tiny"}.get(
+        objective, "tiny"
+    )
     config = model_config(preset)
     return replace(config, graph_transformer=None) if objective == "shapes" else config
 

@@ -10,10 +10,15 @@ MOLEBLEND = (
     "Yu, Zhang, Ni, Feng, Lan, Zhou, Liu: Multimodal Molecular Pretraining via Modality Blending. ICLR 2024, "
     "arXiv 2307.06235 (MoleBLEND)"
 )
+MMSA = (
+    "Yin, Liu, Hao, Zhou, Liu, Ma, Wang: Multi-Modal Molecular Representation Learning via Structure Awareness. IEEE "
+    "Transactions on Image Processing 2025, arXiv 2505.05877 (MMSA; this objective is after its abstract)"
+)
 REFERENCES = {
     "moleculesde": MOLECULESDE,
     "moleculesde_paper": MOLECULESDE,
     "moleblend": MOLEBLEND,
+    "mmsa": MMSA,
     "blend_transformer": MOLEBLEND,
     "blend_transformer_paper": MOLEBLEND,
     "gin": "Xu, Hu, Leskovec, Jegelka: How Powerful are Graph Neural Networks? ICLR 2019, arXiv 1810.00826 (GIN)",

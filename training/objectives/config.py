@@ -9,6 +9,7 @@ from molstream.config import Decay, PositiveInt, configuration
 from molstream.errors import ConfigError
 from molstream.training.diffusion.config import SDEConfig
 from molstream.training.models.config import Width
+from molstream.training.objectives.mmsa.config import MMSAConfig
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 SUM_TOLERANCE = 1e-6
@@ -219,6 +220,8 @@ class ObjectiveConfig:
     """MoleculeSDE as published; `objective=moleculesde_paper`."""
     moleblend: MoleBLENDConfig | None = None
     """MoleBLEND; `objective=moleblend`."""
+    mmsa: MMSAConfig | None = None
+    """MMSA-style; `objective=mmsa`."""
     descriptors: DescriptorsConfig | None = None
     """Regression of RDKit's descriptors; `objective=descriptors`."""
     targets: TargetsConfig | None = None

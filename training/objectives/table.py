@@ -11,6 +11,7 @@ from molstream.training.objectives.base import Objective
 from molstream.training.objectives.combined import CombinedObjective
 from molstream.training.objectives.config import ObjectiveConfig
 from molstream.training.objectives.descriptors import Descriptors
+from molstream.training.objectives.mmsa.objective import MMSA
 from molstream.training.objectives.moleblend import MoleBLEND
 from molstream.training.objectives.moleculesde import MoleculeSDE
 from molstream.training.objectives.moleculesde_paper import PaperMoleculeSDE
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, Callable[[Any, ModelConfig, Labels], Objective]] = {
     "moleculesde": MoleculeSDE,
     "moleculesde_paper": PaperMoleculeSDE,
     "moleblend": MoleBLEND,
+    "mmsa": MMSA,
     "descriptors": Descriptors,
     "targets": Targets,
     "shapes": Shapes,

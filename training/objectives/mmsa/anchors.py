@@ -4,11 +4,12 @@ Symbols of shapes: ``B`` molecules, ``K`` anchors, ``d`` width.
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from molstream.training.objectives.mmsa.config import Similarity, Usage
 
 EPS = 1e-5
 """Added to the mass of an anchor, by which its sum is divided."""
@@ -16,9 +17,6 @@ STARVED_SHARE = 0.01
 """Share of the mean mass below which an anchor starves."""
 STARVED_STEPS = 500
 """Consecutive steps after which a starved anchor is seeded anew."""
-
-Similarity = Literal["cosine", "dot"]
-Usage = Literal["information", "entropy"]
 
 
 class Anchors(nn.Module):

@@ -113,13 +113,13 @@ def alignment_losses(encoders: AutoEncoders, codes: Codes, target: Tensor | None
     apart = (codes.c.unsqueeze(2) - codes.c.unsqueeze(1)).square().mean(3)
     different = ~torch.eye(codes.c.shape[1], dtype=torch.bool, device=codes.c.device)
     return {
-        "homogeneity": _mean_of_present(apart, both & different),
-        "reconstruction": _mean_of_present(errors.diagonal(dim1=1, dim2=2), codes.present),
-        "cross_reconstruction": _mean_of_present(errors, both),
+        "homogeneity": mean_of_present(apart, both & different),
+        "reconstruction": mean_of_present(errors.diagonal(dim1=1, dim2=2), codes.present),
+        "cross_reconstruction": mean_of_present(errors, both),
     }
 
 
-def _mean_of_present(values: Tensor, counted: Tensor) -> Tensor:
+def mean_of_present(values: Tensor, counted: Tensor) -> Tensor:
     """Mean of values [g, ...] over what is ``counted`` of a molecule, then over the molecules where anything is."""
     values, counted = values.flatten(1), counted.flatten(1)
     means = torch.where(counted, values, 0.0).sum(1) / counted.sum(1).clamp(min=1)
@@ -131,13 +131,16 @@ def contrast(c: Tensor, present: Tensor, temperature: float) -> tuple[Tensor, Te
 
     The rows of a pair are the molecules that have both; of each, all other rows are negatives.
     """
-    unit, found = F.normalize(c, dim=2), []
-    for a, b in combinations(range(c.shape[1]), 2):
-        rows = (present[:, a] & present[:, b]).nonzero().squeeze(1)
-        x, y = (unit[:, m].index_select(0, rows) for m in (a, b))
-        found.append(torch.stack(info_nce(x, y, temperature, torch.Generator())))
+    pairs = (compared(c, present, a, b) for a, b in combinations(range(c.shape[1]), 2))
+    found = [torch.stack(info_nce(x, y, temperature, torch.Generator())) for x, y in pairs]
     loss, accuracy = torch.stack(found).mean(0)
     return loss, accuracy
+
+
+def compared(c: Tensor, present: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
+    """The normalised codes [m, d] by two modalities of the molecules that have both."""
+    rows = (present[:, a] & present[:, b]).nonzero().squeeze(1)
+    return F.normalize(c[:, a].index_select(0, rows), dim=1), F.normalize(c[:, b].index_select(0, rows), dim=1)
 
 
 def kept(present: Tensor, probability: float, generator: torch.Generator) -> Tensor:
@@ -152,3 +155,13 @@ def unified(c: Tensor, counted: Tensor) -> Tensor:
     """Embedding u [g, d] of a molecule: the mean of those of its codes c [g, M, d] that are ``counted`` [g, M]."""
     weight = counted.to(c.dtype).unsqueeze(2)
     return (c * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+
+
+def spread(c: Tensor, present: Tensor) -> Tensor:
+    """Standard deviation of codes c [g, M, d] over the molecules that have a modality; mean over entries, modalities.
+
+    It is near 0 if the codes have collapsed.
+    """
+    weight = present.to(c.dtype) / present.sum(0).clamp(min=1)
+    mean = (weight.unsqueeze(2) * c).sum(0)
+    return (weight.unsqueeze(2) * (c - mean).square()).sum(0).sqrt().mean()

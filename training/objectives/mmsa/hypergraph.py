@@ -6,17 +6,15 @@ size V x V is kept.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from molstream.training.objectives.mmsa.config import Incidence, Normalization
+
 ROWS_OF_BLOCK = 1024
 """Number of vertices whose similarity to all others is in memory at a time."""
-
-Incidence = Literal["binary", "distance"]
-Normalization = Literal["row", "symmetric"]
 
 
 @dataclass(frozen=True)
