@@ -4,7 +4,7 @@ Symbols of shapes: ``g`` molecules, ``M`` modalities, ``f`` width of features, `
 modalities; ``present``, bool [g, M], says which it has.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -16,9 +16,6 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.models.graph import in_float32
 from molstream.training.objectives.base import graph_mean
 from molstream.training.objectives.contrastive import info_nce
-
-SOMETIMES_ABSENT: dict[str, Callable[[MoleculeBatch], Tensor]] = {"3d": lambda batch: batch.has_pos}
-"""bool [g]: which molecules of a batch have a modality; every molecule has the modalities that are not named."""
 
 
 class AutoEncoder(nn.Module):
@@ -90,8 +87,7 @@ class AutoEncoders(nn.Module):
 
 def presence(batch: MoleculeBatch, modalities: Sequence[str]) -> Tensor:
     """Which modalities each molecule of a batch has, bool [g, M]."""
-    every = torch.ones_like(batch.has_pos)
-    return torch.stack([SOMETIMES_ABSENT[m](batch) if m in SOMETIMES_ABSENT else every for m in modalities], 1)
+    return torch.stack([batch.present(name) for name in modalities], 1)
 
 
 def alignment_losses(encoders: AutoEncoders, codes: Codes, target: Tensor | None = None) -> dict[str, Tensor]:
