@@ -5,7 +5,8 @@ objective without a fork. Groups and the objects that they hold:
 
 - ``molstream.commands``: a :class:`molstream.cli.main.Command`;
 - ``molstream.encoders``: an ``nn.Module`` class as in ``training/models/encoders.py``, with the class attributes
-  ``Config``, its configuration with the fields ``hidden`` and ``readout``, and ``modality``, "2d" or "3d";
+  ``Config``, its configuration with the fields ``hidden`` and ``readout`` (``image_size`` instead of it for images),
+  and ``modality``, "2d", "3d" or "image";
 - ``molstream.objectives``: a :class:`molstream.training.objectives.base.Objective` class, built from its configuration
   and the model's, with the class attribute ``Config``, which has a field ``weight``;
 - ``molstream.formats``: a :class:`molstream.pipeline.readers.base.Format`.

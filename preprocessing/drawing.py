@@ -9,7 +9,6 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -20,9 +19,6 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from molstream.preprocessing.conformers import seed as seed_of_key
 from molstream.randomness import keyed_rng
 
-ImageSize = Literal[112, 224]
-"""Height and width of an image, in pixels. The larger one is that of ImageMol; the smaller one costs a quarter."""
-SIZES: tuple[int, ...] = get_args(ImageSize)
 GRAY_SHARE = 0.2
 """Probability of a random view without colours."""
 PIXELS_PER_LINE = 112

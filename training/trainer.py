@@ -4,6 +4,7 @@ import math
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from molstream.training.checkpoint.writer import CheckpointWriter, Retention
 from molstream.training.config import PretrainConfig
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.datasets import require_fields
+from molstream.training.data.images import image_source
 from molstream.training.data.labels import Labels
 from molstream.training.data.largest_batch import largest_batch
 from molstream.training.data.stream import LaneStream
@@ -78,9 +80,10 @@ class Trainer:
             run_children_once(module)
         self._required, self._notes = module.objective.required_fields, module.objective.notes
         require_fields(self._required, dataset)
-        self.stream = LaneStream(dataset, self.order, self.lanes, self._required)
+        self._images = image_source(config.model.image_size, data.image_workers)
+        self.stream = LaneStream(dataset, self.order, self.lanes, self._required, self._images)
         self.validation = validation and ValidationStream(
-            validation, data.lanes, data.micro_batch, self.lanes, self._required
+            validation, data.lanes, data.micro_batch, self.lanes, self._required, self._images
         )
         optimizer, self._scales = build_optimizer(module, config.optim, module.objective.learning_rate_scale)
         self.engine = Engine(
@@ -111,8 +114,13 @@ class Trainer:
         self._watch = Watchdog(self.run.path, self.config.deepspeed.timeout_s, self.context)
         records = recording(self.run, self.config, self.context, done)
         stopped_at: int | None = None
-        with graceful_stop() as stop, self._watch, records as self._metrics:
-            batches = self.stream.steps(done, last, self.config.data.prefetch)
+        with (
+            graceful_stop() as stop,
+            self._watch,
+            records as self._metrics,
+            self._images or nullcontext(),
+            closing(self.stream.steps(done, last, self.config.data.prefetch)) as batches,
+        ):
             for step in range(done, last):
                 self._watch.begin(step + 1)
                 self._train_step(step, batches)
@@ -191,7 +199,8 @@ class Trainer:
         histograms = self.dataset.record()["histograms"]
         descriptors = len(self.dataset.descriptor_names) if "descriptors" in self._required else 0
         targets = len(self.dataset.target_names) if "targets" in self._required else 0
-        batch = largest_batch(histograms, self.config.data.micro_batch, targets, descriptors).to(self.context.device)
+        sizes = targets, descriptors, self.config.model.image_size
+        batch = largest_batch(histograms, self.config.data.micro_batch, *sizes).to(self.context.device)
         share = self._look_ahead.shares(
             [(batch, self._generator(0, 0)) for _ in self.lanes], self._generator(0, ALL), 0.0
         )

@@ -41,3 +41,6 @@ class DataConfig:
     """Whether a micro-batch holds molecules of similar size: those of a window are dealt to it by size."""
     prefetch: NonNegativeInt = free(default=2)
     """Steps that a background thread prepares ahead; 0 prepares them in the training thread."""
+    image_workers: NonNegativeInt = free(default=2)
+    """Child processes of every training process that draw molecules, if the model has an image encoder; 0 draws in the
+    training process."""

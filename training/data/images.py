@@ -52,6 +52,11 @@ class ImageSource:
         return stacked([image_of(text, self.size, view) for text, view in drawings], self.size)
 
 
+def image_source(size: int | None, workers: int = 0) -> ImageSource | None:
+    """What draws for a model that sees images of a size; None for one that sees none."""
+    return None if size is None else ImageSource(size, workers)
+
+
 def views_of(columns: Columns, seed: int, step: int) -> list[View]:
     """The views of molecules at a step of training; ``columns`` have their keys."""
     return [random_view(key, seed, step) for key in columns.values["key"].tolist()]

@@ -57,12 +57,12 @@ def largest_batch(
         y=torch.full((len(sizes), targets), torch.nan),
         descriptors=torch.full((len(sizes), descriptors), torch.nan),
         index=torch.zeros(len(sizes), dtype=torch.long),
-        **_black(len(sizes), image_size),
+        **black_images(len(sizes), image_size),
     )
 
 
-def _black(molecules: int, size: int | None) -> dict[str, torch.Tensor]:
-    """The fields of a batch for images of molecules, if it has them."""
+def black_images(molecules: int, size: int | None) -> dict[str, torch.Tensor]:
+    """The fields of a batch with images of so many molecules; none for a model that sees no images."""
     if size is None:
         return {}
     pixels = torch.zeros((molecules, 3, size, size), dtype=torch.uint8)

@@ -1,7 +1,7 @@
 """Reads shuffled windows of datasets and yields the lanes' batches, step by step."""
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class LaneStream:
         images = self._drawn(step, [columns for columns, _, _ in lanes])
         return [collate(*molecules, drawn) for molecules, drawn in zip(lanes, images, strict=True)]
 
-    def steps(self, start: int, stop: int, prefetch: int) -> Iterator[list[MoleculeBatch]]:
+    def steps(self, start: int, stop: int, prefetch: int) -> Generator[list[MoleculeBatch], None, None]:
         """Yield the batches of the steps ``start`` to ``stop`` - 1; a thread prepares them ``prefetch`` steps ahead."""
         self._interrupt.clear()
         try:

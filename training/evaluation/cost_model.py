@@ -19,6 +19,7 @@ from molstream.preprocessing.fields import MoleculeSample, RawMolecule
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import OPTIONAL_FIELDS, collate, collate_samples, collated_fields
 from molstream.training.data.labels import Labels
+from molstream.training.data.largest_batch import black_images
 from molstream.training.memory import on_meta
 from molstream.training.models.config import ModelConfig
 from molstream.training.module import PretrainingModule, build_module, num_parameters
@@ -78,8 +79,9 @@ def count_flops(
 
     Forward and backward are executed, because the numbers of atoms and pairs depend on the data, which the meta device
     does not have. All blocks of a stack cost the same, so each stack is run with one and with two blocks, and the
-    result is extrapolated.
+    result is extrapolated. Images, whose content does not matter, are black.
     """
+    batch = replace(batch, **black_images(batch.num_graphs, model.image_size))
     shallow = model
     trunks = [trunk for trunk in TRUNKS if getattr(model, trunk.partition(".")[0]) is not None]
     for trunk in trunks:

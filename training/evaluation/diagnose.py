@@ -18,6 +18,7 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import OPTIONAL_FIELDS
 from molstream.training.data.config import DataConfig
 from molstream.training.data.datasets import open_data, require_fields
+from molstream.training.data.images import image_source
 from molstream.training.data.labels import Labels
 from molstream.training.data.stream import LaneStream
 from molstream.training.evaluation.blend_diagnostics import BlendDiagnosis
@@ -82,7 +83,8 @@ def _own_data(run_dir: str, config: DataConfig) -> Mixture:
 
 
 def _batches(data: Mixture, order: StepOrder, count: int, trained: Trained) -> Iterator[MoleculeBatch]:
-    stream = LaneStream(data, order, [0], trained.module.objective.required_fields)
+    images = image_source(trained.config.model.image_size)
+    stream = LaneStream(data, order, [0], trained.module.objective.required_fields, images)
     return (stream.step(step)[0].to(trained.device) for step in range(count))
 
 

@@ -34,6 +34,7 @@ REFERENCES = {
         "Wang, Liu, Lin, Liu, Ji: ComENet: Towards Complete and Efficient Message Passing for 3D Molecular Graphs. "
         "NeurIPS 2022, arXiv 2206.08515"
     ),
+    "resnet": "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition. CVPR 2016, arXiv 1512.03385 (ResNet)",
 }
 """By the name of an objective or an encoder; what is not here was not published before."""
 

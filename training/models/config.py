@@ -1,8 +1,8 @@
 """Sizes of the encoders and of the score networks, which presets scale together.
 
-A model is the set of networks that are configured: one encoder of the bond graph, one of the positions, and the score
-networks of its objectives. The score networks themselves, which pretraining needs and an export does not, are in
-``training/diffusion``.
+A model is the set of networks that are configured: one encoder of the bond graph, one of the positions, one of images,
+and the score networks of its objectives. The score networks themselves, which pretraining needs and an export does not,
+are in ``training/diffusion``.
 """
 
 import dataclasses
@@ -177,6 +177,21 @@ class PaperBlendTransformerConfig:
 
 
 @configuration
+class ResNetConfig:
+    """Sizes of the residual network over drawings, an image encoder."""
+
+    width: Annotated[int, Field(ge=1, le=8_192)] = 64
+    """Channels of the first stage; the last one has eight times as many, which are the molecule's vector."""
+    image_size: Annotated[int, Field(ge=32, le=1_024)] = 224
+    """Height and width of the drawings, in pixels; 112 costs a quarter."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of the molecule's vector."""
+        return 8 * self.width
+
+
+@configuration
 class ScoreTransformerConfig:
     """Sizes of a score network of our form, of the positions or of the bonds."""
 
@@ -222,7 +237,7 @@ class GraphScoreConfig:
     """Adjacency channels after the last layer."""
 
 
-def _encoder(modality: Literal["2d", "3d", "both"]) -> Any:
+def _encoder(modality: Literal["2d", "3d", "both", "image"]) -> Any:
     return dataclasses.field(default=None, metadata={"encoder": modality})
 
 
@@ -249,6 +264,8 @@ class ModelConfig:
     """One encoder of both: transformer over bond graph and positions; `objective=moleblend` needs such a one."""
     blend_transformer_paper: PaperBlendTransformerConfig | None = _encoder("both")
     """The published encoder of MoleBLEND; `model=moleblend_paper`."""
+    resnet: ResNetConfig | None = _encoder("image")
+    """Image encoder: residual network over drawings, which are made while loading."""
     position_transformer: ScoreTransformerConfig | None = None
     """Score network of the positions given the bond graph; `objective=moleculesde` needs it."""
     bond_transformer: ScoreTransformerConfig | None = None
@@ -262,9 +279,9 @@ class ModelConfig:
         self.encoders()
 
     def encoders(self) -> dict[str, str]:
-        """The name of the encoder of each modality that has one: ``{"2d": "gin", "3d": "schnet"}``.
+        """The name of the encoder of each modality, 2d, 3d and image, that has one: ``{"2d": "gin", "3d": "schnet"}``.
 
-        One encoder of both modalities stands for either.
+        One encoder of both 2d and 3d stands for either.
 
         Raises:
             ConfigError: two encoders of one modality.
@@ -288,7 +305,7 @@ class ModelConfig:
         return encoders["2d"] if len(encoders) > len(set(encoders.values())) else None
 
     def encoder_of(self, seen: str) -> str:
-        """The name of the encoder that sees a modality, 2d or 3d, or both at once.
+        """The name of the encoder that sees a modality, 2d, 3d or image, or 2d and 3d, "both", at once.
 
         Raises:
             ConfigError: the model has none.
@@ -302,7 +319,7 @@ class ModelConfig:
         return name
 
     def width(self, modality: str) -> int:
-        """Width of a modality's representations of atoms, or of those of both at once.
+        """Width of a modality's representations of atoms, or of those of both at once; of molecules for images.
 
         Raises:
             ConfigError: the model has no encoder of it.
@@ -312,15 +329,25 @@ class ModelConfig:
     def readout_width(self, modality: str, readout: str | None = None) -> int:
         """Width of a molecule's vector by a modality's encoder: that of its atoms for every part of the readout.
 
+        An image has no atoms, and no readout.
+
         Args:
-            modality: 2d, 3d or both.
+            modality: 2d, 3d, both or image.
             readout: name of a readout; the encoder's own by default.
 
         Raises:
             ConfigError: the model has no encoder of it.
         """
         encoder = getattr(self, self.encoder_of(modality))
+        if modality == "image":
+            return encoder.hidden
         return len(READOUT_PARTS[readout or encoder.readout]) * encoder.hidden
+
+    @property
+    def image_size(self) -> int | None:
+        """Height and width of the images that the model sees, in pixels; None if it has no image encoder."""
+        name = self.encoders().get("image")
+        return None if name is None else getattr(self, name).image_size
 
     @property
     def hidden_2d(self) -> int:

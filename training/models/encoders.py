@@ -16,6 +16,7 @@ from molstream.training.models.comenet import ComENet
 from molstream.training.models.config import ModelConfig
 from molstream.training.models.gin import GIN
 from molstream.training.models.painn import PaiNN
+from molstream.training.models.resnet import ResNet
 from molstream.training.models.schnet import SchNet
 from molstream.training.models.transformer import GeometryTransformer, GraphTransformer
 
@@ -28,14 +29,16 @@ ENCODERS: dict[str, Callable[[Any], nn.Module]] = {
     "geometry_transformer": GeometryTransformer,
     "blend_transformer": BlendTransformer,
     "blend_transformer_paper": PaperBlendTransformer,
+    "resnet": ResNet,
 }
 """Encoder classes by the field of :class:`ModelConfig` with their configuration; the field's metadata says what of.
 
 2D: ``forward(x, edge_index, edge_attr, batch, generator=None) -> [n, hidden]``. 3D: ``forward(z, pos, batch,
 generator=None) -> [n, hidden]`` with z = atomic number - 1. Of both: ``forward(x, edge_index, edge_attr, pos, batch,
 shown, generator=None) -> Encoded``, a true attribute ``sees_both``, and ``bias_of_pairs(config)``, a module that makes
-attention biases of what is shown of pairs. All have ``readout(h, batch, num_graphs)``, which pools atoms [n, hidden] to
-molecules, and ``stacks``: the names of their ``ModuleList`` of layers, all of one length.
+attention biases of what is shown of pairs. These have ``readout(h, batch, num_graphs)``, which pools atoms [n, hidden]
+to molecules. Image: ``forward(images, generator=None) -> [g, hidden]``, vectors of molecules. All have ``stacks``: the
+names of their ``ModuleList`` of layers, all of one length, of which the last ones can be left out.
 """
 
 
@@ -53,7 +56,7 @@ def truncate(encoder: nn.Module, num_layers: int) -> None:
             raise ConfigError(f"num_layers={num_layers}: expected 1 to {len(layers)}, which the encoder has.")
         setattr(encoder.get_submodule(owner), attribute, layers[:num_layers])
     if not stacks:
-        raise ConfigError(f"num_layers={num_layers}: {type(encoder).__name__} does not say which its layers are.")
+        raise ConfigError(f"num_layers={num_layers}: {type(encoder).__name__} has no layers that can be left out.")
 
 
 def encode(encoder: Any, modality: str, batch: Any, generator: torch.Generator | None = None) -> Tensor:
@@ -78,7 +81,9 @@ def _encoded(encoder: Any, shown: str | Blend, batch: Any, generator: torch.Gene
 
 
 class Encoders(nn.Module):
-    """The encoders of a model, which all objectives share and exports contain: a 2D and a 3D one, or one of both.
+    """The encoders of a model, which all objectives share and exports contain.
+
+    A 2D and a 3D one, or one of both; and one of images.
 
     Raises:
         ConfigError: two encoders of one modality are configured, or none.
@@ -92,9 +97,12 @@ class Encoders(nn.Module):
         self.encoder_both: Any = built.pop(config.encoder_both or "", None)
         self.encoder_2d: Any = built.get(names.get("2d", ""))
         self.encoder_3d: Any = built.get(names.get("3d", ""))
+        self.encoder_image: Any = built.get(names.get("image", ""))
 
     def encoder(self, modality: str) -> Any:
-        """The encoder of a modality, 2d or 3d, or of both; None if there is none."""
+        """The encoder of a modality, 2d, 3d or image, or of both 2d and 3d; None if there is none."""
+        if modality == "image":
+            return self.encoder_image
         if self.encoder_both is not None:
             return self.encoder_both
         return {"2d": self.encoder_2d, "3d": self.encoder_3d}.get(modality)
@@ -112,6 +120,10 @@ class Encoders(nn.Module):
         """Encode elements and positions of a batch, [n, d]; arguments as in :meth:`nodes_2d`."""
         return encode(self.encoder("3d"), "3d", batch, generator)
 
+    def vectors_image(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Encode the images of a batch: vectors of its molecules, [g, d]; arguments as in :meth:`nodes_2d`."""
+        return self.encoder("image")(batch.images, generator=generator)
+
     def blended(self, batch: MoleculeBatch, blend: Blend, generator: torch.Generator | None = None) -> Encoded:
         """Encode a blend of bond graphs and positions of a batch, by the encoder of both."""
         return _encoded(self.encoder_both, blend, batch, generator)
@@ -121,7 +133,13 @@ class Encoders(nn.Module):
         return (self.nodes_2d if modality == "2d" else self.nodes_3d)(batch, generator)
 
     def molecules(self, modality: str, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
-        """The vectors of the molecules of a batch by the encoder of a modality, 2d or 3d: its readout of the atoms."""
+        """The vectors of the molecules of a batch by the encoder of a modality, 2d, 3d or image, [g, d].
+
+        Those of 2d and 3d are the encoder's readout of the atoms. Where ``batch.present(modality)`` is False, the
+        vector means nothing.
+        """
+        if modality == "image":
+            return self.vectors_image(batch, generator)
         return self.encoder(modality).readout(self.nodes(modality, batch, generator), batch.batch, batch.num_graphs)
 
 
@@ -131,7 +149,7 @@ class EncodedOnce(Encoders):
     def __init__(self, encoders: Encoders):
         nn.Module.__init__(self)
         self.encoder_2d, self.encoder_3d = encoders.encoder_2d, encoders.encoder_3d
-        self.encoder_both = encoders.encoder_both
+        self.encoder_both, self.encoder_image = encoders.encoder_both, encoders.encoder_image
         self._found: dict[str, Tensor] = {}
 
     def nodes_2d(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
@@ -145,3 +163,9 @@ class EncodedOnce(Encoders):
         if "3d" not in self._found:
             self._found["3d"] = super().nodes_3d(batch, generator)
         return self._found["3d"]
+
+    def vectors_image(self, batch: MoleculeBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Encode the images of the batch, [g, d], at the first call."""
+        if "image" not in self._found:
+            self._found["image"] = super().vectors_image(batch, generator)
+        return self._found["image"]

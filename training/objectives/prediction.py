@@ -24,7 +24,7 @@ class Prediction(Objective):
 
     Every encoder, or some, have a head of two layers on their readout. The mean over molecules is one of means over the
     known labels of each; a molecule without any counts nothing. The 3D encoder learns from molecules with a conformer
-    only.
+    only, the image encoder from those with an image.
 
     Args:
         name: of the terms.
@@ -67,8 +67,7 @@ class Prediction(Objective):
         for modality, head in self.heads.items():
             predicted = in_float32(head(encoders.molecules(modality, batch, generator)))
             losses = torch.where(known, self.losses(predicted, label), 0.0).sum(1) / known.sum(1).clamp(min=1)
-            counted = known.any(1) & batch.has_pos if modality == "3d" else known.any(1)
-            loss = graph_mean(losses, counted)
+            loss = graph_mean(losses, known.any(1) & batch.present(modality))
             terms[f"{self._name} {modality.upper()}"] = Term(1.0 / len(self.heads), loss, {f"{modality}_loss": loss})
         return terms
 
