@@ -42,6 +42,8 @@ DEVELOPMENT = ("freesolv", "esol", "lipo", "bbbp", "bace")
 KEPT = Path(__file__).with_suffix(".jsonl")
 """Results, a line for each variant and seed."""
 BASE_MOLECULES, BASE_STEPS, BASE_WIDTH, BASE_LAYERS = 20_000, 700, 128, 4
+PRESETS = {"graph_transformer": "tiny", "blend_transformer": "moleblend_tiny", "gin": "mmsa_tiny"}
+"""Presets by their first encoder; sizes are set beside them."""
 SIZES = (2_000, BASE_MOLECULES)
 """Molecules that are drawn from the dataset and get a conformer; more are the dataset itself, which has none."""
 
@@ -71,6 +73,12 @@ def blended(objectives: str, *overrides: str, steps: int = BASE_STEPS) -> Varian
     """Objectives on the encoder of MoleBLEND, with options of MoleBLEND."""
     options = tuple(f"objective.moleblend.{each}" for each in overrides)
     return Variant((f"objective=[{objectives}]", *options), encoders=("blend_transformer",), steps=steps)
+
+
+def mmsa(*overrides: str, also: str = "", encoders: tuple[str, ...] = ("gin", "comenet")) -> Variant:
+    """A variant of MMSA-style pretraining, and perhaps another objective."""
+    options = tuple(f"objective.mmsa.{each}" for each in overrides)
+    return Variant((f"objective=[mmsa{also}]", *options), encoders=encoders)
 
 
 def descriptors(*overrides: str, **sizes: Any) -> Variant:
@@ -116,6 +124,15 @@ VARIANTS: dict[str, Variant] = {
     "MoleBLEND, balanced + descriptors": blended("moleblend,descriptors", *BALANCED),
     "MoleBLEND + MoleculeSDE": blended("moleblend,moleculesde"),
     "MoleBLEND + MoleculeSDE + descriptors": blended("moleblend,moleculesde,descriptors"),
+    # MMSA-style, its controls, and others on its encoders
+    "GIN, untrained": descriptors(encoders=("gin", "comenet"), steps=0),
+    "GIN, descriptors": descriptors(encoders=("gin", "comenet")),
+    "MMSA-style": mmsa(),
+    "MMSA-style, random hypergraph": mmsa("hypergraph=random"),
+    "MMSA-style, one neighbour": mmsa("neighbours=1"),
+    "MMSA-style, without memory": mmsa("memory=false"),
+    "MMSA-style + descriptors": mmsa(also=",descriptors"),
+    "MMSA-style, transformers": mmsa(encoders=("graph_transformer", "geometry_transformer")),
     # the regression
     "descriptors, winsorised": descriptors("objective.descriptors.transform=winsorise"),
     "descriptors, head on the mean": descriptors("model.graph_transformer.readout=mean"),
@@ -163,7 +180,9 @@ def sizes(variant: Variant) -> Iterator[str]:
     """The overrides that set the sizes of a model: encoders, and score networks of three quarters of their width."""
     width, layers = variant.width, variant.layers
     trunk = f"hidden: {3 * width // 4}, num_layers: {layers - 1}, num_heads: 3, feed_forward: {2 * width}"
-    yield from (f"model.{name}={encoder(width, layers)}" for name in variant.encoders)
+    yield from (f"model.{name}={encoder(name, width, layers)}" for name in variant.encoders)
+    if "gin" in variant.encoders:
+        return
     if variant.encoders == ("graph_transformer",):
         yield "model/encoder_3d=none"
         return
@@ -171,8 +190,12 @@ def sizes(variant: Variant) -> Iterator[str]:
         yield f"model.{name}={{trunk: {{{trunk}, pair_hidden: 32}}, readout_hidden: {3 * width // 4}}}"
 
 
-def encoder(width: int, layers: int) -> str:
+def encoder(name: str, width: int, layers: int) -> str:
     """The sizes of an encoder."""
+    if name == "gin":
+        return f"{{hidden: {width}, num_layers: {layers}}}"
+    if name == "comenet":
+        return f"{{hidden: {width}, middle: {width // 4}, num_blocks: {layers}}}"
     return f"{{hidden: {width}, num_layers: {layers}, num_heads: 4, feed_forward: {5 * width // 2}, pair_hidden: 32}}"
 
 
@@ -187,7 +210,7 @@ def train(name: str, seed: int, datasets: dict[int | None, Path], folder: Path) 
         "pretrain",
         f"data.path={datasets[variant.molecules]}",
         f"run_dir={run}",
-        "model=moleblend_tiny" if "blend_transformer" in variant.encoders else "model=tiny",
+        f"model={PRESETS[variant.encoders[0]]}",
         *sizes(variant),
         "data.lanes=1",
         "data.micro_batch=64",
