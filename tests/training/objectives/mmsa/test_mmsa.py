@@ -9,6 +9,7 @@ from molstream.errors import ConfigError
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.labels import Labels
 from molstream.training.look_ahead import LookAhead
+from molstream.training.models.config import ResNetConfig
 from molstream.training.module import PretrainingModule, build_module
 from molstream.training.objectives.base import GlobalBatch
 from molstream.training.objectives.config import ObjectiveConfig
@@ -24,9 +25,9 @@ EXACT = {"keep": 1.0, "dropout": 0.0, "warmup_length": 0.0}
 LANES, MICRO_BATCH = 4, 3
 
 
-def build(preset="tiny", **options) -> PretrainingModule:
+def build(preset="tiny", resnet=None, **options) -> PretrainingModule:
     """A small module; ``tiny`` has no BatchNorm, so that a micro-batch alone gives what it gives among others."""
-    model = replace(model_config(preset), position_transformer=None, bond_transformer=None)
+    model = replace(model_config(preset), position_transformer=None, bond_transformer=None, resnet=resnet)
     return build_module(model, ObjectiveConfig(mmsa=MMSAConfig(**{**SMALL, **options})), 0)
 
 
@@ -119,6 +120,20 @@ def test_molecules_without_a_conformer_teach_the_3d_encoder_nothing():
         assert all(value.isfinite() for value in output.metrics.values())
         assert any(p.grad.any() for p in module.encoders.encoder_2d.parameters())
         assert any(p.grad.any() for p in module.encoders.encoder_3d.parameters()) == has_pos
+
+
+def test_molecules_that_are_not_drawn_teach_the_image_encoder_nothing():
+    module = build(resnet=ResNetConfig(width=8, image_size=32))
+    pixels = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8, generator=seeded())
+    for is_drawn in (True, False):
+        module.zero_grad()
+        has_image = torch.full((6,), is_drawn)
+        output = module(replace(some(0, 6, torch.float32), images=pixels, has_image=has_image), seeded())
+        output.loss.backward()
+        assert output.loss.isfinite()
+        assert any(p.grad.any() for p in module.encoders.encoder_2d.parameters())
+        assert any(p.grad.any() for p in module.encoders.encoder_image.parameters()) == is_drawn
+    assert module.objective.parts["mmsa"].coders.modalities == ("2d", "3d", "image")
 
 
 def test_the_queue_holds_the_latest_molecules():
