@@ -1,8 +1,15 @@
 """A run with an image encoder: one curve and one set of images, however it is spread, drawn and stopped."""
 
+import numpy as np
 import pytest
 
+from molstream.training.checkpoint.exported import CARD_FILE
+from molstream.training.inference.config import ExportConfig
+from molstream.training.inference.embedder import MoleculeEmbedder
+from molstream.training.inference.export import export_run
 from molstream.training.metrics.records import read_metrics
+from molstream.training.report.overview import overview
+from tests.support.datasets import DRUGS
 from tests.support.processes import run_ranks
 
 SETTINGS = (
@@ -32,3 +39,11 @@ def test_losses_do_not_depend_on_processes_children_and_stops(dataset, tmp_path)
     for name in (*names, "data/digest", "data/undrawn"):
         assert [record[name] for record in stopped] == [record[name] for record in whole], name
     assert stopped[-1]["validation/image_loss"] == whole[-1]["validation/image_loss"]
+
+    export = export_run(ExportConfig(run_dir=str(tmp_path / "whole")))
+    assert "encoders gin (2d), resnet (image)" in overview(export)
+    assert "RDKit's drawing of the standardized molecule, 64 x 64 pixels" in (export / CARD_FILE).read_text()
+    vectors = MoleculeEmbedder(export).transform(DRUGS[:3])
+    assert vectors.shape == (3, 16 + 64)
+    assert np.array_equal(MoleculeEmbedder(tmp_path / "whole").transform(DRUGS[:3]), vectors)
+    assert np.array_equal(MoleculeEmbedder(export, representation="image").transform(DRUGS[:3]), vectors[:, 16:])

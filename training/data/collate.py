@@ -9,9 +9,10 @@ import torch
 from molstream.errors import DataError
 from molstream.pipeline.shards.codec import encode
 from molstream.pipeline.shards.columns import Columns
+from molstream.preprocessing.drawing import PLAIN
 from molstream.preprocessing.fields import MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
-from molstream.training.data.images import Images
+from molstream.training.data.images import Images, image_source
 
 COLLATED_FIELDS = ("atom_features", "bond_index", "bond_features", "positions")
 """Stored fields that every batch is made of; the other fields (strings, provenance) are not decompressed."""
@@ -62,12 +63,15 @@ def collate(columns: Columns, index: np.ndarray, draw: np.ndarray, images: Image
     )
 
 
-def collate_samples(samples: Sequence[MoleculeSample], draw: np.ndarray | None = None) -> MoleculeBatch:
+def collate_samples(
+    samples: Sequence[MoleculeSample], draw: np.ndarray | None = None, image_size: int | None = None
+) -> MoleculeBatch:
     """Collate featurized molecules that belong to no dataset; ``index`` numbers them from 0.
 
     Args:
         samples: g molecules, g >= 1, with the same number of targets, and of descriptors.
         draw: uint64 [g]; of a molecule with c conformers, conformer ``draw % c`` is used. By default the first one.
+        image_size: height and width in pixels of the images that the batch shall have, drawn plainly.
 
     Raises:
         DataError: ``samples`` is empty, or the numbers of targets or descriptors differ.
@@ -79,7 +83,10 @@ def collate_samples(samples: Sequence[MoleculeSample], draw: np.ndarray | None =
                 f"same number of {name} for all."
             )
     draw = np.zeros(len(samples), np.uint64) if draw is None else draw
-    return collate(Columns.from_batch(encode(samples), collated_fields(OPTIONAL_FIELDS)), np.arange(len(samples)), draw)
+    source = image_source(image_size)
+    images = source and source.draw([sample.smiles for sample in samples], [PLAIN] * len(samples))
+    columns = Columns.from_batch(encode(samples), collated_fields(OPTIONAL_FIELDS))
+    return collate(columns, np.arange(len(samples)), draw, images)
 
 
 def _table(columns: Columns, name: str) -> torch.Tensor:

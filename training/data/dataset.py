@@ -18,7 +18,9 @@ from molstream.pipeline.order.lanes import LaneOrder
 from molstream.pipeline.shards.cache import ShardCache
 from molstream.pipeline.shards.columns import Columns
 from molstream.pipeline.shards.reader import ShardDataset
+from molstream.preprocessing.drawing import PLAIN
 from molstream.training.data.collate import collate, collated_fields
+from molstream.training.data.images import image_source
 from molstream.training.data.stream import conformer_draw
 from molstream.training.data.validation import SequentialReader
 
@@ -55,6 +57,8 @@ class MoleculeDataset(IterableDataset["Batch"]):
     - ``y``, float32 [g, t]: targets, in the order of ``target_names``; NaN where missing
     - ``descriptors``, float32 [g, k]: in the order of ``descriptor_names``, NaN where undefined; k = 0 unless
       ``with_descriptors``
+    - ``images``, uint8 [g, 3, s, s], and ``has_image``, bool [g]: drawings, zero for molecules that RDKit cannot draw;
+      only with ``image_size``
     - ``idx``, int64 [g]: position of the molecule in the dataset
     - ``batch``, int64 [n]: molecule of each atom; ``ptr``, int64 [g + 1]: first atom of each molecule
 
@@ -90,6 +94,8 @@ class MoleculeDataset(IterableDataset["Batch"]):
         with_smiles: whether batches have ``smiles``: canonical isomeric SMILES.
         with_keys: whether batches have ``key``: InChIKeys.
         with_descriptors: whether batches have the dataset's descriptors.
+        image_size: height and width s of images in pixels, which an image encoder needs
+            (``load_pretrained(...).image_size``); None for batches without images, which take 4 ms per molecule.
         rank, world_size: this process among those that share an epoch. The default is that of ``torch.distributed`` if
             it is initialised, otherwise 0 and 1.
         transform: called with each batch; its result is yielded. With spawned workers it must be picklable.
@@ -120,6 +126,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
         with_smiles: bool = False,
         with_keys: bool = False,
         with_descriptors: bool = False,
+        image_size: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         transform: "Callable[[Batch], Any] | None" = None,
@@ -132,6 +139,7 @@ class MoleculeDataset(IterableDataset["Batch"]):
             ("batch_size", batch_size, 1),
             ("seed", seed, 0),
             ("window_blocks", window_blocks, 1),
+            ("image_size", 1 if image_size is None else image_size, 1),
         ):
             if value < least:
                 raise ConfigError(f"MoleculeDataset: {name}={value}: expected at least {least}.")
@@ -148,7 +156,10 @@ class MoleculeDataset(IterableDataset["Batch"]):
         )
         self.rank, self.world_size = _rank_and_world_size(rank, world_size)
         self._strings = (("smiles",) if with_smiles else ()) + (("key",) if with_keys else ())
-        self._fields = (*collated_fields(("targets", *(("descriptors",) if with_descriptors else ()))), *self._strings)
+        self._images = image_source(image_size)
+        drawn = ("smiles",) if self._images and not with_smiles else ()
+        required = ("targets", *(("descriptors",) if with_descriptors else ()))
+        self._fields = (*collated_fields(required), *self._strings, *drawn)
         self._cache = str(cache_dir), int(cache_gib * 2**30)
         self._fingerprint: str | None = None
         self._opened: tuple[int, ShardDataset] | None = None
@@ -284,7 +295,11 @@ class MoleculeDataset(IterableDataset["Batch"]):
     def _batch(self, epoch: int, columns: Columns, index: np.ndarray) -> "Batch":
         first = np.zeros(len(index), np.uint64)
         draw = first if self.conformer == "first" else conformer_draw(self.seed, epoch, index)
-        return collate(columns, index, draw).to_pyg(**{name: columns.values[name].tolist() for name in self._strings})
+        smiles = columns.values["smiles"].tolist() if self._images else []
+        images = self._images and self._images.draw(smiles, [PLAIN] * len(smiles))
+        return collate(columns, index, draw, images).to_pyg(
+            **{name: columns.values[name].tolist() for name in self._strings}
+        )
 
 
 def _pack(batch: "Batch") -> None:

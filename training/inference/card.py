@@ -106,17 +106,20 @@ def _inputs(facts: Facts) -> Iterator[str]:
     yield f"- Standardizing: {'; '.join(done) or 'nothing is changed'}."
     yield f"- Atoms: {atoms}."
     yield f"- 3D: {_three_dimensions(facts)}"
+    if size := facts.model.image_size:
+        yield f"- Images: RDKit's drawing of the standardized molecule, {size} x {size} pixels, which molstream makes."
 
 
 def _three_dimensions(facts: Facts) -> str:
     positions = _positions(facts.featurize.conformers)
-    if facts.modalities == ["2d"]:
+    others = [modality for modality in facts.modalities if modality != "3d"]
+    if "3d" not in facts.modalities:
         return "not needed, and not used."
-    if facts.modalities == ["3d"]:
+    if not others:
         return f"needed. {positions}"
     if facts.model.encoder_both:
         return f"one encoder sees bonds, positions or both; all but `representation=2d` needs positions. {positions}"
-    return f"needed by the 3D encoder alone; `representation=2d` does without. {positions}"
+    return f"needed by the 3D encoder alone; `representation={others[0]}` does without. {positions}"
 
 
 def _positions(config: ConformerConfig) -> str:

@@ -15,7 +15,7 @@ from molstream.training.shipped import MINI
 
 VECTOR_FILES = (".parquet", ".csv", ".npy")
 """Suffixes of the files that vectors are written to."""
-Representation = Literal["2d", "3d", "both"]
+Representation = Literal["2d", "3d", "both", "image"]
 
 
 @configuration
@@ -75,7 +75,7 @@ class EmbedConfig(ReadConfig):
     target_columns: list[str] = field(default_factory=list)
     """Columns (SDF data items, JSON keys) of the input that are written as numbers; others are as they were read."""
     representation: Representation | None = None
-    """Encoder that gives the vector; both: one after the other; by default all that the export has."""
+    """Encoder that gives the vector; both: 2d and 3d one after the other; by default all that the export has."""
     readout: Readout | None = None
     """How atoms are pooled to a molecule; by default as the encoder was trained."""
     num_layers: PositiveInt | None = None

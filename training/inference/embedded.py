@@ -30,6 +30,12 @@ class Embedded:
         nothing: list[list[str | None]] = [[None] * count for _ in range(3)]
         return cls(np.full((count, width), np.nan, np.float32), *nothing)
 
+    def fail(self, rows: Sequence[int], failure: str) -> None:
+        """Leave out the vectors and names of records, for one reason."""
+        self.vectors[rows] = np.nan
+        for row in rows:
+            self.smiles[row], self.keys[row], self.failures[row] = None, None, failure
+
     def of_molecules(self, molecules: Sequence[Sequence[Record]]) -> list[Vector]:
         """The vector of each molecule, the mean over its records, or why it failed."""
         return [

@@ -19,7 +19,7 @@ from molstream.training.inference.atoms import Atoms, atoms_of
 from molstream.training.inference.cache import VectorCache, fingerprint, vector_cache, vectors_of
 from molstream.training.inference.device import device_named
 from molstream.training.inference.embedded import Embedded, Vector, outcomes
-from molstream.training.inference.encoding import Encoding, content
+from molstream.training.inference.encoding import UNDRAWN, Encoding, content
 from molstream.training.inference.featurizing import Featurize, featurizing
 from molstream.training.inference.inputs import Record, checked, conformer_records, records
 from molstream.training.inference.parameters import check_parameters
@@ -39,7 +39,8 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
             at a hub or URL, as ``org/name``, ``mlflow://model-name`` or ``s3://bucket/prefix``, which is downloaded
             once (:func:`~molstream.load_pretrained` has the rules); by default the encoder that travels in molstream.
         representation: ``2d`` (bond graph), ``3d`` (conformer) or ``both``: the vectors of two encoders, concatenated,
-            or that of an encoder which sees both at once. By default all modalities that there are, concatenated.
+            or that of an encoder which sees both at once; ``image`` (drawing). By default all modalities that there
+            are, concatenated.
         device: a torch device, or ``auto`` for a GPU if there is one.
         batch_size: number of molecules that are encoded at a time.
         on_error: for molecules that fail, ``nan`` gives a row of NaN, with the reason in ``failures_``; ``raise``
@@ -187,9 +188,12 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
 
         Raises:
             TypeError: as :meth:`transform`.
+            ConfigError: only drawings are encoded, which have no atoms.
             DataError: a molecule failed and ``on_error="raise"``.
         """
         encoding, items = self._encoding(), list(checked(X))
+        if not encoding.atom_widths:
+            raise ConfigError("representation='image': a drawing has no atoms. Use another representation.")
         groups = self._records(items)
         inputs = [(item, record) for item, group in zip(items, groups, strict=True) for record in group]
         config = replace(self._featurize_config(encoding.pretrained.featurize), descriptors="none")
@@ -260,12 +264,17 @@ class MoleculeEmbedder(TransformerMixin, BaseEstimator):
                 else:
                     found.smiles[row], found.keys[row] = result.smiles, result.key
             # What is equal is encoded once: the place in a batch moves the last bits of a vector.
-            first = {row: seen.setdefault(content(sample), row) for row, sample in samples.items()}
+            drawn = encoding.pretrained.image_size is not None
+            first = {row: seen.setdefault(content(sample, drawn), row) for row, sample in samples.items()}
             new = [row for row in first if first[row] == row]
             if new:
                 vectors = encoding.rows([samples[row] for row in new])
                 found.vectors[new] = np.hstack([vectors, [samples[row].descriptors for row in new]])
             found.vectors[list(first)] = found.vectors[list(first.values())]
+            if drawn:
+                rows = np.array(list(first), np.int64)
+                missing = np.isnan(found.vectors[rows, : encoding.pretrained.width]).all(axis=1)
+                found.fail(rows[missing].tolist(), UNDRAWN)
             tell(max(results) + 1)
         return found
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -12,7 +12,10 @@ from torch import Tensor
 from molstream.preprocessing.fields import MoleculeSample
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.collate import collate_samples
-from molstream.training.inference.pretrained import SPATIAL, PretrainedEncoders
+from molstream.training.inference.pretrained import IMAGE, SPATIAL, PretrainedEncoders
+
+UNDRAWN = "image: undrawable: RDKit cannot draw the molecule"
+"""Why a molecule has no vector of its image: stage, reason and detail."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class Encoding:
 
     @property
     def atom_widths(self) -> dict[str, int]:
-        """Numbers of an atom's row by every encoder, which pooling by the mean keeps."""
-        return {name: self.pretrained.model.readout_width(name, "mean") for name in self.pretrained.widths}
+        """Numbers of an atom's row by every encoder, which pooling by the mean keeps; an image has no atoms."""
+        names = (name for name in self.pretrained.widths if name != IMAGE)
+        return {name: self.pretrained.model.readout_width(name, "mean") for name in names}
 
     def rows(self, samples: Sequence[MoleculeSample], of_atoms: bool = False) -> np.ndarray:
         """Encode molecules that are one batch, the 2D part before the 3D part.
@@ -41,18 +45,19 @@ class Encoding:
             of_atoms: whether a row is that of an atom, before pooling, or of a molecule.
 
         Returns:
-            float32 [g, d], or [n, d] of atoms.
+            float32 [g, d], NaN for a molecule that an image encoder sees and RDKit cannot draw; or [n, d] of atoms.
         """
         compute = self.pretrained.nodes if of_atoms else self.pretrained.molecules
-        batch = collate_samples(samples).to(self.device)
+        batch = collate_samples(samples, image_size=None if of_atoms else self.pretrained.image_size).to(self.device)
+        names = list(self.atom_widths if of_atoms else self.pretrained.widths)
+        several = [name for name in names if name in SPATIAL and self.every_conformer]
         with torch.inference_mode():
-            if self.every_conformer:
-                parts = compute(batch, [name for name in self.pretrained.widths if name not in SPATIAL])
-                spatial = [name for name in self.pretrained.widths if name in SPATIAL]
-                parts |= {name: self._mean(name, samples, of_atoms) for name in spatial}
-            else:
-                parts = compute(batch)
-            return torch.cat(list(parts.values()), dim=1).float().cpu().numpy()
+            parts = compute(_whole(batch), [name for name in names if name not in several])
+            parts |= {name: self._mean(name, samples, of_atoms) for name in several}
+            rows = torch.cat([parts[name] for name in names], dim=1).float()
+            if batch.has_image is not None:
+                rows[~batch.has_image] = torch.nan
+            return rows.cpu().numpy()
 
     def _mean(self, name: str, samples: Sequence[MoleculeSample], of_atoms: bool) -> Tensor:
         """A part of rows that depends on positions, each the mean over the conformers of its molecule."""
@@ -77,9 +82,14 @@ class Encoding:
             yield list(owners), collate_samples([samples[k] for k in owners], np.array(draw, np.uint64)).to(self.device)
 
 
-def content(sample: MoleculeSample) -> bytes:
-    """A checksum of what encoders see of a molecule."""
-    digest = hashlib.blake2b(digest_size=16)
+def _whole(batch: MoleculeBatch) -> MoleculeBatch:
+    """The batch as if every molecule were drawn: encoders refuse one that is not, and its row is left out later."""
+    return batch if batch.has_image is None else replace(batch, has_image=torch.ones_like(batch.has_image))
+
+
+def content(sample: MoleculeSample, drawn: bool) -> bytes:
+    """A checksum of what encoders see of a molecule, which they may see drawn."""
+    digest = hashlib.blake2b(sample.smiles.encode() if drawn else b"", digest_size=16)
     for values in (sample.atom_features, sample.bond_index, sample.bond_features, sample.positions):
         digest.update(f"{values.dtype.str}{values.shape}".encode())
         digest.update(np.ascontiguousarray(values).data)

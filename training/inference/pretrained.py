@@ -14,7 +14,7 @@ from molstream.training.data.batch import MoleculeBatch
 from molstream.training.hubs.source import resolved
 from molstream.training.inference.device import device_named
 from molstream.training.inference.export import CONFIG_FILE, load_export
-from molstream.training.models.config import ModelConfig
+from molstream.training.models.config import ModelConfig, spoken
 from molstream.training.models.encoders import Encoders, encode, truncate
 from molstream.training.models.readout import READOUTS
 from molstream.training.shipped import MINI
@@ -26,6 +26,8 @@ RUN_FILE = "config.yaml"
 NUM_ATOM_FEATURES = 9
 SPATIAL = frozenset({"3d", "both"})
 """Representations that need positions."""
+IMAGE = "image"
+"""The representation of molecules' drawings, which has no atoms."""
 
 
 class PretrainedEncoders(nn.Module):
@@ -40,13 +42,14 @@ class PretrainedEncoders(nn.Module):
         model: configuration of the encoders.
         featurize: featurizer of the molecules that they were trained on.
         description: origin of the weights.
-        representation: what :meth:`forward` returns: ``2d``, ``3d``, ``both``, or None for a dict.
+        representation: what :meth:`forward` returns: ``2d``, ``3d``, ``both``, ``image``, or None for a dict.
         readout: how atoms are pooled, a name of ``READOUTS``; by default as each encoder was trained.
         num_layers: number of the encoders' layers that are used; by default all.
 
     Attributes:
         widths: {name: d} of the molecules' vectors by the encoders that this module has.
         width: sum of the widths, which is the width of the tensor that ``forward`` returns.
+        image_size: height and width of the images that batches must have; None if no encoder of these sees images.
 
     Raises:
         ConfigError: ``representation`` or ``readout`` is unknown, or there are no such encoders or layers.
@@ -74,40 +77,60 @@ class PretrainedEncoders(nn.Module):
                 truncate(encoder, num_layers)
         self.widths: dict[str, int] = {name: model.readout_width(name, readout) for name in names}
         self.width: int = sum(self.widths.values())
+        self.image_size: int | None = model.image_size if IMAGE in names else None
         self.train(encoders.training)
 
     def forward(self, batch: "Batch | MoleculeBatch") -> Tensor | dict[str, Tensor]:
         """Compute representations of molecules: those of their atoms, pooled.
 
         Returns:
-            [g, d] for the representation ``2d`` or ``3d``; for ``both`` [g, d2 + d3], the 2D part first, or [g, d] of
-            an encoder that sees both at once; ``{"2d": [g, d2], "3d": [g, d3]}`` for None.
+            [g, d] for the representation ``2d``, ``3d`` or ``image``; for ``both`` [g, d2 + d3], the 2D part first, or
+            [g, d] of an encoder that sees both at once; ``{"2d": [g, d2], "3d": [g, d3]}`` for None.
 
         Raises:
-            DataError: this is no batch of featurized molecules, or one has no positions, which the 3D encoder needs.
+            DataError: this is no batch of featurized molecules, or one has no positions, which the 3D encoder needs, or
+                no image, which the image encoder needs.
         """
         parts = self.molecules(batch)
         return parts if self.representation is None else torch.cat(list(parts.values()), dim=1)
 
     def molecules(self, batch: "Batch | MoleculeBatch", names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Compute representations of molecules, ``{name: [g, d]}``; arguments and errors are those of :meth:`nodes`."""
+        """Compute representations of molecules, ``{name: [g, d]}``.
+
+        Args:
+            batch: as for :meth:`nodes`; with ``images`` for the image encoder.
+            names: names of the representations to compute, from ``widths``; all by default.
+
+        Raises:
+            DataError: as :meth:`forward`.
+        """
         graphs: Any = batch
-        return {
-            name: self._readout(name)(nodes, graphs.batch, graphs.num_graphs)
-            for name, nodes in self.nodes(batch, names).items()
-        }
+        names = list(self.widths) if names is None else names
+        nodes = self.nodes(batch, [name for name in names if name != IMAGE])
+        found = {name: self._readout(name)(rows, graphs.batch, graphs.num_graphs) for name, rows in nodes.items()}
+        if IMAGE in names:
+            found[IMAGE] = self._images(batch)
+        return {name: found[name] for name in names}
+
+    def _images(self, batch: "Batch | MoleculeBatch") -> Tensor:
+        """Compute the representations of images, [g, d]."""
+        assert self.image_size is not None
+        _require_images(batch, self.image_size)
+        graphs: Any = batch
+        return self._encoder(IMAGE)(graphs.images)
 
     def nodes(self, batch: "Batch | MoleculeBatch", names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Compute representations of atoms, before pooling, ``{name: [n, d]}``.
 
         Args:
             batch: with ``x``, ``edge_index``, ``edge_attr``, ``batch`` and, for the 3D encoder, ``pos``.
-            names: names of the representations to compute, from ``widths``; all by default.
+            names: names of the representations to compute, from ``widths``; by default all but that of images, which
+                have no atoms.
 
         Raises:
             DataError: this is no batch of featurized molecules, or one has no positions, which the 3D encoder needs.
         """
-        names = list(self.widths) if names is None else names
+        names = [name for name in self.widths if name != IMAGE] if names is None else names
         _require_graphs(batch)
         if set(names) & SPATIAL:
             _require_positions(batch)
@@ -122,22 +145,23 @@ class PretrainedEncoders(nn.Module):
 
 
 def offered(model: ModelConfig, representation: str | None) -> tuple[str, ...]:
-    """The parts of a representation, ``2d``, ``3d``, ``both``, or None for those of all modalities of the model.
+    """The parts of a representation, ``2d``, ``3d``, ``both``, ``image``, or None for all modalities of the model.
 
-    Both are two parts of a model with two encoders, and one part of a model whose encoder sees both at once.
+    Both, which is 2d and 3d, are two parts of a model with two encoders, and one part of a model whose encoder sees
+    both at once.
 
     Raises:
         ConfigError: it is unknown, or the model lacks an encoder of it.
     """
     own = tuple(sorted(model.encoders()))
     both = ("both",) if model.encoder_both else ("2d", "3d")
-    choices = {"2d": ("2d",), "3d": ("3d",), "both": both, None: own}
+    choices = {"2d": ("2d",), "3d": ("3d",), "both": both, IMAGE: (IMAGE,), None: own}
     if representation not in choices:
-        raise ConfigError(f"representation={representation!r}: expected 2d, 3d or both.")
+        raise ConfigError(f"representation={representation!r}: expected 2d, 3d or both, or image.")
     names = choices[representation]
     if missing := [name for name in names if name not in (*own, "both")]:
         raise ConfigError(
-            f"representation={representation!r}: the model has no {missing[0].upper()} encoder. It offers "
+            f"representation={representation!r}: the model has no {spoken(missing[0])} encoder. It offers "
             f"{' and '.join(own)}."
         )
     return names
@@ -170,8 +194,9 @@ def load_pretrained(
             ``mlflow://model-name``, ``s3://bucket/prefix``, ``https://...``; by default the encoder that travels in
             molstream. A folder that exists goes before a repository of its name.
         revision: branch, tag or commit of Hugging Face, version or alias of MLflow; by default the newest one.
-        representation: ``2d`` loads the graph encoder alone, ``3d`` the conformer encoder alone; with these and with
-            ``both`` the module returns one tensor, with None a dict of all encoders that there are.
+        representation: ``2d`` loads the graph encoder alone, ``3d`` the conformer encoder alone, ``image`` that of
+            drawings; with these and with ``both`` the module returns one tensor, with None a dict of all encoders that
+            there are.
         step: step of a run's checkpoint; by default the newest intact one. If the run keeps an EMA of its weights
             (``optim.ema_decay``), the EMA is loaded.
         device: a torch device, or ``auto`` for a GPU if there is one.
@@ -248,8 +273,33 @@ def _require_positions(batch: "Batch | MoleculeBatch") -> None:
         raise DataError(f"the batch has no positions (batch.pos), which the 3D encoder needs. {advice}")
     has_pos = getattr(batch, "has_pos", None)
     if has_pos is not None and not bool(has_pos.all()):
-        missing = (~has_pos).nonzero().flatten().tolist()
+        raise DataError(f"{_lacking(has_pos, 'have no positions, which the 3D encoder needs')}. {advice}")
+
+
+def _require_images(batch: "Batch | MoleculeBatch", size: int) -> None:
+    """Check that every molecule of a batch has an image of the encoder's size.
+
+    Raises:
+        DataError: there are no images, they have another dtype or shape, or a molecule could not be drawn.
+    """
+    images = getattr(batch, "images", None)
+    advice = (
+        f"Make batches with MoleculeDataset(..., image_size={size}) or collate_samples(..., image_size={size}), or "
+        "load the encoders with representation='2d' or '3d'."
+    )
+    if images is None or images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, size, size):
+        found = "nothing" if images is None else f"{images.dtype} {list(images.shape)}"
         raise DataError(
-            f"{len(missing)} of {batch.num_graphs} molecules of the batch have no positions, which the 3D encoder "
-            f"needs: numbers {', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}. {advice}"
+            f"batch.images is {found}: expected uint8 [g, 3, {size}, {size}] for the image encoder. {advice}"
         )
+    has_image = getattr(batch, "has_image", None)
+    if has_image is not None and not bool(has_image.all()):
+        what = _lacking(has_image, "cannot be drawn, which the image encoder needs")
+        raise DataError(f"{what}. Remove them (batch.has_image is False).")
+
+
+def _lacking(has: Tensor, what: str) -> str:
+    """A sentence about molecules of a batch that lack something (``has``, bool [g]): how many, and the first ones."""
+    missing = (~has).nonzero().flatten().tolist()
+    numbers = f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}"
+    return f"{len(missing)} of {len(has)} molecules of the batch {what}: numbers {numbers}"

@@ -292,7 +292,7 @@ class ModelConfig:
                 for modality in modalities_of(each):
                     if modality in found:
                         raise ConfigError(
-                            f"model has two {modality.upper()} encoders, {found[modality]} and {each.name}: set one of "
+                            f"model has two {spoken(modality)} encoders, {found[modality]} and {each.name}: set one of "
                             f"them to null{_another(each, modality)}."
                         )
                     found[modality] = each.name
@@ -314,7 +314,7 @@ class ModelConfig:
         if name is None:
             known = [f.name for f in dataclasses.fields(self) if modalities_of(f) == (seen,)]
             choose = f"choose one by model/encoder_{seen}=, of {', '.join(known)}" if known else f"{_PRESETS_OF_BOTH}"
-            what = "encoder of both modalities" if seen == "both" else f"{seen.upper()} encoder"
+            what = "encoder of both modalities" if seen == "both" else f"{spoken(seen)} encoder"
             raise ConfigError(f"the model has no {what}: {choose}.")
         return name
 
@@ -369,6 +369,11 @@ class ModelConfig:
         if (config := getattr(self, name)) is None:
             raise ConfigError(f"objective={objective} needs model.{name}, which this model lacks. {_PRESETS}")
         return config
+
+
+def spoken(modality: str) -> str:
+    """A modality as sentences name it: 2D, 3D or image."""
+    return modality if modality == "image" else modality.upper()
 
 
 def modalities_of(network: "dataclasses.Field[Any]") -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from molstream.training.data.batch import MoleculeBatch
 from molstream.training.data.labels import LabelTable
-from molstream.training.models.config import ModelConfig
+from molstream.training.models.config import ModelConfig, spoken
 from molstream.training.models.encoders import Encoders
 from molstream.training.models.graph import in_float32
 from molstream.training.objectives.base import Objective, Term, graph_mean
@@ -68,7 +68,7 @@ class Prediction(Objective):
             predicted = in_float32(head(encoders.molecules(modality, batch, generator)))
             losses = torch.where(known, self.losses(predicted, label), 0.0).sum(1) / known.sum(1).clamp(min=1)
             loss = graph_mean(losses, known.any(1) & batch.present(modality))
-            terms[f"{self._name} {modality.upper()}"] = Term(1.0 / len(self.heads), loss, {f"{modality}_loss": loss})
+            terms[f"{self._name} {spoken(modality)}"] = Term(1.0 / len(self.heads), loss, {f"{modality}_loss": loss})
         return terms
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from molstream.errors import ConfigError
 from molstream.extensions import extended
 from molstream.training.data.labels import Labels
-from molstream.training.models.config import ModelConfig
+from molstream.training.models.config import ModelConfig, spoken
 from molstream.training.objectives.base import Objective
 from molstream.training.objectives.combined import CombinedObjective
 from molstream.training.objectives.config import ObjectiveConfig
@@ -48,7 +48,7 @@ def build_objective(config: ObjectiveConfig, model: ModelConfig, labels: Labels)
             if model.encoder_both:
                 advice = "add a term that trains it, or choose an encoder of one modality"
             raise ConfigError(
-                f"model.{encoder}, the {modality.upper()} encoder, is trained by no term of objective="
+                f"model.{encoder}, the {spoken(modality)} encoder, is trained by no term of objective="
                 f"{','.join(parts)}: {advice}."
             )
     return CombinedObjective(parts, {name: settings.weight for name, settings in chosen.items()})

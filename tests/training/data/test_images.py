@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from molstream.errors import ConfigError
 from molstream.pipeline.order.lanes import lanes_of_rank
 from molstream.pipeline.order.mixture import Mixture
 from molstream.pipeline.shards.reader import ShardDataset
-from molstream.preprocessing.drawing import PLAIN, View, image_of, random_view
+from molstream.preprocessing.drawing import PLAIN, View, image_of, random_view, stacked
 from molstream.training.data.batch import MoleculeBatch
+from molstream.training.data.dataset import MoleculeDataset
 from molstream.training.data.images import ImageSource
 from molstream.training.data.largest_batch import largest_batch
 from molstream.training.data.stream import LaneStream
@@ -113,6 +115,19 @@ def test_batches_carry_their_images_to_devices_and_pyg(shards):
     assert torch.equal(batch.present("image"), batch.has_image)
     assert torch.equal(batch.present("3d"), batch.has_pos)
     assert batch.present("2d").all()
+
+
+def test_datasets_have_images_of_the_plain_drawing(shards):
+    batches = list(MoleculeDataset(shards.path, batch_size=25, shuffle=True, image_size=SIZE, with_smiles=True))
+    assert sum(len(batch.smiles) for batch in batches) == 60
+    for batch in batches:
+        expected = stacked([image_of(smiles, SIZE) for smiles in batch.smiles], SIZE)
+        assert np.array_equal(batch.images, expected[0])
+        assert np.array_equal(batch.has_image, expected[1])
+    assert "smiles" not in next(iter(MoleculeDataset(shards.path, image_size=SIZE)))
+    assert "images" not in next(iter(MoleculeDataset(shards.path, with_smiles=True)))
+    with pytest.raises(ConfigError, match="image_size=0: expected at least 1"):
+        MoleculeDataset(shards.path, image_size=0)
 
 
 def test_the_largest_batch_has_images_of_their_size():

@@ -19,7 +19,7 @@ from molstream.training.inference.config import ExportConfig
 from molstream.training.inference.export import export_run
 from molstream.training.inference.facts import Facts, Sources, read_sources
 from molstream.training.inference.references import REFERENCES
-from molstream.training.models.config import BlendTransformerConfig, GINConfig, SchNetConfig
+from molstream.training.models.config import BlendTransformerConfig, GINConfig, ResNetConfig, SchNetConfig
 from molstream.training.models.encoders import ENCODERS
 from molstream.training.objectives.table import OBJECTIVES
 from molstream.training.run.history import Launch
@@ -123,6 +123,19 @@ def test_what_is_said_of_3d_is_true_of_each_kind_of_model():
     other = section(model_card(facts(SCHNET, featurize=replaced)), "Inputs")
     assert "An input's own geometry is ignored: a seeded ETKDG conformer is made.\n" in other
     assert "formal charges" in section(model_card(facts(GIN)), "Limits")
+
+
+def test_what_is_said_of_images_is_true_of_each_kind_of_model():
+    resnet = ResNetConfig(width=8, image_size=112)
+    drawn, flat, spatial = (model_card(facts(replace(model, resnet=resnet))) for model in (ModelConfig(), GIN, SCHNET))
+    for card in (drawn, flat, spatial):
+        assert "drawing of the standardized molecule, 112 x 112 pixels" in section(card, "Inputs")
+        assert "| resnet | image | 1,234 | 64 numbers | width=8, image_size=112 |" in section(card, "Architecture")
+        assert "arXiv 1512.03385" in section(card, "Citation")
+    assert "- 3D: not needed, and not used." in section(flat, "Inputs")
+    assert "- 3D: not needed, and not used." in section(drawn, "Inputs")
+    assert "needed by the 3D encoder alone; `representation=image` does without" in section(spatial, "Inputs")
+    assert "Images" not in section(model_card(facts(GIN)), "Inputs")
     assert "formal charges" not in section(model_card(facts(SCHNET)), "Limits")
     assert section(model_card(facts(BLEND)), "Architecture").count("| blend_transformer | 2d and 3d | 1,234 | 24 ") == 1
 
