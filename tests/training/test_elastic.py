@@ -122,6 +122,17 @@ def test_a_blend_is_learned_five_ways_in_the_same_run(dataset, tmp_path, stage):
     five_ways(dataset, tmp_path, stage, "model=moleblend_tiny", "objective=[moleculesde,moleblend]", "data.lanes=4")
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_queue_and_a_memory_fill_five_ways_in_the_same_run(dataset, tmp_path, stage):
+    sizes = ("objective.mmsa.queue=48", "objective.mmsa.anchors=8", "objective.mmsa.neighbours=4")
+    # The memory counts from the second step on, so that what it makes of rounding has time to grow.
+    begun = ("objective.mmsa.warmup_start=0", "objective.mmsa.warmup_length=0")
+    five_ways(dataset, tmp_path, stage, "model=mmsa_tiny", "objective=mmsa", "data.lanes=4", *sizes, *begun)
+    weights = load_checkpoint(tmp_path / "1" / "checkpoints" / name_of(STEPS)).weights
+    assert weights["objective.mmsa.structure.queue.filled"].all()
+    assert weights["objective.mmsa.structure.anchors.started"] == 1
+
+
 def five_ways(dataset: Path, tmp_path: Path, stage: int, *more: str) -> None:
     """Do a run by one, two and four processes, by fewer and fewer, and by two that are killed; they are the same."""
     for world_size in (1, 2, 4):
