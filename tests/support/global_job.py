@@ -68,7 +68,7 @@ class Network(PretrainingModule):
         nn.Module.__init__(self)
         self.encoders = nn.Module()
         self.encoders.encoder_2d, self.encoders.encoder_3d = nn.Linear(INPUTS, HIDDEN), None
-        self.encoders.encoder_both = None
+        self.encoders.encoder_both = self.encoders.encoder_image = None
         self.objective = CombinedObjective({"contrast": Contrast()}, {"contrast": WEIGHT})
 
 
