@@ -1,9 +1,10 @@
 """Trains one encoder per variant of the recipe, and compares their frozen 2D vectors on tasks.
 
-Every variant differs from a base in one respect: 700 steps of 64 molecules, 20,000 molecules with one conformer, 4
-layers of width 128. Pretraining is `molstream pretrain`, on one core each; scores are those of `molstream evaluate
-vectors` on scaffold folds (5 x 5, linear heads). Every finished variant is a line of benchmarks/ablation.jsonl, so that
-the command goes on where it was ended; all variants of one seed are trained before those of the next.
+The base is 700 steps of 64 molecules, 20,000 molecules with one conformer, and encoders of 4 layers of width 128; a
+variant has other objectives or encoders, or differs in one respect. Pretraining is `molstream pretrain`, on one core
+each; scores are those of `molstream evaluate vectors` on scaffold folds (5 x 5, linear heads). Every finished variant
+is a line of benchmarks/ablation.jsonl, so that the command goes on where it was ended; all variants of one seed are
+trained before those of the next.
 
     python benchmarks/ablation.py DATASET TASKS FOLDER [--seeds N] [--jobs N] [--only NAME ...] [--tasks NAME ...]
 

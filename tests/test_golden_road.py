@@ -1,7 +1,7 @@
 """What the road gave before the package was laid out anew, it gives still.
 
-Strings, counts and checksums are equal; floating-point values to 1e-5, since processors differ in their last bits. On
-one machine ``tests/support/same_bits.py`` compares two commits bit for bit.
+Strings, counts and checksums are equal; floating-point values to 1e-5, since processors differ in their last bits, and
+where that is too strict a test says so. On one machine ``tests/support/same_bits.py`` compares two commits bit for bit.
 """
 
 import json
@@ -99,8 +99,8 @@ def test_losses(folder):
 
 
 def test_losses_of_the_published_form(folder):
-    """Its gradients, of norm 5,000, make 2e-6 of one processor's rounding 1 % in a step: where another processor
-    recorded the golden losses, as the first one tells, that one alone is compared."""
+    """Gradients of norm 5,000 turn a rounding of 2e-6 in the first step into 1 % in the second. So all steps are
+    compared where the processor rounds as the one that recorded, which the first step tells; elsewhere, the first."""
     found, expected = road.pretrain(REPOSITORY, folder, "paper"), golden_records("paper")
     assert_same_record(found[0], expected[0], 1e-4)
     if found[0] == pytest.approx(expected[0], rel=1e-6):

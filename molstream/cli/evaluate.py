@@ -87,11 +87,12 @@ def evaluate_generated(kind: str, config: EvaluateGeneratedConfig) -> None:
     from molstream.training.evaluation.generated import GENERATED
     from molstream.training.hubs.source import is_remote
     from molstream.training.run.directory import RunDirectory
+    from molstream.training.shipped import located
 
     score, table = GENERATED[kind]
     output = Path(config.output) if config.output else _folder(config.run_dir) / f"{kind}.json"
     # Before anything is made in a folder that is neither an export nor a run.
-    if not is_remote(config.run_dir) and not (Path(config.run_dir) / CONFIG_FILE).is_file():
+    if not is_remote(config.run_dir) and not (located(config.run_dir, "run_dir") / CONFIG_FILE).is_file():
         RunDirectory(config.run_dir).config()
     with claimed(output):
         result = score(config, output)

@@ -12,7 +12,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,41 +20,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import yaml
 
+from tests.support.hub_repository import LFS_SUFFIX, Repository, entry, git_blob, mode, sibling
+
 TOKEN, STRANGER = "hf_ownersSECRET", "hf_strangersSECRET"
 """Tokens of who owns all repositories, and of somebody else."""
-LFS_SUFFIX = ".safetensors"
-
-
-def git_blob(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-@dataclass
-class Repository:
-    """A repository of a model."""
-
-    private: bool
-    is_gated: bool = False
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    """The files of every commit."""
-    branches: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    large: dict[str, bytes] = field(default_factory=dict)
-    """Content in the large file storage, by SHA-256."""
-    parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
-    """Parts of what is being uploaded, by SHA-256 and number."""
-
-    def commit(self, branch: str, files: dict[str, bytes]) -> str:
-        mark = json.dumps([branch, self.branches.get(branch), len(self.commits), sorted(files)])
-        oid = hashlib.sha1(mark.encode()).hexdigest()
-        self.commits[oid] = files
-        self.branches[branch] = oid
-        return oid
-
-    def found(self, revision: str) -> str | None:
-        """The commit of a branch, a tag or itself."""
-        known = {**self.tags, **self.branches}
-        return known.get(revision, revision if revision in self.commits else None)
 
 
 class _Refusal(Exception):  # noqa: N818 - an answer
@@ -210,13 +178,13 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._repository(name)
         commit = self._commit_of(repository, revision or "main")
         with_sizes = "blobs" in self.query
-        siblings = [_sibling(path, content, with_sizes) for path, content in repository.commits[commit].items()]
+        siblings = [sibling(path, content, with_sizes) for path, content in repository.commits[commit].items()]
         return {"id": name, "sha": commit, "private": repository.private, "tags": [], "siblings": siblings}
 
     def tree(self, name: str, revision: str) -> Any:
         repository = self._repository(name)
         files = repository.commits[self._commit_of(repository, revision)]
-        return [_entry(path, content) for path, content in files.items()]
+        return [entry(path, content) for path, content in files.items()]
 
     def refs(self, name: str) -> Any:
         repository = self._repository(name)
@@ -241,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
     def preupload(self, name: str, revision: str) -> Any:
         repository = self._repository(name, writes=True)
         files = repository.commits[self._commit_of(repository, revision)]
-        return {"files": [_mode(each["path"], files.get(each["path"])) for each in self._json()["files"]]}
+        return {"files": [mode(each["path"], files.get(each["path"])) for each in self._json()["files"]]}
 
     def lfs_batch(self, name: str) -> Any:
         repository, objects = self._repository(name, writes=True), []
@@ -331,28 +299,6 @@ class _Handler(BaseHTTPRequestHandler):
             rest = content[int(found[1]) :]
             return 206, rest, {"Content-Range": f"bytes {found[1]}-{len(content) - 1}/{len(content)}"}
         return 200, content[: len(content) - self.hub.cut], {}
-
-
-def _sibling(path: str, content: bytes, with_sizes: bool) -> dict[str, Any]:
-    if not with_sizes:
-        return {"rfilename": path}
-    found: dict[str, Any] = {"rfilename": path, "size": len(content), "blobId": git_blob(content)}
-    if path.endswith(LFS_SUFFIX):
-        found["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-    return found
-
-
-def _entry(path: str, content: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git_blob(content)}
-    if path.endswith(LFS_SUFFIX):
-        found["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-    return found
-
-
-def _mode(path: str, content: bytes | None) -> dict[str, Any]:
-    is_large = path.endswith(LFS_SUFFIX)
-    oid = None if content is None else hashlib.sha256(content).hexdigest() if is_large else git_blob(content)
-    return {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False, "oid": oid}
 
 
 NAME = r"([^/]+/[^/]+)"

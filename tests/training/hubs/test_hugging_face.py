@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +18,9 @@ from molstream.training.checkpoint.load import initial_weights
 from molstream.training.hubs.source import push_target
 from tests.support.datasets import DRUGS, molecules
 from tests.support.hub_server import STRANGER, TOKEN, point_client_to
+from tests.support.loaded import same_weights
 
 NAME = "org/encoder"
-
-
-def same_weights(source: str, folder: Path, revision: str | None = None) -> bool:
-    found, expected = load_pretrained(source, revision=revision).state_dict(), load_pretrained(folder).state_dict()
-    return all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:

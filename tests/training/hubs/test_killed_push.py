@@ -7,11 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from molstream import load_pretrained
-from molstream.errors import CheckpointError
 from molstream.training.hubs.source import push_target
+from tests.support.loaded import loaded
 from tests.support.mlflow_server import requires_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("token")]
@@ -26,19 +24,6 @@ push_target(sys.argv[1], True, None).push(Path(sys.argv[2]), True, None)
 
 def started(url: str, folder: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", PROGRAM, url, str(folder)])
-
-
-def loaded(url: str, exports: tuple[Path, Path]) -> int | None:
-    """Which of two exports loads from a URL; None if it is an error."""
-    try:
-        found = load_pretrained(url).state_dict()
-    except CheckpointError:
-        return None
-    for number, folder in enumerate(exports):
-        expected = load_pretrained(folder).state_dict()
-        if all(torch.equal(tensor, expected[name]) for name, tensor in found.items()):
-            return number
-    pytest.fail(f"what loads from {url} is neither of the exports")
 
 
 @pytest.mark.parametrize("moment", range(1, 11))

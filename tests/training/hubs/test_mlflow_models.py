@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from molstream import load_pretrained
 from molstream.cli.main import main
@@ -11,6 +10,7 @@ from molstream.errors import CheckpointError, ConfigError, RemoteError
 from molstream.training.checkpoint.exported import WEIGHTS_FILE
 from molstream.training.hubs.base import Pushed
 from molstream.training.hubs.source import push_target
+from tests.support.loaded import same_weights
 from tests.support.mlflow_server import requires_mlflow
 
 pytestmark = [requires_mlflow, pytest.mark.usefixtures("mlflow_server")]
@@ -18,11 +18,6 @@ pytestmark = [requires_mlflow, pytest.mark.usefixtures("mlflow_server")]
 
 def push(folder: Path, url: str, tag: str | None = None) -> Pushed:
     return push_target(url, True, tag).push(folder, True, tag)
-
-
-def same_weights(source: str, folder: Path, revision: str | None = None) -> bool:
-    found, expected = load_pretrained(source, revision=revision).state_dict(), load_pretrained(folder).state_dict()
-    return all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
 def test_every_content_is_a_version_and_an_alias_names_one(exports, capsys):

@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
 from molstream import load_pretrained
-from molstream.errors import CheckpointError, MolstreamError, RemoteError
+from molstream.errors import MolstreamError, RemoteError
 from molstream.training.hubs.source import push_target
 from tests.support.failing_server import failing_server
+from tests.support.loaded import loaded
 from tests.support.mlflow_server import requires_mlflow
 from tests.support.object_store import endpoint
 
@@ -51,20 +51,6 @@ def failing(hub_url: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 def pushed(url: str, folder: Path) -> bool:
     return push_target(url, True, None).push(folder, True, None).changed
-
-
-def loaded(url: str, exports: tuple[Path, Path]) -> int | None:
-    """Which of two exports loads from a URL; None if none does."""
-    try:
-        found = load_pretrained(url).state_dict()
-    except CheckpointError:
-        return None
-    (number,) = [k for k, each in enumerate(map(load_pretrained, exports)) if same(found, each.state_dict())]
-    return number
-
-
-def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
 @pytest.mark.parametrize("status", [500, 429])

@@ -17,11 +17,7 @@ from molstream.training.hubs import urls
 from molstream.training.hubs.urls import UrlHub
 from tests.support.datasets import DRUGS
 from tests.support.listener import listening
-
-
-def same_weights(source: object, folder: Path) -> bool:
-    found, expected = load_pretrained(str(source)).state_dict(), load_pretrained(folder).state_dict()
-    return all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+from tests.support.loaded import same_weights
 
 
 def objects(folder: Path, name: str) -> dict[str, bytes]:
